@@ -1,0 +1,135 @@
+"""Everything that can go wrong, and what becomes of the invocation.
+
+    GaelpError
+    ├── SettingsError            final    a GAELP_ variable is wrong
+    ├── InvalidInvocation        final    refused at the call, nothing was published
+    ├── BrokerUnavailable        final    Redis does not answer, or refuses
+    ├── StreamUnavailable        final    no stream is kept for that id
+    ├── StreamRestarted          final    a re-run could not go on from the text already read
+    └── NodeError                         anything an Ollama node did
+        ├── NodeUnreachable      retry    no connection, or it broke
+        ├── NodeBusy             snooze   503: the node's own queue is full
+        ├── NodeFailed           retry    5xx, or an error inside the stream
+        ├── ModelMissing         final    404: the node does not have the model
+        ├── RequestRefused       final    4xx: the node will never take this request
+        ├── LoadTimeout          retry    the model was not in memory in time
+        ├── FirstTokenTimeout    retry    the prompt was not read in time
+        ├── StreamStalled        retry    no token for too long
+        └── StreamTruncated      retry    the answer ended without saying so
+
+Each class carries its `verdict`; `gaelp_tasks.retries.decide` turns it into an outcome. All of them take
+one sentence as their only positional argument, so that Celery can rebuild them on the caller's side.
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+__all__ = [
+    "BrokerUnavailable",
+    "FirstTokenTimeout",
+    "GaelpError",
+    "InvalidInvocation",
+    "LoadTimeout",
+    "ModelMissing",
+    "NodeBusy",
+    "NodeError",
+    "NodeFailed",
+    "NodeUnreachable",
+    "RequestRefused",
+    "SettingsError",
+    "StreamRestarted",
+    "StreamStalled",
+    "StreamTruncated",
+    "StreamUnavailable",
+    "Verdict",
+]
+
+
+class Verdict(StrEnum):
+    """What an error means for the invocation that met it."""
+
+    RETRY = "retry"  #: try again later, an attempt is spent
+    SNOOZE = "snooze"  #: no room right now; try again later, no attempt is spent
+    FINAL = "final"  #: it would fail again
+
+
+class GaelpError(Exception):
+    """Base of all errors of gaelp-tasks; `str()` is one sentence for a person."""
+
+    verdict: ClassVar[Verdict] = Verdict.FINAL
+
+
+class SettingsError(GaelpError):
+    """A setting is missing, malformed or outside its range."""
+
+
+class InvalidInvocation(GaelpError, ValueError):
+    """The call is malformed; nothing was published."""
+
+
+class BrokerUnavailable(GaelpError, ConnectionError):
+    """Redis cannot be reached or refuses to work."""
+
+
+class StreamUnavailable(GaelpError):
+    """No token stream is kept for this id (never started, or its time to live has passed)."""
+
+
+class StreamRestarted(GaelpError):
+    """The run started over and its new text does not continue what was already read."""
+
+
+class NodeError(GaelpError):
+    """An Ollama node failed; `node` is its URL, '' when not known."""
+
+    verdict: ClassVar[Verdict] = Verdict.RETRY
+
+    def __init__(self, message: str = "", *, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
+
+
+class NodeUnreachable(NodeError):
+    """No connection to the node, or it broke before the answer was complete."""
+
+
+class NodeBusy(NodeError):
+    """The node refuses work for now; `retry_after_s` is its own wish, None when it named none."""
+
+    verdict: ClassVar[Verdict] = Verdict.SNOOZE
+
+    def __init__(self, message: str = "", *, node: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message, node=node)
+        self.retry_after_s = retry_after_s
+
+
+class NodeFailed(NodeError):
+    """The node answered with a 5xx, or with an error inside the stream."""
+
+
+class ModelMissing(NodeError):
+    """The node does not have this model."""
+
+    verdict: ClassVar[Verdict] = Verdict.FINAL
+
+
+class RequestRefused(NodeError):
+    """The node refuses this very request (4xx); it would refuse it again."""
+
+    verdict: ClassVar[Verdict] = Verdict.FINAL
+
+
+class LoadTimeout(NodeError):
+    """The model was not loaded within its limit."""
+
+
+class FirstTokenTimeout(NodeError):
+    """The prompt was not processed within its limit."""
+
+
+class StreamStalled(NodeError):
+    """Tokens stopped coming for longer than the stall limit."""
+
+
+class StreamTruncated(NodeError):
+    """The stream ended without its final `done` line."""

@@ -1,0 +1,239 @@
+"""One call of an agent, and its result."""
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from gaelp_tasks.errors import InvalidInvocation
+from gaelp_tasks.models.frozen import Frozen
+from gaelp_tasks.models.message import Image, Message, as_messages
+from gaelp_tasks.models.usage import Timings, Usage
+
+__all__ = [
+    "DEFAULT_PRIORITY",
+    "ENVELOPE_VERSION",
+    "Embedding",
+    "EmbeddingResult",
+    "Invocation",
+    "InvocationResult",
+    "PositiveSeconds",
+    "Think",
+    "Tier",
+    "one_sentence",
+]
+
+ENVELOPE_VERSION = 1  #: raised when a worker of the version before could misread a message
+DEFAULT_PRIORITY = 5
+
+
+class Tier(StrEnum):
+    """How urgent: a higher tier is always served first."""
+
+    INTERACTIVE = "interactive"  #: somebody is waiting
+    BATCH = "batch"  #: scheduled work
+    BACKGROUND = "background"  #: whenever there is room
+
+    @property
+    def rank(self) -> int:
+        """0 for the highest tier, counting down the list."""
+        return list(Tier).index(self)
+
+
+StopReason = Literal["stop", "length", "cancelled", "deadline", "stall", "budget", "expired"]
+Think = bool | Literal["low", "medium", "high", "max"]
+PositiveSeconds = Annotated[float, Field(gt=0, lt=366 * 86_400)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _finite(value: Any) -> Any:
+    """Refuse NaN and infinities anywhere in a JSON value: no other JSON reader would take them back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _finite(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _finite(item)
+    return value
+
+
+class Invocation(Frozen):
+    """What a caller asks for; the keyword arguments of `gaelp.invoke_agent` (contract, section 2)."""
+
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = None
+    agent: Name = "chat"
+    model: Name | None = None  #: None: the agent's, else the node's default
+    tier: Tier = Tier.INTERACTIVE
+    priority: Annotated[int, Field(ge=1, le=10, strict=True)] = DEFAULT_PRIORITY  #: 10 first
+    options: dict[str, JsonValue] | None = None  #: Ollama's model options; num_ctx belongs to the node
+    format: Literal["json"] | dict[str, JsonValue] | None = None  #: "json" or a JSON schema
+    tools: tuple[dict[str, JsonValue] | str, ...] | None = None  #: tool schemas, or names of registered tools
+    images: tuple[Image, ...] | None = None  #: base64; belong to the prompt
+    think: Think | None = None
+    deadline_s: PositiveSeconds | None = None  #: wall clock from publication; None: none
+    stall_timeout_s: Annotated[float, Field(ge=0, lt=86_400)] | None = (
+        None  #: 0: off; None: the node's setting
+    )
+    queue_ttl_s: PositiveSeconds | None = None  #: given up when still queued after this; None: never
+    idempotency_key: Name | None = None
+    tenant: Name | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+    @field_validator("options", "format", "tools", "metadata", mode="before")
+    @classmethod
+    def _json_only(cls, value: Any) -> Any:
+        return _finite(value)
+
+    @field_validator("options")
+    @classmethod
+    def _node_owns_context(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if value and "num_ctx" in value:
+            raise ValueError("num_ctx is one value per model and belongs to the node (GAELP_NUM_CTX)")
+        return value
+
+    @model_validator(mode="after")
+    def _one_input(self) -> "Invocation":
+        if self.prompt is not None and self.messages is not None:
+            raise ValueError("give either prompt or messages, not both")
+        if self.images is not None and self.prompt is None:
+            raise ValueError("images belong to a prompt; with messages put them into the message")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("the prompt is empty")
+        if self.prompt is None and not self.messages:
+            raise ValueError("the prompt is empty: give prompt or messages")
+        return self
+
+    @classmethod
+    def parse(cls, arguments: Mapping[str, Any], *, max_prompt_bytes: int) -> "Invocation":
+        """Build from keyword arguments; a message, list or result mapping as `prompt` becomes `messages`.
+
+        Raises InvalidInvocation with one sentence; the offending value is never repeated in it.
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        prompt = given.get("prompt")
+        if isinstance(prompt, Mapping) and "text" in prompt and "role" not in prompt:
+            given["prompt"] = prompt["text"]
+        elif prompt is not None and not isinstance(prompt, str):
+            given.pop("prompt")
+            if "messages" in given:
+                raise InvalidInvocation("Give either prompt or messages, not both.")
+            given["messages"] = as_messages(prompt)
+        if "messages" in given:
+            given["messages"] = as_messages(given["messages"])
+        try:
+            invocation = cls.model_validate(given)
+        except ValidationError as error:
+            raise InvalidInvocation(one_sentence(error)) from None
+        size_bytes = invocation.size_bytes
+        if size_bytes > max_prompt_bytes:
+            raise InvalidInvocation(
+                f"The prompt has {size_bytes:,} bytes and the limit is {max_prompt_bytes:,} "
+                "(GAELP_MAX_PROMPT_BYTES)."
+            )
+        return invocation
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of what the model is asked to read: texts and images."""
+        messages = self.input
+        texts = sum(len(message.content.encode()) for message in messages)
+        return texts + sum(len(image) for message in messages for image in message.images or ())
+
+    @property
+    def input(self) -> tuple[Message, ...]:
+        """The conversation to answer, whichever way it was given."""
+        if self.messages is not None:
+            return self.messages
+        return (Message(role="user", content=self.prompt or "", images=self.images),)
+
+    def wire(self) -> dict[str, Any]:
+        """The keyword arguments of the message: JSON values only, what was not given is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def summary(self) -> str:
+        """What logs and events may show: never a prompt."""
+        return f"agent={self.agent} model={self.model or 'default'} tier={self.tier} priority={self.priority}"
+
+
+class InvocationResult(Frozen):
+    """What an invocation returns (contract, section 2)."""
+
+    id: str
+    agent: str
+    model: str  #: '' when it never reached a model
+    node: str
+    tier: Tier
+    priority: int
+    text: str
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    stop_reason: StopReason
+    attempts: int  #: runs that counted, this one included
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+
+
+class Embedding(Frozen):
+    """What a caller of `gaelp.embed` asks for."""
+
+    input: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=10_000)]
+    model: Name | None = None  #: None: GAELP_EMBED_MODEL, else the node's first embedding model
+    tier: Tier = Tier.INTERACTIVE
+    priority: Annotated[int, Field(ge=1, le=10, strict=True)] = DEFAULT_PRIORITY
+    tenant: Name | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+    @classmethod
+    def parse(cls, arguments: Mapping[str, Any], *, max_prompt_bytes: int) -> "Embedding":
+        """Build from keyword arguments; a single text counts as a list of one. Raises InvalidInvocation."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        if isinstance(given.get("input"), str):
+            given["input"] = (given["input"],)
+        try:
+            embedding = cls.model_validate(given)
+        except ValidationError as error:
+            raise InvalidInvocation(one_sentence(error)) from None
+        if any(not text.strip() for text in embedding.input):
+            raise InvalidInvocation("A text to embed is empty.")
+        size_bytes = sum(len(text.encode()) for text in embedding.input)
+        if size_bytes > max_prompt_bytes:
+            raise InvalidInvocation(
+                f"The texts have {size_bytes:,} bytes together and the limit is {max_prompt_bytes:,} "
+                "(GAELP_MAX_PROMPT_BYTES)."
+            )
+        return embedding
+
+    def wire(self) -> dict[str, Any]:
+        """The keyword arguments of the message: JSON values only, what was not given is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def summary(self) -> str:
+        """What logs and events may show: never a text."""
+        return f"texts={len(self.input)} model={self.model or 'default'} tier={self.tier}"
+
+
+class EmbeddingResult(Frozen):
+    """What `gaelp.embed` returns: one vector per text, in the order given."""
+
+    id: str
+    model: str
+    node: str
+    tier: Tier
+    priority: int
+    embeddings: tuple[tuple[float, ...], ...]
+    attempts: int
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+
+
+def one_sentence(error: ValidationError) -> str:
+    """The first complaint of pydantic as a sentence, without the value that caused it."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    text = first["msg"].removeprefix("Value error, ").rstrip(".")
+    text = text[0].lower() + text[1:] if place else text[0].upper() + text[1:]
+    return f"{place}: {text}." if place else f"{text}."

@@ -1,0 +1,173 @@
+"""Every setting: its GAELP_ variable, unit, default and reason. `gaelp config` prints this very table."""
+
+import json
+import math
+import re
+from functools import cache
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
+
+from gaelp_tasks.errors import SettingsError
+from gaelp_tasks.models.invocation import one_sentence
+
+__all__ = ["SettingRow", "Settings", "load_settings", "masked"]
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Comma = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Read from the environment, prefix GAELP_. Seconds are floats, sizes take units (2GiB)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GAELP_", frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    broker_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis that carries queues, streams and our own keys"
+    )
+    namespace: str = Field("", description="prefix of every key, so that two clusters share one Redis")
+    result_backend: str = Field("", description="where results are kept; empty: the broker")
+    ollama_nodes: Comma = Field(
+        ("http://127.0.0.1:11434",), description="Ollama servers of this worker, comma separated"
+    )
+    ollama_headers: dict[str, SecretStr] = Field(
+        {}, description="JSON object of headers sent to every node, for a proxy that asks for them"
+    )
+    ollama_ca_file: str = Field("", description="CA bundle for https nodes; empty: the system's")
+    default_model: str = Field("", description="model where none is named; empty: the node's first")
+    embed_model: str = Field("", description="embedding model; empty: the node's first that embeds")
+    agents: dict[str, str] = Field(
+        {}, description='JSON object of more agents by name: {"name": "package.module:Class"}'
+    )
+    num_parallel: int = Field(1, ge=1, le=1024, description="slots of a loaded model (OLLAMA_NUM_PARALLEL)")
+    num_ctx: int = Field(0, ge=0, description="context tokens per slot; 0: the server's own default")
+    keep_alive_s: float = Field(300.0, description="how long a model stays loaded unused; negative: for ever")
+    os_reserve: ByteSize = Field(ByteSize(2 * 1024**3), description="memory left to the system")
+    safety_factor: float = Field(1.5, ge=1.0, description="multiplies the memory a model is thought to need")
+    poll_interval_s: Positive = Field(1.0, description="how often a worker samples and announces its node")
+    connect_timeout_s: Positive = Field(5.0, description="to open a connection to a node")
+    load_timeout_s: Positive = Field(600.0, description="for a model to be loaded; generous for slow disks")
+    first_token_timeout_s: Positive = Field(300.0, description="to read the prompt; generous for a CPU node")
+    stall_timeout_s: NotNegative = Field(120.0, description="between two tokens; 0: off")
+    max_prompt_bytes: ByteSize = Field(
+        ByteSize(1024**2), description="larger prompts are refused at the call"
+    )
+    max_output_bytes: ByteSize = Field(
+        ByteSize(4 * 1024**2), description="longer answers are cut with stop_reason length"
+    )
+    retry_attempts: int = Field(4, ge=1, description="runs of one invocation before it fails")
+    retry_base_s: Positive = Field(1.0, description="first wait is up to this, doubled each time")
+    retry_cap_s: Positive = Field(60.0, description="no wait is longer")
+    snooze_s: Positive = Field(2.0, description="wait where a node has no room and named no time")
+    drain_grace_s: NotNegative = Field(30.0, description="SIGTERM: running work may finish within this")
+    stream_ttl_s: Positive = Field(3600.0, description="a token stream is kept this long after its end")
+    result_ttl_s: Positive = Field(86_400.0, description="a result is kept this long")
+    cancel_ttl_s: Positive = Field(86_400.0, description="a request to cancel is remembered this long")
+
+    @field_validator("ollama_nodes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("ollama_nodes")
+    @classmethod
+    def _node_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one Ollama server")
+        for url in value:
+            parts = urlsplit(url)
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise ValueError(f"{url} is no http:// or https:// address")
+        return value
+
+    @field_validator("broker_url", "result_backend")
+    @classmethod
+    def _redis_urls(cls, value: str) -> str:
+        schemes = {"redis", "rediss", "redis+socket", "unix", "sentinel"}
+        if value and urlsplit(value.split(";", maxsplit=1)[0]).scheme not in schemes:
+            raise ValueError("the address must start with redis://, rediss:// or sentinel://")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _no_nan(cls, value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("the number must be finite")
+        return value
+
+    @property
+    def results_url(self) -> str:
+        """Where Celery keeps results."""
+        return self.result_backend or self.broker_url
+
+    def rows(self) -> "list[SettingRow]":
+        """Every setting as a row of the table that `gaelp config` prints; passwords are masked."""
+        return [
+            SettingRow(
+                variable=f"GAELP_{name.upper()}",
+                value=_shown(name, getattr(self, name)),
+                unit=_unit(name),
+                default=_shown(name, field.get_default(call_default_factory=True)),
+                meaning=field.description or "",
+                given=name in self.model_fields_set,
+            )
+            for name, field in type(self).model_fields.items()
+        ]
+
+
+class SettingRow(NamedTuple):
+    """One line of the table of settings."""
+
+    variable: str
+    value: str
+    unit: str
+    default: str
+    meaning: str
+    given: bool  #: set in the environment, not the default
+
+
+def _unit(name: str) -> str:
+    if name.endswith("_s"):
+        return "s"
+    if name.endswith("_bytes") or name == "os_reserve":
+        return "bytes"
+    return {"num_ctx": "tokens", "num_parallel": "slots", "retry_attempts": "runs"}.get(name, "")
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in {"broker_url", "result_backend"}:
+        return masked(value)
+    if isinstance(value, ByteSize):
+        return value.human_readable()
+    if isinstance(value, tuple):
+        return ",".join(masked(str(part)) for part in value)
+    if isinstance(value, dict):
+        return json.dumps({key: str(item) for key, item in value.items()}) if value else ""
+    return str(value)
+
+
+def masked(url: str) -> str:
+    """The address without its password."""
+    return re.sub(r"(://[^:/@]*:)[^@/]+@", r"\1***@", url)
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process, read once. Raises SettingsError naming the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        name, _, rest = one_sentence(error).partition(":")
+        raise SettingsError(f"GAELP_{name.upper()}:{rest}") from None
+    except PydanticSettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"GAELP_{field[1].upper()}" if field else "A GAELP_ setting"
+        raise SettingsError(f"{name}: the value must be a JSON object.") from None
