@@ -48,8 +48,6 @@ class Settings(BaseSettings):
     num_parallel: int = Field(1, ge=1, le=1024, description="slots of a loaded model (OLLAMA_NUM_PARALLEL)")
     num_ctx: int = Field(0, ge=0, description="context tokens per slot; 0: the server's own default")
     keep_alive_s: float = Field(300.0, description="how long a model stays loaded unused; negative: for ever")
-    os_reserve: ByteSize = Field(ByteSize(2 * 1024**3), description="memory left to the system")
-    safety_factor: float = Field(1.5, ge=1.0, description="multiplies the memory a model is thought to need")
     poll_interval_s: Positive = Field(1.0, description="how often a worker samples and announces its node")
     connect_timeout_s: Positive = Field(5.0, description="to open a connection to a node")
     load_timeout_s: Positive = Field(600.0, description="for a model to be loaded; generous for slow disks")
@@ -137,7 +135,7 @@ class SettingRow(NamedTuple):
 def _unit(name: str) -> str:
     if name.endswith("_s"):
         return "s"
-    if name.endswith("_bytes") or name == "os_reserve":
+    if name.endswith("_bytes"):
         return "bytes"
     return {"num_ctx": "tokens", "num_parallel": "slots", "retry_attempts": "runs"}.get(name, "")
 
