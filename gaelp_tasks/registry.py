@@ -49,7 +49,7 @@ def agent_names(settings: Settings) -> tuple[str, ...]:
 def agent_class(name: str, settings: Settings) -> Any:
     """The class behind a name, imported now.
 
-    Raises InvalidInvocation for an unknown name, SettingsError where GAELP_AGENTS names what cannot be imported.
+    Raises InvalidInvocation for an unknown name, SettingsError where GAELP_AGENTS names what does not import.
     """
     if name in _registered:
         return _registered[name]

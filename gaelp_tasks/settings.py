@@ -89,9 +89,9 @@ class Settings(BaseSettings):
     @field_validator("broker_url", "result_backend")
     @classmethod
     def _redis_urls(cls, value: str) -> str:
-        schemes = {"redis", "rediss", "redis+socket", "unix", "sentinel"}
-        if value and urlsplit(value.split(";", maxsplit=1)[0]).scheme not in schemes:
-            raise ValueError("the address must start with redis://, rediss:// or sentinel://")
+        schemes = {"redis", "rediss", "redis+socket"}
+        if value and urlsplit(value).scheme not in schemes:
+            raise ValueError("the address must start with redis:// or rediss://")
         return value
 
     @field_validator("*")

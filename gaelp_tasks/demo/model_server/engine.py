@@ -1,0 +1,206 @@
+"""One loaded model: the handle on its child process and the few calls that we make to llama.cpp's server in it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from gaelp_tasks.demo.model_server.faults import ApiError, EngineFailed
+
+_CHILD = Path(__file__).with_name("engine_child.py")
+_STOP_GRACE_S = 2.0
+_STOP_REASONS = {"limit": "length", "eos": "stop", "word": "stop"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """What a child is started with; `num_ctx` is in tokens for each of its `slots`."""
+
+    path: str
+    embed: bool
+    slots: int
+    num_ctx: int
+    threads: int
+    verbosity: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How a generation ended, in Ollama's terms; durations in nanoseconds."""
+
+    done_reason: str
+    prompt_eval_count: int
+    prompt_eval_duration: int
+    eval_count: int
+    eval_duration: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """Text that arrived together, one string per token, and the end if it came too."""
+
+    texts: Sequence[str]
+    end: End | None
+
+
+class Engine:
+    """A running child; made by `start`, useless after `stop` or once `is_alive` is False."""
+
+    def __init__(self, process: Process, url: str, http: aiohttp.ClientSession) -> None:
+        self._process = process
+        self._url = url
+        self._http = http
+
+    @classmethod
+    async def start(cls, spec: EngineSpec, http: aiohttp.ClientSession) -> Self:
+        """Spawn the child and wait until its model is loaded. Raises EngineFailed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            _CHILD,
+            json.dumps({**asdict(spec), "parent_pid": os.getpid()}),
+            stdin=PIPE,
+            stdout=PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": str(spec.threads), "OMP_WAIT_POLICY": "passive"},
+        )
+        assert process.stdout is not None  # noqa: S101  PIPE was asked for
+        try:
+            line = await process.stdout.readline()
+            answer = json.loads(line) if line else {"error": "its process ended while loading"}
+            if "error" in answer:
+                raise EngineFailed(f"the model in {spec.path} could not be loaded: {answer['error']}")
+        except BaseException:
+            await _end(process)
+            raise
+        return cls(process, answer["url"], http)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the child still runs."""
+        return self._process.returncode is None
+
+    async def stop(self) -> None:
+        """End the child and wait for it; what it was doing is lost."""
+        await _end(self._process)
+
+    async def ended(self) -> None:
+        """Return once the child has ended, for whatever reason."""
+        await self._process.wait()
+
+    async def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt that the model's own chat template makes of `messages`."""
+        answer = await self._post("/apply-template", {"messages": messages})
+        return str(answer["prompt"])
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Token ids of `text`, with the marks that the model puts around a text."""
+        answer = await self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        return list(answer["tokens"])
+
+    async def embed(self, inputs: Sequence[str | list[int]]) -> tuple[list[list[float]], int]:
+        """One unit vector per text (or list of token ids), and the number of tokens read."""
+        answer = await self._post("/v1/embeddings", {"input": inputs})
+        ordered = sorted(answer["data"], key=lambda item: item["index"])
+        return [item["embedding"] for item in ordered], answer["usage"]["prompt_tokens"]
+
+    async def processing(self) -> int:
+        """Slots that are computing at this moment, as the engine itself says."""
+        async with self._http.get(self._url + "/slots") as response:
+            return sum(slot["is_processing"] for slot in await response.json())
+
+    async def complete(self, request: Mapping[str, Any]) -> AsyncIterator[Pieces]:
+        """Generate; leaving the iterator early closes the connection, which stops the model.
+
+        The engine looks for a closed connection only when it has something to send, hence `stream` and
+        `return_progress` always: the latter sends a line after each batch of the prompt.
+        """
+        body = {**request, "stream": True, "return_progress": True}
+        async with self._talking(), self._http.post(self._url + "/completion", json=body) as response:
+            try:
+                await _raise_for_status(response)
+                rest = b""
+                async for received in response.content.iter_any():
+                    *lines, rest = (rest + received).split(b"\n")
+                    pieces = _read(lines)
+                    if pieces.texts or pieces.end:
+                        yield pieces
+                    if pieces.end:
+                        return
+            finally:
+                response.close()
+        raise EngineFailed("the model's engine ended its answer without saying why")
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        async with self._talking(), self._http.post(self._url + path, json=body) as response:
+            await _raise_for_status(response)
+            return await response.json()
+
+    @contextlib.asynccontextmanager
+    async def _talking(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except aiohttp.ClientError as error:
+            raise EngineFailed("the model's engine has stopped unexpectedly; the next request starts it anew") from error
+
+
+def _read(lines: Sequence[bytes]) -> Pieces:
+    texts = []
+    end = None
+    for line in lines:
+        field, _, value = line.partition(b": ")
+        if field == b"error":
+            raise EngineFailed(_message(json.loads(value)))
+        if field != b"data":
+            continue
+        event = json.loads(value)
+        if "error" in event:
+            raise EngineFailed(_message(event["error"]))
+        if event["content"]:
+            texts.append(event["content"])
+        if event["stop"]:
+            end = _end_of(event)
+    return Pieces(texts=texts, end=end)
+
+
+def _end_of(event: Mapping[str, Any]) -> End:
+    timings = event["timings"]
+    return End(
+        done_reason=_STOP_REASONS.get(event["stop_type"], "stop"),
+        prompt_eval_count=event["tokens_evaluated"],
+        prompt_eval_duration=int(timings["prompt_ms"] * 1e6),
+        eval_count=event["tokens_predicted"],
+        eval_duration=int(timings["predicted_ms"] * 1e6),
+    )
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    if response.status >= 400:  # noqa: PLR2004  HTTP
+        raise ApiError(response.status, _message((await response.json())["error"]))
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_GRACE_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

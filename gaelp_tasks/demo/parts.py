@@ -1,0 +1,119 @@
+"""One supervised program: how it is started, when it is ready, how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from gaelp_tasks.demo import tether
+from gaelp_tasks.errors import GaelpError
+
+__all__ = ["Child", "Part", "PartFailed"]
+
+POLL_S = 0.02
+
+T = TypeVar("T")
+
+
+class PartFailed(GaelpError):
+    """A part of the embedded system cannot be had, did not start, or ended by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A program to run: what, where, and how long its start and its end may take."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path  #: its stdout and stderr, appended
+    cwd: Path | None = None  #: None: ours
+    env: Mapping[str, str] = field(default_factory=dict)  #: added to ours
+    start_within_s: float = 60.0
+    stop_within_s: float = 10.0  #: from SIGTERM; SIGKILL follows
+
+
+class Child:
+    """A started part. It dies with the thread that started it (Linux), and never hears the terminal's Ctrl-C."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        try:
+            part.log.parent.mkdir(parents=True, exist_ok=True)
+            with part.log.open("ab") as log:
+                self._log_start = log.tell()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *part.command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=part.cwd,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1", **part.env},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise PartFailed(f"The {part.name} could not be started: {error}.") from error
+
+    @property
+    def pid(self) -> int:
+        """Of the program itself, which is also the id of its process group."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        # WNOWAIT leaves the zombie: its pid, and so its group, cannot become someone else's before stop().
+        if self._process.returncode is not None:
+            return False
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, options) is None
+
+    def output(self) -> str:
+        """What it has written to its log since this start."""
+        with self.part.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def wait_for(self, probe: Callable[["Child"], T | None]) -> T:
+        """Ask until the probe answers, and return its answer.
+
+        Raises PartFailed, with the last line of the log, when the program ends or its time is over first.
+        """
+        give_up_at = time.monotonic() + self.part.start_within_s
+        while (answer := probe(self)) is None:
+            if not self.alive:
+                raise PartFailed(self._sentence("ended while it started"))
+            if time.monotonic() > give_up_at:
+                raise PartFailed(self._sentence(f"was not ready within {self.part.start_within_s:g} s"))
+            time.sleep(POLL_S)
+        return answer
+
+    def death(self) -> PartFailed:
+        """The error to raise when it ended by itself."""
+        return PartFailed(self._sentence("ended by itself"))
+
+    def stop(self) -> None:
+        """SIGTERM, a bounded wait, SIGKILL for it and for whatever it left behind. Harmless when repeated."""
+        if self._process.returncode is not None:
+            return
+        if self.alive:
+            self._process.terminate()
+            self._process_gone_within(self.part.stop_within_s)
+        with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _process_gone_within(self, seconds: float) -> None:
+        give_up_at = time.monotonic() + seconds
+        while self.alive and time.monotonic() < give_up_at:
+            time.sleep(POLL_S)
+
+    def _sentence(self, what: str) -> str:
+        lines = [line.strip() for line in self.output().splitlines() if line.strip()]
+        reason = f": {lines[-1].rstrip('.')}" if lines else ""
+        return f"The {self.part.name} {what}{reason}. Its log is {self.part.log}."

@@ -1,0 +1,287 @@
+"""Token streams: one Redis Stream per invocation, written once, read from any place any number of times.
+
+An entry's id is `<claim>-<number>`: the claim that wrote it and its place in that run. Redis refuses an id
+that is not above the last one, so a write repeated after a lost reply adds nothing, and a run that was started
+over fences off the one before it. Entries: number 0 opens a run (`start`), then text (`t`) or thinking (`h`)
+pieces, and `end` closes the invocation.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gaelp_tasks.connections import AsyncRedis, Keys, Refused, SyncRedis, lost
+from gaelp_tasks.errors import GaelpError, StreamRestarted
+
+__all__ = [
+    "FIRST",
+    "End",
+    "Piece",
+    "Start",
+    "StreamFenced",
+    "StreamWriter",
+    "TokenStream",
+    "afollow",
+    "follow",
+]
+
+FIRST = "0-0"  #: reading after this id reads everything
+BLOCK_S = 1.0  #: how long one read waits before it gives the caller a turn
+BATCH = 512  #: entries per read
+BACKLOG_BYTES = 256 * 1024  #: a writer this far ahead of Redis waits
+RECONNECT_S = 0.1
+
+
+class StreamFenced(GaelpError):
+    """A later claim has taken this invocation over; this run must stop writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A run began; `facts` says which worker, agent, model, attempt."""
+
+    id: str
+    claim: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text as it came, one or more tokens; `thinking` is beside the answer, not in it."""
+
+    id: str
+    claim: int
+    text: str
+    thinking: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The invocation is over; `facts` holds outcome, stop_reason and the usage, or the error."""
+
+    id: str
+    claim: int
+    facts: dict[str, Any]
+
+
+Event = Start | Piece | End
+Fields = Mapping[str, str]
+
+
+def parse(entry_id: str, fields: Fields) -> Event:
+    """An entry of the stream as an event."""
+    claim = int(entry_id.partition("-")[0])
+    if "t" in fields or "h" in fields:
+        return Piece(entry_id, claim, fields.get("t", ""), fields.get("h", ""))
+    if "start" in fields:
+        return Start(entry_id, claim, json.loads(fields["start"]))
+    return End(entry_id, claim, json.loads(fields["end"]))
+
+
+class TokenStream:
+    """The writing end of one run; `write` never waits, `room` does when Redis falls behind."""
+
+    def __init__(self, writer: "StreamWriter", invocation_id: str, claim: int) -> None:
+        self.id = invocation_id
+        self.claim = claim
+        self.key = writer.keys.stream(invocation_id)
+        self.next = 0  #: number of the next entry
+        self.text: list[str] = []  #: pieces that wait for the next round trip
+        self.text_bytes = 0
+        self.fenced = False
+        self._writer = writer
+
+    def start(self, facts: Mapping[str, Any]) -> None:
+        """Open the run."""
+        self._writer.add(self, {"start": json.dumps(facts)})
+
+    def write(self, text: str) -> None:
+        """Add a piece of the answer; pieces that gather while Redis answers travel together."""
+        self.text.append(text)
+        self.text_bytes += len(text)
+        self._writer.wake(self)
+
+    def think(self, thinking: str) -> None:
+        """Add a piece of the model's thinking."""
+        self._writer.add(self, {"h": thinking})
+
+    async def room(self) -> None:
+        """Wait while too much is on its way. Raises StreamFenced when a later claim has taken over."""
+        while self.text_bytes > BACKLOG_BYTES and not self.fenced:
+            await self._writer.flushed()
+        if self.fenced:
+            raise StreamFenced(f"Invocation {self.id} was started again elsewhere.")
+
+    async def end(self, facts: Mapping[str, Any]) -> None:
+        """Close the invocation, start the stream's time to live, and wait until Redis has it."""
+        self._writer.add(self, {"end": json.dumps(facts)}, last=True)
+        while self._writer.pending(self):
+            await self._writer.flushed()
+
+
+class StreamWriter:
+    """Writes all streams of this process through one connection, one round trip at a time.
+
+    What gathers during a round trip goes out with the next one, the text of one stream as one entry: a
+    single token leaves at once, a flood costs a fraction of a command per token.
+    """
+
+    def __init__(self, redis: AsyncRedis, keys: Keys, *, ttl_s: float) -> None:
+        self.keys = keys
+        self._redis = redis
+        self._ttl_ms = int(ttl_s * 1000)
+        self._ready: dict[TokenStream, list[tuple[str, dict[str, str], bool]]] = {}
+        self._round: asyncio.Future[None] | None = None
+        self._flusher: asyncio.Task[None] | None = None
+
+    def open(self, invocation_id: str, claim: int) -> TokenStream:
+        """The writing end for this claim."""
+        return TokenStream(self, invocation_id, claim)
+
+    def add(self, stream: TokenStream, fields: dict[str, str], *, last: bool = False) -> None:
+        """Queue an entry behind what the stream has written so far."""
+        self._gather(stream)
+        self._ready[stream].append((self._number(stream), fields, last))
+        self._run()
+
+    def wake(self, stream: TokenStream) -> None:
+        """The stream has text to send."""
+        self._ready.setdefault(stream, [])
+        self._run()
+
+    def pending(self, stream: TokenStream) -> bool:
+        """Whether anything of the stream has not reached Redis yet."""
+        return stream in self._ready and not stream.fenced
+
+    async def flushed(self) -> None:
+        """Wait for the end of the round trip under way."""
+        if self._round is None:
+            self._round = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._round)
+
+    def _number(self, stream: TokenStream) -> str:
+        number, stream.next = stream.next, stream.next + 1
+        return f"{stream.claim}-{number}"
+
+    def _gather(self, stream: TokenStream) -> None:
+        entries = self._ready.setdefault(stream, [])
+        if stream.text:
+            entries.append((self._number(stream), {"t": "".join(stream.text)}, False))
+            stream.text.clear()
+
+    def _run(self) -> None:
+        if self._flusher is None:
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+
+    async def _flush(self) -> None:
+        try:
+            while self._ready:
+                for stream in self._ready:
+                    self._gather(stream)
+                batch = {stream: tuple(entries) for stream, entries in self._ready.items()}
+                await self._send(batch)
+                self._settle(batch)
+        finally:
+            self._flusher = None
+
+    async def _send(self, batch: Mapping[TokenStream, tuple[tuple[str, dict[str, str], bool], ...]]) -> None:
+        """One round trip; a broken connection is tried again, the entry ids make that harmless."""
+        while True:
+            pipe = self._redis.pipeline(transaction=False)
+            owners = []
+            for stream, entries in batch.items():
+                for entry_id, fields, last in entries:
+                    pipe.execute_command("XADD", stream.key, entry_id, *_flat(fields))
+                    owners.append(stream)
+                    if last:
+                        pipe.pexpire(stream.key, self._ttl_ms)
+                        owners.append(stream)
+            try:
+                replies = await pipe.execute(raise_on_error=False)
+            except lost:
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            for stream, reply in zip(owners, replies, strict=True):
+                if isinstance(reply, Refused) and "equal or smaller" in str(reply):
+                    stream.fenced = await self._overtaken(stream)
+            return
+
+    async def _overtaken(self, stream: TokenStream) -> bool:
+        """Whether the refused id was a later claim's doing, and not our own repeated write."""
+        newest: Any = await self._redis.xrevrange(stream.key, count=1)
+        return bool(newest) and int(newest[0][0].partition("-")[0]) > stream.claim
+
+    def _settle(self, batch: Mapping[TokenStream, tuple[Any, ...]]) -> None:
+        for stream, entries in batch.items():
+            stream.text_bytes = sum(map(len, stream.text))
+            rest = self._ready[stream][len(entries) :]
+            if rest or stream.text:
+                self._ready[stream] = rest
+            else:
+                del self._ready[stream]
+        if self._round is not None:
+            self._round.set_result(None)
+            self._round = None
+
+
+def _flat(fields: Mapping[str, str]) -> Iterator[str]:
+    for name, value in fields.items():
+        yield name
+        yield value
+
+
+def follow(redis: SyncRedis, key: str, after: str = FIRST) -> Iterator[Event | None]:
+    """The events after an id, as they come, for ever; None each second in which nothing came."""
+    while True:
+        reply: Any = redis.xread({key: after}, count=BATCH, block=int(BLOCK_S * 1000))
+        for event in _events(reply):
+            if event is not None:
+                after = event.id
+            yield event
+
+
+async def afollow(redis: AsyncRedis, key: str, after: str = FIRST) -> AsyncGenerator[Event | None, None]:
+    """The events after an id, as they come, for ever; None each second in which nothing came."""
+    while True:
+        reply: Any = await redis.xread({key: after}, count=BATCH, block=int(BLOCK_S * 1000))
+        for event in _events(reply):
+            if event is not None:
+                after = event.id
+            yield event
+
+
+def _events(reply: Any) -> Iterator[Event | None]:
+    if not reply:
+        yield None
+        return
+    [(_, entries)] = reply
+    for entry_id, fields in entries:
+        yield parse(entry_id, fields)
+
+
+class Reading:
+    """What a reader of text has seen: gives out pieces, notices a run that started over."""
+
+    def __init__(self) -> None:
+        self.claim = 0
+        self.read = False  #: some text was given out
+        self.end: End | None = None
+
+    def take(self, event: Event | None) -> str:
+        """The text that this event adds, '' for none. Raises StreamRestarted."""
+        match event:
+            case Start(claim=claim) if claim > self.claim:
+                if self.read:
+                    raise StreamRestarted(
+                        "The run was started over after a part of its text had been read; read it again from "
+                        "the start, or wait for the result."
+                    )
+                self.claim = claim
+            case Piece(text=text) if text:
+                self.read = True
+                return text
+            case End():
+                self.end = event
+        return ""
