@@ -19,6 +19,7 @@ class Reason(StrEnum):
     TIME_LIMIT = "time_limit"  #: Celery's hard time_limit has passed
     STALL = "stall"  #: no token for too long
     BUDGET = "budget"  #: the money is spent
+    EXPIRED = "expired"  #: it waited longer than queue_ttl_s
     EVICTION = "eviction"  #: memory is needed
     PREEMPTION = "preemption"  #: a higher tier needs the slot
     SHUTDOWN = "shutdown"  #: the worker is stopping

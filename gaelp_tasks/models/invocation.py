@@ -20,6 +20,7 @@ __all__ = [
     "Invocation",
     "InvocationResult",
     "PositiveSeconds",
+    "StopReason",
     "Think",
     "Tier",
     "one_sentence",
@@ -48,6 +49,10 @@ PositiveSeconds = Annotated[float, Field(gt=0, lt=366 * 86_400)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+#: what a client's chat() takes beside Ollama's own options
+_ARGUMENTS = frozenset({"messages", "model", "format", "tools", "think", "stall_timeout_s"})
+
+
 def _finite(value: Any) -> Any:
     """Refuse NaN and infinities anywhere in a JSON value: no other JSON reader would take them back."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -72,7 +77,7 @@ class Invocation(Frozen):
     priority: Annotated[int, Field(ge=1, le=10, strict=True)] = DEFAULT_PRIORITY  #: 10 first
     options: dict[str, JsonValue] | None = None  #: Ollama's model options; num_ctx belongs to the node
     format: Literal["json"] | dict[str, JsonValue] | None = None  #: "json" or a JSON schema
-    tools: tuple[dict[str, JsonValue] | str, ...] | None = None  #: tool schemas, or names of registered tools
+    tools: tuple[dict[str, JsonValue], ...] | None = None  #: tool schemas, as Ollama takes them
     images: tuple[Image, ...] | None = None  #: base64; belong to the prompt
     think: Think | None = None
     deadline_s: PositiveSeconds | None = None  #: wall clock from publication; None: none
@@ -94,6 +99,8 @@ class Invocation(Frozen):
     def _node_owns_context(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
         if value and "num_ctx" in value:
             raise ValueError("num_ctx is one value per model and belongs to the node (GAELP_NUM_CTX)")
+        if taken := set(value or ()) & _ARGUMENTS:
+            raise ValueError(f"{min(taken)} is an argument of its own, not a model option")
         return value
 
     @model_validator(mode="after")
@@ -224,7 +231,8 @@ class EmbeddingResult(Frozen):
     node: str
     tier: Tier
     priority: int
-    embeddings: tuple[tuple[float, ...], ...]
+    embeddings: tuple[tuple[float, ...], ...]  #: empty where it was cut
+    stop_reason: StopReason = "stop"
     attempts: int
     usage: Usage = Usage()
     timings: Timings = Timings()

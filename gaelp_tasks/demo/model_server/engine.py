@@ -1,4 +1,4 @@
-"""One loaded model: the handle on its child process and the few calls that we make to llama.cpp's server in it."""
+"""One loaded model: the handle on its child process, and our few calls to llama.cpp's server in it."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -73,14 +73,11 @@ class Engine:
         )
         assert process.stdout is not None  # noqa: S101  PIPE was asked for
         try:
-            line = await process.stdout.readline()
-            answer = json.loads(line) if line else {"error": "its process ended while loading"}
-            if "error" in answer:
-                raise EngineFailed(f"the model in {spec.path} could not be loaded: {answer['error']}")
+            url = _url_in(await process.stdout.readline(), spec)
         except BaseException:
             await _end(process)
             raise
-        return cls(process, answer["url"], http)
+        return cls(process, url, http)
 
     @property
     def pid(self) -> int:
@@ -95,10 +92,6 @@ class Engine:
     async def stop(self) -> None:
         """End the child and wait for it; what it was doing is lost."""
         await _end(self._process)
-
-    async def ended(self) -> None:
-        """Return once the child has ended, for whatever reason."""
-        await self._process.wait()
 
     async def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt that the model's own chat template makes of `messages`."""
@@ -121,7 +114,7 @@ class Engine:
         async with self._http.get(self._url + "/slots") as response:
             return sum(slot["is_processing"] for slot in await response.json())
 
-    async def complete(self, request: Mapping[str, Any]) -> AsyncIterator[Pieces]:
+    async def complete(self, request: Mapping[str, Any]) -> AsyncGenerator[Pieces]:
         """Generate; leaving the iterator early closes the connection, which stops the model.
 
         The engine looks for a closed connection only when it has something to send, hence `stream` and
@@ -153,7 +146,16 @@ class Engine:
         try:
             yield
         except aiohttp.ClientError as error:
-            raise EngineFailed("the model's engine has stopped unexpectedly; the next request starts it anew") from error
+            raise EngineFailed(
+                "the model's engine has stopped unexpectedly; the next request starts it anew"
+            ) from error
+
+
+def _url_in(report: bytes, spec: EngineSpec) -> str:
+    answer = json.loads(report) if report else {"error": "its process ended while loading"}
+    if "error" in answer:
+        raise EngineFailed(f"the model in {spec.path} could not be loaded: {answer['error']}")
+    return str(answer["url"])
 
 
 def _read(lines: Sequence[bytes]) -> Pieces:

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -17,7 +18,9 @@ PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Load the model, say where it listens, and stay until the parent goes."""
     spec = json.loads(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in order
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent ends us in order
     _die_with(spec["parent_pid"])
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever C++ prints is a log
@@ -35,8 +38,7 @@ def main() -> int:
 
 
 def _serve(spec: dict[str, Any]) -> Any:
-    # OpenMP reads its environment when the extension is loaded, so the parent sets it and the import waits until here.
-    import xllamacpp  # noqa: PLC0415  see above
+    xllamacpp = import_module("xllamacpp")  # here, so that a failing import is reported like a failing load
 
     params = xllamacpp.CommonParams()
     params.model.path = spec["path"]

@@ -1,4 +1,4 @@
-"""Read what a GGUF file says about itself, without loading its weights. Format: ggml-org/ggml docs/gguf.md, v3."""
+"""Read what a GGUF file says about itself, without its weights. Format: ggml-org/ggml docs/gguf.md, v3."""
 
 import hashlib
 import math
@@ -48,9 +48,13 @@ class GgufInfo:
 
     @property
     def quantization(self) -> str:
-        """Storage of the weights in llama.cpp's words, such as `Q4_1`; `unknown` where the file does not say."""
+        """Storage of the weights, such as `Q4_1`; `unknown` where the file does not say."""
         try:
-            return LlamaFileType(self.metadata["general.file_type"]).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+            return (
+                LlamaFileType(self.metadata["general.file_type"])
+                .name.removeprefix("MOSTLY_")
+                .removeprefix("ALL_")
+            )
         except (KeyError, ValueError):
             return "unknown"
 
@@ -63,7 +67,7 @@ class GgufInfo:
         return str(self.parameter_count)
 
     def shown(self, *, verbose: bool) -> dict[str, Any]:
-        """Metadata as /api/show gives it: arrays longer than 5 are empty unless `verbose`; no chat template."""
+        """Metadata as /api/show gives it: arrays longer than 5 empty unless `verbose`; no chat template."""
         shown = {key: value for key, value in self.metadata.items() if key != "tokenizer.chat_template"}
         shown["general.parameter_count"] = self.parameter_count
         if not verbose:

@@ -1,0 +1,79 @@
+# One word per chore. `make` alone prints them.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+GAELP := $(VENV)/bin/gaelp
+PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input --quiet
+PYTEST := $(PYTHON) -m pytest
+LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --annotation-style line --custom-compile-command "make lock"
+# more arguments for a chore: make test ARGS="-k stream", make lock ARGS=--upgrade
+ARGS ?=
+
+# A caller's own paths must not reach into the virtual environment.
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo up test faults lint bench lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## make .venv with every program and the locked dependencies
+
+demo: setup ## run the whole system once on this machine, show it, leave nothing running
+	@$(GAELP) demo run $(ARGS)
+
+up: setup ## keep the whole system running here until Ctrl-C
+	@$(GAELP) demo up $(ARGS)
+
+test: setup ## unit, contract and integration tests
+	@$(PYTEST) tests/unit tests/contracts tests/integration $(ARGS)
+
+faults: setup ## the fault suites: killed, frozen, cut off
+	@$(PYTEST) tests/faults $(ARGS)
+
+lint: setup ## style, format and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/mypy tests/typing/api.py
+
+bench: setup ## measure this machine
+	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+lock: setup ## pin every dependency anew (ARGS=--upgrade takes newer versions)
+	@$(LOCK) $(ARGS) --extra dev pyproject.toml --output-file requirements/dev.txt
+	@$(LOCK) --constraints requirements/dev.txt --extra worker pyproject.toml --output-file requirements/worker.txt
+	@$(LOCK) --constraints requirements/dev.txt pyproject.toml --output-file requirements/base.txt
+	@$(LOCK) --constraints requirements/dev.txt requirements/build.in --output-file requirements/build.txt
+
+clean: ## remove all that make has put into this checkout, downloads too
+	rm -rf $(VENV) .cache .run dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A usable environment is kept; one whose Python has gone is made anew.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && touch $@ && exit 0; \
+	for name in python3.13 python3.12 python3.11 python3; do \
+		$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		$$name -c 'import ensurepip, venv' 2>/dev/null || { bare=$$name; continue; }; \
+		echo "making $(VENV) with $$($$name --version)"; \
+		$$name -m venv --clear $(VENV) && touch $@; exit; \
+	done; \
+	if [ -n "$$bare" ]; then echo "$$bare has no ensurepip, so it cannot make a virtual environment:" \
+		"install it (Debian, Ubuntu: apt-get install python3-venv) and run make again." >&2; \
+	else echo "gaelp-tasks needs Python 3.11 or newer, and found none:" \
+		"put python3.11, python3.12 or python3.13 on PATH and run make again." >&2; fi; \
+	exit 1
+
+# --no-compile halves the time: Python compiles what is used when it is used.
+$(VENV)/.locked: $(VENV)/.made requirements/build.txt requirements/dev.txt
+	@echo "installing the locked dependencies"
+	@$(PIP) install --require-hashes --no-deps --no-compile -r requirements/build.txt -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

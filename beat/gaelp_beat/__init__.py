@@ -1,0 +1,1 @@
+"""WHEN: the program that publishes what is due."""

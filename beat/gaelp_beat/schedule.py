@@ -1,0 +1,15 @@
+"""The static table: what is published when, whatever anybody schedules besides."""
+
+from datetime import timedelta
+from typing import Any
+
+__all__ = ["STATIC"]
+
+#: Entries as Celery's beat_schedule has them.
+STATIC: dict[str, dict[str, Any]] = {
+    "expire abandoned streams": {
+        "task": "gaelp.maintenance.expire_abandoned_streams",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600.0},  # a missed one is not made up for
+    },
+}

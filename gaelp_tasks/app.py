@@ -1,0 +1,89 @@
+"""The Celery app: the only file that hides Celery's defaults, each with its reason."""
+
+from functools import cached_property
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Queue
+
+from gaelp_tasks.connections import Keys, SyncRedis, connect
+from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.queues import INBOXES, SYSTEM, route
+from gaelp_tasks.settings import Settings, load_settings
+
+__all__ = ["GaelpApp", "app", "celery_settings"]
+
+
+class GaelpApp(Celery):
+    """A Celery app that knows our settings and our part of Redis; it reads the environment at first use."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(
+            "gaelp_tasks",
+            include=["gaelp_tasks.tasks.invoke", "gaelp_tasks.tasks.embed", "gaelp_tasks.tasks.maintenance"],
+        )
+        self._given = settings
+        self.add_defaults(lambda: celery_settings(self.settings))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings given, else those of the environment. Raises SettingsError."""
+        return self._given or load_settings()
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Names of our keys in Redis."""
+        return Keys(self.settings.namespace)
+
+    @cached_property
+    def redis(self) -> SyncRedis:
+        """Our own connections to the broker, shared by the threads of this process."""
+        return connect(self.settings)
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Celery's configuration for our settings, each departure from its defaults with the reason."""
+    prefix = {"global_keyprefix": settings.namespace} if settings.namespace else {}
+    return {
+        "broker_url": settings.broker_url,
+        "result_backend": settings.results_url,
+        "result_expires": settings.result_ttl_s,
+        "result_backend_transport_options": prefix,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {
+            **prefix,
+            # strict tiers, whatever add_consumer did to the list before
+            "queue_order_strategy": "gaelp_workers.dispatch:QueueOrder",
+            # kombu returns what nobody has touched for this long to its queue; the worker touches what it
+            # holds (gaelp_workers.steps.Holding), so this is the time to notice a dead one, not a limit on runs
+            "visibility_timeout": settings.visibility_timeout_s,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            # one try then an error: a caller must not hang on a dead broker
+            "socket_timeout": 30,
+            "socket_connect_timeout": settings.connect_timeout_s,
+            "health_check_interval": 10,
+        },
+        # nothing but JSON is read from the wire or from results
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        # the acknowledgement after the run is what survives a kill; on threads it also wakes the event loop
+        "task_acks_late": True,
+        # 0 is no limit for kombu: the worker's gate decides when to fetch
+        "worker_prefetch_multiplier": 0,
+        "worker_pool": "gaelp_workers.pool:TaskPool",
+        "worker_consumer": "gaelp_workers.app:Consumer",
+        "worker_concurrency": settings.num_parallel,
+        "beat_scheduler": "gaelp_beat.scheduler:StaticScheduler",
+        "task_track_started": True,
+        # Flower and `gaelp status` live on events; Celery sends none by default
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "task_default_queue": route(Tier.INTERACTIVE),
+        "task_queues": [Queue(name) for name in (*INBOXES, SYSTEM)],
+        "task_routes": {"gaelp.maintenance.*": {"queue": SYSTEM}},
+    }
+
+
+app = GaelpApp()

@@ -1,0 +1,442 @@
+"""Ollama's protocol as data: request bodies out, chunks and documents in. Nothing that a node says is trusted."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import from_json
+
+from gaelp_tasks.clients.base import ChatResponse, Embeddings, ModelInfo
+from gaelp_tasks.errors import (
+    InvalidInvocation,
+    ModelMissing,
+    NodeBusy,
+    NodeError,
+    NodeFailed,
+    RequestRefused,
+    StreamTruncated,
+)
+from gaelp_tasks.models import FunctionCall, Message, ToolCall, Usage
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "ChatDecoder",
+    "Running",
+    "body",
+    "canonical",
+    "chat_request",
+    "embeddings",
+    "is_embedding",
+    "keep_alive_value",
+    "models",
+    "refusal",
+    "retry_after_s",
+    "running",
+    "shown",
+    "version",
+]
+
+MAX_LINE_BYTES = 8 * 1024**2  #: a longer line is no token
+MAX_COUNT = 2**53  #: the largest integer that every JSON reader keeps exact
+MAX_WAIT_S = 3600.0  #: no node may ask for a longer wait
+MAX_DETAIL = 300  #: characters of a node's own words in our errors
+
+#: Keywords that Ollama would ignore in silence as unknown options, and what to do instead.
+NOT_OPTIONS = {
+    "num_ctx": "num_ctx is one value per model: give it to the client (GAELP_NUM_CTX)",
+    "keep_alive": "keep_alive belongs to the client (GAELP_KEEP_ALIVE_S)",
+    "options": "give model options by name, as in temperature=0.2",
+    "stream": "chat always streams; get_full_response of an agent gives the whole text",
+}
+
+
+# --- requests -------------------------------------------------------------------------------------------------
+
+
+def body(request: Mapping[str, Any]) -> bytes:
+    """JSON bytes. Raises InvalidInvocation for what JSON cannot say (NaN, a set, an object)."""
+    try:
+        return json.dumps(request, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInvocation(f"The request cannot be written as JSON: {error}.") from None
+
+
+def chat_request(  # noqa: PLR0913  one parameter for each field of the protocol
+    messages: tuple[Message, ...],
+    *,
+    model: str,
+    keep_alive: float | str,
+    num_ctx: int,
+    format: Any,  # noqa: A002  the name of Ollama's own field
+    tools: Any,
+    think: Any,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What POST /api/chat takes. Raises InvalidInvocation for keywords that are no model options."""
+    for name, instead in NOT_OPTIONS.items():
+        if name in options:
+            raise InvalidInvocation(f"{name} is no model option: {instead}.")
+    asked = {"format": format, "tools": list(tools) if tools else None, "think": think}
+    set_options = {name: value for name, value in options.items() if value is not None}
+    if num_ctx > 0:
+        set_options["num_ctx"] = num_ctx
+    return {
+        "model": model,
+        "messages": [_message(message) for message in messages],
+        "stream": True,
+        "keep_alive": keep_alive,
+        **({"options": set_options} if set_options else {}),
+        **{name: value for name, value in asked.items() if value is not None},
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    given = message.model_dump(mode="json", exclude_none=True, exclude={"tool_calls"})
+    if message.tool_calls:
+        given["tool_calls"] = [_tool_call_out(call) for call in message.tool_calls]
+    return given
+
+
+def _tool_call_out(call: ToolCall) -> dict[str, Any]:
+    # by hand: exclude_none would also drop an argument that is null
+    function: dict[str, Any] = {"name": call.function.name, "arguments": call.function.arguments}
+    if call.function.index is not None:
+        function["index"] = call.function.index
+    return {"function": function} if call.id is None else {"id": call.id, "function": function}
+
+
+def keep_alive_value(keep_alive: float | str) -> float | str:
+    """In the form that Ollama takes: whole seconds as a number, else a Go duration; negative is for ever.
+
+    Ollama refuses "300" (a string without a unit) and cuts 0.5 down to 0, which means unload at once.
+    """
+    try:
+        seconds = float(keep_alive)
+    except ValueError:
+        return keep_alive
+    if seconds < 0 or not math.isfinite(seconds):
+        return -1
+    return int(seconds) if seconds.is_integer() else f"{seconds:.3f}s"
+
+
+def canonical(model: str) -> str:
+    """The name as a node lists it: without a tag it means `latest`."""
+    return model if ":" in model.rsplit("/", maxsplit=1)[-1] else f"{model}:latest"
+
+
+# --- the chat stream ------------------------------------------------------------------------------------------
+
+
+class ChatDecoder:
+    """Bytes of a chat stream to chunks, wherever the network cut them."""
+
+    def __init__(self, node: str) -> None:
+        self.done = False  #: the last chunk has been handed out
+        self._node = node
+        self._line: list[bytes] = []  # pieces of the line that is not complete yet
+        self._line_bytes = 0
+
+    def feed(self, data: bytes) -> Iterator[ChatResponse]:
+        """The chunks that these bytes complete; what follows the last chunk is ignored. Raises NodeFailed."""
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            whole = self._join(line)
+            if whole and not whole.isspace() and not self.done:
+                chunk = _chunk(_document(whole, self._node), self._node)
+                self.done = chunk.done
+                yield chunk
+        self._keep(rest)
+
+    def end(self) -> Iterator[ChatResponse]:
+        """The chunk of a last line without its newline. Raises StreamTruncated where `done` never came."""
+        whole = self._join(b"")
+        if whole.strip() and not self.done:
+            try:
+                document = _document(whole, self._node)
+            except NodeFailed:
+                raise _truncated(self._node) from None
+            chunk = _chunk(document, self._node)
+            self.done = chunk.done
+            yield chunk
+        if not self.done:
+            raise _truncated(self._node)
+
+    def _keep(self, piece: bytes) -> None:
+        if not piece:
+            return
+        self._line_bytes += len(piece)
+        if self._line_bytes > MAX_LINE_BYTES:
+            raise NodeFailed(
+                f"{self._node} sent a line of more than {MAX_LINE_BYTES:,} bytes, which is no token; "
+                "look at the model's output there.",
+                node=self._node,
+            )
+        self._line.append(piece)
+
+    def _join(self, last: bytes) -> bytes:
+        self._keep(last)
+        whole = b"".join(self._line)
+        self._line.clear()
+        self._line_bytes = 0
+        return whole
+
+
+def _truncated(node: str) -> StreamTruncated:
+    return StreamTruncated(f"{node} ended the answer without its final line; try again.", node=node)
+
+
+def _malformed(node: str) -> NodeFailed:
+    return NodeFailed(
+        f"{node} sent what is not Ollama's protocol; is there an Ollama server at that address?", node=node
+    )
+
+
+def _document(line: bytes, node: str) -> dict[str, Any]:
+    try:
+        document = from_json(line, allow_inf_nan=False)
+    except ValueError:
+        raise _malformed(node) from None
+    if not isinstance(document, dict):
+        raise _malformed(node)
+    return document
+
+
+def _chunk(document: dict[str, Any], node: str) -> ChatResponse:
+    if "error" in document:
+        raise NodeFailed(f"{node} broke off: {_detail(document) or 'it gave no reason'}.", node=node)
+    message = document.get("message") or {}
+    if not isinstance(message, dict):
+        raise _malformed(node)
+    last: dict[str, Any] = {}
+    if document.get("done"):
+        last["done_reason"] = document.get("done_reason")
+        last["usage"] = Usage(
+            prompt_tokens=_count(document.get("prompt_eval_count")),
+            completion_tokens=_count(document.get("eval_count")),
+        )
+        last["load_s"] = _count(document.get("load_duration")) / 1e9
+    try:
+        if message.get("tool_calls"):
+            last["tool_calls"] = tuple(
+                _ToolCall.model_validate(call).ours() for call in message["tool_calls"]
+            )
+        return ChatResponse(
+            content=message.get("content") or "",
+            thinking=message.get("thinking") or "",
+            done=document.get("done") or False,
+            model=document.get("model") or "",
+            **last,
+        )
+    except (ValidationError, TypeError):
+        raise _malformed(node) from None
+
+
+def _count(value: Any) -> int:
+    """A number from outside as a whole one between 0 and MAX_COUNT; 0 for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124  NaN
+        return 0
+    return int(min(max(value, 0), MAX_COUNT))
+
+
+# --- documents ------------------------------------------------------------------------------------------------
+
+Count = Annotated[int, BeforeValidator(_count)]
+Text = Annotated[str, BeforeValidator(lambda value: value or "")]
+
+
+class _Answer(BaseModel):
+    """Part of a node's answer: unknown fields are newer than we are."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class _Function(_Answer):
+    name: str
+    arguments: dict[str, Any]
+    index: Count | None = None
+
+
+class _ToolCall(_Answer):
+    function: _Function
+    id: str | None = None
+
+    def ours(self) -> ToolCall:
+        json.dumps(self.function.arguments, allow_nan=False)  # 1e999 is read as infinity
+        return ToolCall(function=FunctionCall(**dict(self.function)), id=self.id)
+
+
+class _Details(_Answer):
+    family: Text = ""
+
+
+class _Model(_Answer):
+    name: str
+    size: Count = 0
+    digest: Text = ""
+    details: _Details | None = None
+    capabilities: tuple[str, ...] | None = None
+
+
+class _Tags(_Answer):
+    models: tuple[_Model, ...] | None = None
+
+
+class Running(_Answer):
+    """A model in a node's memory."""
+
+    name: str
+    context_length: Count = 0  #: tokens of one slot; 0: not told
+
+
+class _Ps(_Answer):
+    models: tuple[Running, ...] | None = None
+
+
+class _Show(_Answer):
+    capabilities: tuple[str, ...] | None = None
+    details: _Details | None = None
+
+
+class _Version(_Answer):
+    version: str
+
+
+class _Embed(_Answer):
+    embeddings: tuple[tuple[float, ...], ...]
+    prompt_eval_count: Count = 0
+    model: Text = ""
+
+
+A = TypeVar("A", bound=_Answer)
+
+
+def _read(kind: type[A], answer: bytes, node: str) -> A:
+    try:
+        return kind.model_validate_json(answer)
+    except ValidationError:
+        raise _malformed(node) from None
+
+
+def version(answer: bytes, node: str) -> str:
+    """What /api/version says. Raises NodeFailed, as all of these do, for another shape."""
+    return _read(_Version, answer, node).version
+
+
+def models(answer: bytes, node: str) -> tuple[ModelInfo, ...]:
+    """What /api/tags lists, in its order."""
+    return tuple(
+        ModelInfo(
+            name=model.name,
+            size_bytes=model.size,
+            digest=model.digest,
+            family=model.details.family if model.details else "",
+            capabilities=model.capabilities or (),
+        )
+        for model in _read(_Tags, answer, node).models or ()
+    )
+
+
+def running(answer: bytes, node: str) -> tuple[Running, ...]:
+    """What /api/ps lists."""
+    return _read(_Ps, answer, node).models or ()
+
+
+def shown(answer: bytes, info: ModelInfo, node: str) -> ModelInfo:
+    """`info` with what /api/show adds to it."""
+    show = _read(_Show, answer, node)
+    family = show.details.family if show.details else ""
+    return info.model_copy(
+        update={"capabilities": show.capabilities or info.capabilities, "family": family or info.family}
+    )
+
+
+def is_embedding(info: ModelInfo) -> bool:
+    """Whether the model makes embeddings and no text; by its family where the node tells no capabilities."""
+    if info.capabilities:
+        return "embedding" in info.capabilities
+    return "bert" in info.family
+
+
+def embeddings(answer: bytes, texts: Sequence[str], node: str) -> Embeddings:
+    """What /api/embed answers, checked to be one vector for each text, all of one length."""
+    found = _read(_Embed, answer, node)
+    lengths = {len(vector) for vector in found.embeddings}
+    if len(found.embeddings) != len(texts) or len(lengths) > 1 or 0 in lengths:
+        raise NodeFailed(
+            f"{node} made {len(found.embeddings)} vectors of lengths {sorted(lengths)} for {len(texts)} texts; "
+            "is that an embedding model?",
+            node=node,
+        )
+    usage = Usage(prompt_tokens=found.prompt_eval_count)
+    return Embeddings(vectors=found.embeddings, usage=usage, model=found.model)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------
+
+
+def retry_after_s(header: str | None, *, now_unix: float) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or a date; None where it says nothing usable."""
+    if not header:
+        return None
+    try:
+        wait_s = float(header)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        wait_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_unix
+    return min(max(wait_s, 0.0), MAX_WAIT_S) if math.isfinite(wait_s) else None
+
+
+def refusal(  # noqa: PLR0911  one return for each kind of status
+    status: int, answer: bytes, *, node: str, path: str, model: str, wait_s: float | None
+) -> NodeError:
+    """The error that an HTTP status means; `model` is the one asked for, '' where none was."""
+    detail = _said(answer)
+    said = f"{status}: {detail}" if detail else str(status)
+    match status:
+        case HTTPStatus.NOT_FOUND if model:
+            hint = "" if detail else "; if it does have it, that address is no Ollama server"
+            return ModelMissing(
+                f"{node} has no model '{model}': pull it there (ollama pull {model}) or name another{hint}.",
+                node=node,
+            )
+        case HTTPStatus.NOT_FOUND:
+            return RequestRefused(
+                f"{node} answers 404 for {path}: that address is no Ollama server, or lacks its path prefix.",
+                node=node,
+            )
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            return RequestRefused(
+                f"{node} asks for credentials ({said}): set GAELP_OLLAMA_HEADERS.", node=node
+            )
+        case HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.TOO_MANY_REQUESTS:
+            return NodeBusy(f"{node} is busy ({said}): try again later.", node=node, retry_after_s=wait_s)
+        case HTTPStatus.REQUEST_TIMEOUT | 499:  # 499: another caller's disconnect aborted the load (#8398)
+            return NodeFailed(f"{node} gave up on the request ({said}): try again.", node=node)
+        case _ if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return NodeFailed(f"{node} failed ({said}): its own log says why.", node=node)
+        case _ if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+            return RequestRefused(f"{node} redirects ({said}): name the address it points to.", node=node)
+    return RequestRefused(f"{node} refuses the request ({said}): change the request.", node=node)
+
+
+def _said(answer: bytes) -> str:
+    try:
+        document = from_json(answer)
+    except ValueError:
+        return ""  # a proxy's HTML page
+    return _detail(document) if isinstance(document, dict) else ""
+
+
+def _detail(document: Mapping[str, Any]) -> str:
+    error = document.get("error")
+    if isinstance(error, Mapping):
+        error = error.get("message")
+    return " ".join(error.split())[:MAX_DETAIL].rstrip(". ") if isinstance(error, str) else ""

@@ -1,0 +1,68 @@
+"""The three Celery programs as parts: worker, beat, Flower; and how one sees that each is ready."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import requests
+
+from gaelp_tasks.connections import Keys, connect, unavailable
+from gaelp_tasks.demo.parts import Child, Part
+from gaelp_tasks.models.capacity import NodeSnapshot
+from gaelp_tasks.settings import Settings
+
+__all__ = ["announced", "answering", "beat_part", "flower_part", "ticking", "worker_part"]
+
+STOP_MARGIN_S = 5.0  # what a worker takes to leave after its grace for running work
+PROBE_S = 2.0
+
+
+def worker_part(env: Mapping[str, str], *, log: Path) -> Part:
+    """The worker; it runs in our folder, where agents named by GAELP_AGENTS are found."""
+    stop_within_s = float(env["GAELP_DRAIN_GRACE_S"]) + STOP_MARGIN_S
+    return Part(name="worker", command=_gaelp("worker"), env=env, log=log, stop_within_s=stop_within_s)
+
+
+def announced(worker: Child, settings: Settings) -> NodeSnapshot | None:
+    """What that worker says of its node in Redis; None before it does."""
+    with connect(settings) as client:
+        try:
+            for key in client.scan_iter(Keys(settings.namespace).node("*"), count=1000):
+                said = client.get(key)
+                if said is not None:
+                    node = NodeSnapshot.model_validate_json(said)
+                    if node.pid == worker.pid:
+                        return node
+        except unavailable:
+            pass
+    return None
+
+
+def beat_part(env: Mapping[str, str], folder: Path, *, log: Path) -> Part:
+    """Beat; what it keeps on disk goes into `folder`."""
+    return Part(name="beat", command=_gaelp("beat"), env=env, cwd=folder, log=log)
+
+
+def ticking(beat: Child) -> bool | None:
+    """True once beat says in its log that it has started."""
+    return "beat: Starting" in beat.output() or None
+
+
+def flower_part(env: Mapping[str, str], folder: Path, *, port: int, password: str, log: Path) -> Part:
+    """Flower, for whoever has the password."""
+    secret = {"GAELP_FLOWER_PORT": str(port), "GAELP_FLOWER_PASSWORD": password}
+    return Part(name="flower", command=_gaelp("flower"), env={**env, **secret}, cwd=folder, log=log)
+
+
+def answering(_flower: Child, url: str) -> bool | None:
+    """True once Flower serves its health check, which needs no password."""
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            return session.get(f"{url}/healthcheck", timeout=PROBE_S).ok or None
+        except requests.RequestException:
+            return None
+
+
+def _gaelp(verb: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "gaelp_tasks.cli", verb)

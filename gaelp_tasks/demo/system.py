@@ -1,0 +1,177 @@
+"""The whole system with embedded defaults: what it needs is found first, then it is started, part by part."""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from gaelp_tasks.connections import connect, worded
+from gaelp_tasks.demo.broker import (
+    broker_url,
+    find_server,
+    free_port,
+    port_is_free,
+    server_version,
+    start_broker,
+)
+from gaelp_tasks.demo.model_node import (
+    CHAT_MODEL,
+    EMBED_MODEL,
+    DemoModels,
+    demo_env,
+    demo_part,
+    listening_at,
+    models_at,
+)
+from gaelp_tasks.demo.parts import Child
+from gaelp_tasks.demo.programs import announced, answering, beat_part, flower_part, ticking, worker_part
+from gaelp_tasks.demo.stack import Stack
+from gaelp_tasks.demo.upfile import write_private
+from gaelp_tasks.settings import Settings, load_settings, masked
+
+__all__ = ["Needs", "System", "find_needs", "shown_path", "start_system"]
+
+FLOWER_PORT = 5555
+FLOWER_USER = "gaelp"
+PASSWORD_FILE = "flower.password"  # noqa: S105  a file's name
+DRAIN_GRACE_S = "5"  # Ctrl-C must not take half a minute; what is cut goes back to its queue
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What the parts will run on; None where the environment or the machine offers its own."""
+
+    settings: Settings
+    redis_server: Path | None  #: the program to start; None: GAELP_BROKER_URL names a broker
+    demo_models: DemoModels | None  #: None: a real Ollama has models
+    node_models: tuple[str, ...] = ()  #: what that Ollama has
+
+
+@dataclass(kw_only=True)
+class System:
+    """A started system: the GAELP_ variables by which everything in it and around it finds it."""
+
+    env: dict[str, str]
+    flower_url: str = ""
+    parts: list[Child] = field(default_factory=list)
+
+    def upfile(self) -> Mapping[str, object]:
+        """The content of .run/up.json."""
+        return {
+            "broker_url": self.env["GAELP_BROKER_URL"],
+            "ollama_nodes": self.env["GAELP_OLLAMA_NODES"].split(","),
+            "flower_url": self.flower_url,
+            "pid": os.getpid(),
+            "parts": [
+                {"name": child.part.name, "pid": child.pid, "log": str(child.part.log)}
+                for child in self.parts
+            ],
+            "env": self.env,
+        }
+
+
+def find_needs(cache: Path, report: Report) -> Needs:
+    """Look at the environment and fetch what is missing into `cache`; nothing is started.
+
+    Raises GaelpError: one sentence on what is missing and what to do.
+    """
+    settings = load_settings()
+    if os.environ.get("GAELP_BROKER_URL"):
+        redis_server = None
+        with worded(settings), connect(settings) as client:
+            client.ping()
+    else:
+        redis_server = find_server(cache, report=report)
+    node_models = tuple(name for url in settings.ollama_nodes for name in models_at(url, settings))
+    if not node_models and os.environ.get("GAELP_OLLAMA_NODES"):
+        report(f"No Ollama with a model answers at {','.join(map(masked, settings.ollama_nodes))}.")
+    return Needs(
+        settings=settings,
+        redis_server=redis_server,
+        demo_models=None if node_models else DemoModels.fetch(cache, report),
+        node_models=node_models,
+    )
+
+
+def start_system(
+    stack: Stack, needs: Needs, folder: Path, report: Report, *, broker_port: int | None
+) -> System:
+    """Start every part below `folder` and wait until it is ready; `report` hears one line about each.
+
+    `broker_port` None: any free one. Raises PartFailed; what was started is the stack's to stop.
+    """
+    logs = folder / "logs"
+    given = {name: value for name, value in os.environ.items() if name.startswith("GAELP_")}
+    system = System(env={"GAELP_DRAIN_GRACE_S": DRAIN_GRACE_S} | given)
+    # The model server needs nobody and takes its time: it comes up while Redis does.
+    server = needs.demo_models and stack.start(demo_part(needs.demo_models, log=logs / "model-server.log"))
+    _open_broker(stack, needs, folder, system, report, broker_port)
+    _open_models(stack, needs, server, system, report)
+    _open_programs(stack, needs, folder, system, report)
+    system.parts = list(stack.children)
+    return system
+
+
+def _open_broker(
+    stack: Stack, needs: Needs, folder: Path, system: System, report: Report, port: int | None
+) -> None:
+    if needs.redis_server is None:
+        report(f"{'broker':<13}{masked(needs.settings.broker_url)} (GAELP_BROKER_URL)")
+        return
+    log = folder / "logs" / "broker.log"
+    log.unlink(missing_ok=True)
+    broker, port = start_broker(needs.redis_server, folder / "redis", log=log, port=port)
+    stack.adopt(broker)
+    system.env["GAELP_BROKER_URL"] = broker_url(port)
+    version = ".".join(map(str, server_version(needs.redis_server) or ()))
+    report(_line(broker, f"Redis {version} at {broker_url(port)}"))
+
+
+def _open_models(stack: Stack, needs: Needs, server: Child | None, system: System, report: Report) -> None:
+    if server is None:
+        nodes = ",".join(needs.settings.ollama_nodes)
+        system.env["GAELP_OLLAMA_NODES"] = nodes
+        shown = ",".join(map(masked, needs.settings.ollama_nodes))
+        report(f"{'model node':<13}Ollama at {shown} with {', '.join(needs.node_models)}")
+        return
+    system.env |= demo_env(stack.wait_for(server, listening_at))
+    report(
+        _line(
+            server,
+            f"{CHAT_MODEL} and {EMBED_MODEL} at {system.env['GAELP_OLLAMA_NODES']}, in place of Ollama",
+        )
+    )
+
+
+def _open_programs(stack: Stack, needs: Needs, folder: Path, system: System, report: Report) -> None:
+    logs = folder / "logs"
+    settings = needs.settings.model_copy(update={"broker_url": system.env["GAELP_BROKER_URL"]})
+    password = secrets.token_urlsafe(12)
+    write_private(folder / PASSWORD_FILE, password + "\n")
+    port = FLOWER_PORT if port_is_free(FLOWER_PORT) else free_port()
+    url = f"http://127.0.0.1:{port}"
+    worker = stack.start(worker_part(system.env, log=logs / "worker.log"))
+    beat = stack.start(beat_part(system.env, folder, log=logs / "beat.log"))
+    flower = stack.start(
+        flower_part(system.env, folder, port=port, password=password, log=logs / "flower.log")
+    )
+    node = stack.wait_for(worker, partial(announced, settings=settings))
+    report(_line(worker, f"{node.worker} with {node.slots} slots"))
+    stack.wait_for(beat, ticking)
+    report(_line(beat, "schedules"))
+    stack.wait_for(flower, partial(answering, url=url))
+    system.flower_url = url
+    report(_line(flower, f"{url}, user {FLOWER_USER}, password in {shown_path(folder / PASSWORD_FILE)}"))
+
+
+def _line(child: Child, what: str) -> str:
+    return f"{child.part.name:<13}{what} (log {shown_path(child.part.log)})"
+
+
+def shown_path(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,118 @@
+"""The handle of an invocation: Celery's AsyncResult with streams and a cancel that stops the model."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import TimeoutError as CeleryTimeout
+from celery.result import AsyncResult
+
+from gaelp_tasks import errors
+from gaelp_tasks.cancellation import request_cancel
+from gaelp_tasks.connections import connect_async, worded
+from gaelp_tasks.errors import StreamUnavailable
+from gaelp_tasks.streams import FIRST, Event, Reading, afollow, follow
+
+if TYPE_CHECKING:
+    from gaelp_tasks.app import GaelpApp
+
+__all__ = ["InvocationHandle"]
+
+
+class InvocationHandle(AsyncResult):
+    """What `delay` and `apply_async` return."""
+
+    app: "GaelpApp"
+
+    def stream(self, *, timeout: float | None = None) -> Iterator[str]:
+        """The text, piece by piece, from token 0, whenever one starts to read; it ends with the run.
+
+        `timeout`: seconds without anything new before celery's TimeoutError; None waits for ever. A cut run
+        ends the stream early (`get()` tells why), a failed one raises what it failed with. Raises
+        StreamRestarted where a re-run cannot continue the text, StreamUnavailable where none is kept.
+        """
+        reading = Reading()
+        waiting = _Patience(self.id, timeout)
+        with worded(self.app.settings):
+            for event in follow(self.app.redis, self._stream_key):
+                if text := reading.take(event):
+                    yield text
+                if reading.end is not None or (waiting.is_over(event) and self._ended_without_stream()):
+                    break
+        self._raise_failure(reading)
+
+    async def astream(
+        self,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  the same word as in Celery's get()
+    ) -> AsyncGenerator[str, None]:
+        """`stream` for asynchronous code; leave it early inside `contextlib.aclosing`."""
+        reading = Reading()
+        waiting = _Patience(self.id, timeout)
+        with worded(self.app.settings):
+            async with (
+                connect_async(self.app.settings) as redis,
+                aclosing(afollow(redis, self._stream_key)) as events,
+            ):
+                async for event in events:
+                    if text := reading.take(event):
+                        yield text
+                    if reading.end is not None or (waiting.is_over(event) and self._ended_without_stream()):
+                        break
+        self._raise_failure(reading)
+
+    def events(self, *, after: str = FIRST) -> Iterator[Event | None]:
+        """Everything in the stream after an entry's id, as it comes; None each second without news."""
+        with worded(self.app.settings):
+            yield from follow(self.app.redis, self._stream_key, after)
+
+    def cancel(self) -> None:
+        """Stop it, queued or running; `get()` then returns the partial text with stop_reason cancelled.
+
+        Returns at once; a running model stops within a second. One that has ended stays as it is. Raises
+        BrokerUnavailable.
+        """
+        settings = self.app.settings
+        with worded(settings):
+            request_cancel(self.app.redis, self.app.keys, self.id, ttl_s=settings.cancel_ttl_s)
+
+    @property
+    def _stream_key(self) -> str:
+        return self.app.keys.stream(self.id)
+
+    def _ended_without_stream(self) -> bool:
+        """Whether nothing more can come; asked only when nothing has come for a second."""
+        if not self.ready():
+            return False
+        if self.successful() and not self.app.redis.exists(self._stream_key):
+            raise StreamUnavailable(
+                f"The stream of invocation {self.id} is no longer kept (GAELP_STREAM_TTL_S); its result is: "
+                "use get()."
+            )
+        return True
+
+    def _raise_failure(self, reading: Reading) -> None:
+        if reading.end is None:
+            self.maybe_throw()
+        elif reading.end.facts["outcome"] == "failed":
+            facts = reading.end.facts
+            raise getattr(errors, facts["error"], errors.GaelpError)(facts["message"])
+
+
+class _Patience:
+    """Counts the silence of a stream."""
+
+    def __init__(self, invocation_id: str, timeout: float | None) -> None:
+        self._id = invocation_id
+        self._timeout = timeout
+        self._heard_at = monotonic()
+
+    def is_over(self, event: Any) -> bool:
+        """True at each silent second, a good moment to look elsewhere; raises when it lasts too long."""
+        if event is not None:
+            self._heard_at = monotonic()
+            return False
+        if self._timeout is not None and monotonic() - self._heard_at >= self._timeout:
+            raise CeleryTimeout(f"Nothing came from invocation {self._id} for {self._timeout:g} s.")
+        return True

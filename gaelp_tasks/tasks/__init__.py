@@ -1,0 +1,1 @@
+"""The Celery tasks: each a thin door to the walk; no rule lives here."""

@@ -1,0 +1,195 @@
+"""What our model tasks share: checked before they are published, their prompts kept out of sight."""
+
+import inspect
+from collections import UserDict
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic, time
+from typing import Any, ClassVar, NoReturn
+
+from celery import Task, uuid
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
+from kombu.exceptions import OperationalError
+
+from gaelp_tasks.app import GaelpApp
+from gaelp_tasks.connections import worded
+from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, NodeError
+from gaelp_tasks.models.invocation import (
+    ENVELOPE_VERSION,
+    Embedding,
+    EmbeddingResult,
+    Invocation,
+    InvocationResult,
+    Tier,
+)
+from gaelp_tasks.queues import lower_tier, route, tier_of
+from gaelp_tasks.registry import agent_names
+from gaelp_tasks.results import InvocationHandle
+from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Retry, Snooze
+from gaelp_tasks.settings import masked
+from gaelp_tasks.streams import StreamFenced
+
+__all__ = ["ModelTask", "Reply"]
+
+
+class Reply(UserDict[str, Any]):
+    """A result mapping that shows no text where Celery prints what a task returned."""
+
+    def __init__(self, result: InvocationResult | EmbeddingResult) -> None:
+        super().__init__(result.model_dump(mode="json"))
+
+    def __repr__(self) -> str:
+        stop_reason = self.data.get("stop_reason", "stop")
+        return f"<{stop_reason}, {self.data['usage']['completion_tokens']} tokens>"
+
+    def __json__(self) -> dict[str, Any]:
+        return self.data
+
+
+ANSWERED_S = 5.0  #: a broker that answered this recently is not asked again
+_answered: dict[str, float] = {}
+
+
+def _broker_answers(app: GaelpApp) -> None:
+    """Ask the broker before publishing: Celery's result backend would first try for twenty seconds."""
+    url, now = app.settings.broker_url, monotonic()
+    if now - _answered.get(url, -ANSWERED_S) >= ANSWERED_S:
+        with worded(app.settings):
+            app.redis.ping()
+        _answered[url] = now
+
+
+class ModelTask(Task):
+    """Base of `gaelp.invoke_agent` and `gaelp.embed`."""
+
+    abstract = True
+    Request = "gaelp_workers.request:Request"
+    max_retries = None  # our policy counts, not Celery's
+    parse: ClassVar[Callable[..., Invocation | Embedding]]
+
+    def AsyncResult(self, task_id: str, **_: Any) -> InvocationHandle:  # noqa: N802  Celery's name
+        """The handle of an invocation, with `stream`, `astream` and `cancel`."""
+        return InvocationHandle(task_id, backend=self.backend, task_name=self.name, app=self.app)
+
+    def accept(
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, queue: str | None
+    ) -> Invocation | Embedding:
+        """Check a call; the queue may decide the tier. Raises InvalidInvocation."""
+        try:
+            given = inspect.signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments
+        except TypeError as error:
+            raise InvalidInvocation(f"{self.name}: {error}.") from None
+        asked = given.get("tier")
+        if asked is not None and asked not in list(Tier):
+            raise InvalidInvocation(f"tier: '{asked!s:.40}' is none of {', '.join(Tier)}.")
+        given["tier"] = lower_tier(None if asked is None else Tier(asked), queue)
+        accepted = type(self).parse(given, max_prompt_bytes=int(self.app.settings.max_prompt_bytes))
+        if isinstance(accepted, Invocation):
+            known = agent_names(self.app.settings)
+            if accepted.agent not in known:
+                raise InvalidInvocation(
+                    f"agent: there is no agent called '{accepted.agent:.80}'; there are: {', '.join(known)} "
+                    "(more by GAELP_AGENTS)."
+                )
+        return accepted
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *more: Any,
+        **options: Any,
+    ) -> Any:
+        """Celery's apply_async, after the call was checked.
+
+        Raises InvalidInvocation before anything is published, BrokerUnavailable when Redis does not answer.
+        """
+        queue = options.pop("queue", None)
+        name = getattr(queue, "name", queue)
+        accepted = self.accept(args, kwargs, name)
+        options.pop("priority", None)  # Celery's own would outrank the order of queues
+        headers = {"gaelp_version": ENVELOPE_VERSION, "gaelp_published_at": time()}
+        options["headers"] = headers | (options.get("headers") or {})
+        options["queue"] = route(accepted.tier) if name is None or tier_of(name) else name
+        if not self.app.conf.task_always_eager:
+            _broker_answers(self.app)
+        try:
+            return super().apply_async(
+                (),
+                accepted.wire(),
+                *more,
+                argsrepr="()",
+                kwargsrepr=accepted.summary(),
+                **options,
+            )
+        except OperationalError as error:
+            raise BrokerUnavailable(
+                f"Redis at {masked(self.app.settings.broker_url)} does not take the invocation ({error})."
+            ) from error
+
+    def perform(self, given: Mapping[str, Any], make: Callable[..., Any]) -> Reply:
+        """Run the walk for what arrived, on the loop of this process; the thread only keeps the seat.
+
+        `make(run, asked, resources)` builds the work. Raises what Celery must see: InvalidInvocation, Retry,
+        Reject, Ignore, or what the run failed with.
+        """
+        from gaelp_tasks.runtime import shared_runtime  # noqa: PLC0415  only a running task needs what these
+        from gaelp_tasks.tasks.resources import shared_resources  # noqa: PLC0415  bring
+        from gaelp_tasks.tasks.walk import Run, walk  # noqa: PLC0415
+
+        request = self.request
+        queue = (request.delivery_info or {}).get("routing_key")
+        at = shared_resources()
+        invocation_id = request.id or uuid()
+        try:
+            run = Run(
+                id=invocation_id,
+                asked=self.accept((), given, queue),
+                attempt=(request.retries or 0) + 1,
+                published_at=request.get("gaelp_published_at"),
+                cancellation=at.runs.enter(invocation_id),
+            )
+            outcome = shared_runtime().run(walk(run, make(run, run.asked, at), at))
+        except StreamFenced:
+            raise Ignore from None
+        finally:
+            at.runs.leave(invocation_id)
+        return self.deliver(outcome)
+
+    def deliver(self, outcome: Outcome) -> Reply:
+        """Tell Celery what became of the run: the reply, or the exception that Celery knows it by."""
+        match outcome:
+            case Done(result):
+                return Reply(result)
+            case Cut(result):
+                self.request.callbacks = None
+                self.request.chain = None
+                return Reply(result)
+            case Retry(after_s, error):
+                self._again(after_s, error, spent=1)
+            case Snooze(after_s=0):
+                raise Reject(requeue=True)
+            case Snooze(after_s, why):
+                self._again(after_s, NodeError(why), spent=0)
+            case Failed(error):
+                raise error
+        raise AssertionError(outcome)  # _again raised, and there are no other outcomes
+
+    def _again(self, after_s: float, error: Exception, *, spent: int) -> NoReturn:
+        """Publish the same message again, due in `after_s`; Celery's own retry() would always spend one."""
+        request = self.request
+        headers = {
+            name: value
+            for name in ("gaelp_version", "gaelp_published_at")
+            if (value := request.get(name)) is not None
+        }
+        message = self.signature_from_request(
+            request, countdown=after_s, retries=request.retries + spent, headers=headers
+        )
+        if request.is_eager:
+            raise CeleryRetry(exc=error, when=after_s, is_eager=True, sig=message)
+        try:
+            message.apply_async()
+        except BrokerUnavailable as unavailable:
+            raise Reject(unavailable, requeue=True) from unavailable
+        raise CeleryRetry(exc=error, when=after_s, sig=message)

@@ -1,0 +1,51 @@
+"""`gaelp.invoke_agent`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gaelp_tasks.app import app
+from gaelp_tasks.models.invocation import DEFAULT_PRIORITY, Invocation
+from gaelp_tasks.tasks.base import ModelTask, Reply
+
+__all__ = ["invoke_agent"]
+
+
+class InvocationTask(ModelTask):
+    """Calls an agent."""
+
+    abstract = True
+    parse = Invocation.parse
+
+
+@app.task(bind=True, base=InvocationTask, name="gaelp.invoke_agent")
+def invoke_agent(  # noqa: PLR0913  the contract's arguments
+    self: ModelTask,
+    prompt: str | Mapping[str, Any] | None = None,
+    *,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    agent: str = "chat",
+    model: str | None = None,
+    tier: str | None = None,
+    priority: int = DEFAULT_PRIORITY,
+    options: Mapping[str, Any] | None = None,
+    format: str | Mapping[str, Any] | None = None,  # noqa: A002  Ollama's name
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    images: Sequence[str] | None = None,
+    think: bool | str | None = None,
+    deadline_s: float | None = None,
+    stall_timeout_s: float | None = None,
+    queue_ttl_s: float | None = None,
+    idempotency_key: str | None = None,
+    tenant: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Reply:
+    """Let an agent answer a prompt on a node that has room for its model.
+
+    Returns the result mapping of the contract, section 2; a cut run returns its partial text. `priority` is
+    1 to 10, 10 first; times are seconds. Raises InvalidInvocation at the call; the run fails with a NodeError
+    once its attempts are spent.
+    """
+    from gaelp_tasks.tasks.generation import Generation  # noqa: PLC0415  only a running task needs agents
+
+    asked = {name: value for name, value in locals().items() if name not in {"self", "Generation"}}
+    return self.perform(asked, Generation)

@@ -1,0 +1,181 @@
+"""The walk of one invocation: claim, open the stream, load, work, settle. This is the unit of work."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from celery.exceptions import TimeLimitExceeded
+
+from gaelp_tasks.cancellation import Cancellation, Cancelled, Reason
+from gaelp_tasks.connections import unavailable
+from gaelp_tasks.errors import StreamStalled
+from gaelp_tasks.models.invocation import (
+    Embedding,
+    EmbeddingResult,
+    Invocation,
+    InvocationResult,
+    StopReason,
+)
+from gaelp_tasks.models.usage import Timings
+from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Retry, Snooze, decide
+from gaelp_tasks.streams import StreamFenced, TokenStream
+from gaelp_tasks.tasks.resources import Resources
+
+__all__ = ["Run", "Work", "walk"]
+
+CLAIMS_TTL_S = 30 * 86_400  #: a fence must outlive whatever could still write
+
+
+STOP_REASONS: dict[Reason, StopReason] = {
+    Reason.USER: "cancelled",
+    Reason.DEADLINE: "deadline",
+    Reason.STALL: "stall",
+    Reason.BUDGET: "budget",
+    Reason.EXPIRED: "expired",
+}
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of one invocation: who asked, when, which attempt, and the clock of its phases."""
+
+    id: str
+    asked: Invocation | Embedding
+    attempt: int  #: 1 for the first
+    published_at: float | None  #: Unix seconds; None from a sender that does not tell
+    cancellation: Cancellation
+    stream: TokenStream | None = None  #: None until it is claimed
+    started: float = 0.0  #: `tick` when it was claimed
+    queued_s: float | None = None
+    load_s: float | None = None
+    first_token_s: float | None = None
+
+    def timings(self, at: Resources) -> Timings:
+        """The phases so far."""
+        return Timings(
+            queued_s=self.queued_s,
+            load_s=self.load_s,
+            first_token_s=self.first_token_s,
+            total_s=max(0.0, at.tick() - self.started),
+        )
+
+
+class Work(Protocol):
+    """What is done between loading the model and settling."""
+
+    model: str  #: '' until it is settled which
+    begun: bool  #: something of the answer exists
+
+    def facts(self) -> dict[str, Any]:
+        """What the stream's start tells about it; never a prompt."""
+
+    async def resolve(self) -> str:
+        """The model that this node will use. Raises ModelMissing."""
+
+    async def do(self, stream: TokenStream) -> StopReason:
+        """Do it; the answer so far is kept in the object, whatever happens."""
+
+    def result(self, stop_reason: StopReason) -> InvocationResult | EmbeddingResult:
+        """The answer, whole or partial."""
+
+
+async def walk(run: Run, work: Work, at: Resources) -> Outcome:
+    """One run, from claim to settlement; every way out is an outcome.
+
+    Raises StreamFenced when a later run of the same invocation has taken over: this one must leave no trace.
+    """
+    try:
+        stream = await claim(run, work, at)
+        async with stoppable(run):
+            await load(run, work, at)
+            outcome: Outcome = Done(work.result(await work.do(stream)))
+    except StreamFenced:
+        raise
+    except Cancelled as cancelled:
+        outcome = cut_short(cancelled.reason, work)
+    except Exception as error:  # noqa: BLE001  whatever an agent raises becomes an outcome
+        outcome = judge(error, run, work, at)
+    await settle(outcome, run, at)
+    return outcome
+
+
+async def claim(run: Run, work: Work, at: Resources) -> TokenStream:
+    """Take the next claim number, open the stream with it, and notice a cancel that came while queued."""
+    pipe = at.redis.pipeline(transaction=False)
+    pipe.incr(at.keys.claims(run.id))
+    pipe.expire(at.keys.claims(run.id), CLAIMS_TTL_S)
+    pipe.get(at.keys.cancel(run.id))
+    number, _, wish = await pipe.execute()
+    run.started = at.tick()
+    if run.published_at is not None:
+        run.queued_s = max(0.0, at.now() - run.published_at)
+    run.stream = at.streams.open(run.id, number)
+    run.stream.start(
+        work.facts() | {"worker": at.worker, "node": at.node, "attempt": run.attempt, "at": at.now()}
+    )
+    if wish is not None:
+        raise Cancelled(Reason.USER)
+    ttl_s = getattr(run.asked, "queue_ttl_s", None)
+    if ttl_s is not None and run.queued_s is not None and run.queued_s > ttl_s and run.attempt == 1:
+        raise Cancelled(Reason.EXPIRED)
+    return run.stream
+
+
+@asynccontextmanager
+async def stoppable(run: Run) -> AsyncIterator[None]:
+    """What may be stopped from outside, the caller's deadline included."""
+    loop = asyncio.get_running_loop()
+    alarm = None
+    deadline_s = getattr(run.asked, "deadline_s", None)
+    if deadline_s is not None:
+        left_s = deadline_s - (run.queued_s or 0.0)
+        alarm = loop.call_later(max(0.0, left_s), run.cancellation.stop, Reason.DEADLINE)
+    try:
+        async with run.cancellation:
+            yield
+    finally:
+        if alarm is not None:
+            alarm.cancel()
+
+
+async def load(run: Run, work: Work, at: Resources) -> None:
+    """Settle on a model and have it in memory before the prompt's clock starts."""
+    work.model = await work.resolve()
+    run.load_s = await at.client.load(work.model)
+
+
+def cut_short(reason: Reason, work: Work) -> Outcome:
+    """The outcome of a run that was stopped from outside."""
+    match reason:
+        case Reason.EVICTION | Reason.PREEMPTION | Reason.SHUTDOWN:
+            return Snooze(0.0, f"stopped: {reason}")
+        case Reason.TIME_LIMIT:
+            return Failed(TimeLimitExceeded("time_limit"))
+        case _:
+            return Cut(work.result(STOP_REASONS[reason]))
+
+
+def judge(error: Exception, run: Run, work: Work, at: Resources) -> Outcome:
+    """The outcome of a run that met an error; a stall after the first token keeps the text."""
+    if isinstance(error, StreamStalled) and work.begun:
+        return Cut(work.result("stall"))
+    if isinstance(error, unavailable):
+        return Snooze(at.policy.snooze_s, f"Redis: {error}")
+    return decide(error, run.attempt, at.policy, at.rng)
+
+
+async def settle(outcome: Outcome, run: Run, at: Resources) -> None:
+    """Close the stream of a run that will not be repeated; one that will be keeps its stream open."""
+    if run.stream is None:
+        return
+    match outcome:
+        case Done(result) | Cut(result):
+            name = "done" if isinstance(outcome, Done) else "cut"
+            facts = {"outcome": name, "stop_reason": result.stop_reason, "usage": result.usage.model_dump()}
+        case Failed(error):
+            facts = {"outcome": "failed", "error": type(error).__name__, "message": str(error)}
+        case Retry() | Snooze():
+            return
+    await run.stream.end(facts | {"at": at.now()})

@@ -1,0 +1,1 @@
+"""HOW MUCH: the program that runs tasks inside its node's memory."""

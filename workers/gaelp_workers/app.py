@@ -1,0 +1,23 @@
+"""Composition root of the worker: Celery's consumer plus the visible list STEPS."""
+
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+from gaelp_workers.steps import Gate, Holding, NodeDuties
+
+__all__ = ["STEPS", "Consumer"]
+
+#: What our worker does beside Celery's own steps.
+STEPS = (
+    Gate,  # fetch only while a slot is free
+    Holding,  # keep what runs here from being given to others
+    NodeDuties,  # announce the node, hear cancellations
+)
+
+
+class Consumer(CeleryConsumer):
+    """Celery's consumer with our steps; named by `worker_consumer` in gaelp_tasks.app."""
+
+    class Blueprint(CeleryConsumer.Blueprint):
+        """Celery's blueprint with our steps."""
+
+        default_steps = (*CeleryConsumer.Blueprint.default_steps, *STEPS)
