@@ -4,7 +4,7 @@ from functools import cached_property
 from typing import Any
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from gaelp_tasks.connections import Keys, SyncRedis, connect
 from gaelp_tasks.models.invocation import Tier
@@ -81,7 +81,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "task_default_queue": route(Tier.INTERACTIVE),
-        "task_queues": [Queue(name) for name in (*INBOXES, SYSTEM)],
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in (*INBOXES, SYSTEM)],
         "task_routes": {"gaelp.maintenance.*": {"queue": SYSTEM}},
     }
 

@@ -13,7 +13,10 @@ __all__ = ["BaseOllamaClient", "ChatResponse", "Embeddings", "ModelInfo"]
 
 
 class ChatResponse(Frozen):
-    """One chunk of a streamed answer; the last has `done`. `chunk.model_copy(update=...)` gives a changed one."""
+    """One chunk of a streamed answer; the last has `done`.
+
+    `chunk.model_copy(update={"content": "..."})` gives a changed one.
+    """
 
     content: str = ""
     thinking: str = ""
@@ -46,10 +49,10 @@ class ModelInfo(Frozen):
 
 
 class BaseOllamaClient(abc.ABC):
-    """What an agent needs of a model server. A custom client defines `generate_embedding` and `chat`; the rest has defaults.
+    """What an agent needs of a model server. A custom client defines `generate_embedding` and `chat`.
 
-    `break` out of `async for` leaves a stream open; whoever may leave early closes it, and closing the stream is
-    what stops the model:
+    `break` out of `async for` leaves a stream open. Whoever may leave early closes it, and that is what stops
+    the model:
 
         async with contextlib.aclosing(client.chat("Hello")) as stream:
             async for chunk in stream:
@@ -76,9 +79,9 @@ class BaseOllamaClient(abc.ABC):
     ) -> AsyncGenerator[ChatResponse, None]:
         """Stream the answer to a conversation; the last chunk has `done`.
 
-        `model` None is the client's. `format` is "json" or a JSON schema. `stall_timeout_s` replaces the client's
-        stall limit: 0 is off, None keeps it. `options` are Ollama's, such as `temperature=0.2, num_predict=64`.
-        Raises NodeError.
+        `model` None is the client's. `format` is "json" or a JSON schema. `stall_timeout_s` replaces the
+        client's stall limit: 0 is off, None keeps it. `options` are Ollama's model options, such as
+        `temperature=0.2, num_predict=64`. Raises NodeError.
         """
 
     async def embed(self, texts: Sequence[str], *, model: str | None = None) -> Embeddings:
@@ -109,7 +112,7 @@ class BaseOllamaClient(abc.ABC):
         """
         return model or self.model_name
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027  a client without connections has nothing to close
         """Give back connections; closing twice is harmless."""
 
     async def __aenter__(self) -> Self:

@@ -1,11 +1,8 @@
-"""Ollama's protocol as data: request bodies out, chunks and documents in. Nothing that a node says is trusted."""
+"""Ollama's protocol as data: requests out, chunks and documents in. Nothing that a node says is trusted."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -14,11 +11,7 @@ from pydantic_core import from_json
 from gaelp_tasks.clients.base import ChatResponse, Embeddings, ModelInfo
 from gaelp_tasks.errors import (
     InvalidInvocation,
-    ModelMissing,
-    NodeBusy,
-    NodeError,
     NodeFailed,
-    RequestRefused,
     StreamTruncated,
 )
 from gaelp_tasks.models import FunctionCall, Message, ToolCall, Usage
@@ -31,11 +24,10 @@ __all__ = [
     "canonical",
     "chat_request",
     "embeddings",
+    "error_in",
     "is_embedding",
     "keep_alive_value",
     "models",
-    "refusal",
-    "retry_after_s",
     "running",
     "shown",
     "version",
@@ -43,7 +35,6 @@ __all__ = [
 
 MAX_LINE_BYTES = 8 * 1024**2  #: a longer line is no token
 MAX_COUNT = 2**53  #: the largest integer that every JSON reader keeps exact
-MAX_WAIT_S = 3600.0  #: no node may ask for a longer wait
 MAX_DETAIL = 300  #: characters of a node's own words in our errors
 
 #: Keywords that Ollama would ignore in silence as unknown options, and what to do instead.
@@ -55,7 +46,7 @@ NOT_OPTIONS = {
 }
 
 
-# --- requests -------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------
 
 
 def body(request: Mapping[str, Any]) -> bytes:
@@ -66,7 +57,7 @@ def body(request: Mapping[str, Any]) -> bytes:
         raise InvalidInvocation(f"The request cannot be written as JSON: {error}.") from None
 
 
-def chat_request(  # noqa: PLR0913  one parameter for each field of the protocol
+def chat_request(
     messages: tuple[Message, ...],
     *,
     model: str,
@@ -129,7 +120,7 @@ def canonical(model: str) -> str:
     return model if ":" in model.rsplit("/", maxsplit=1)[-1] else f"{model}:latest"
 
 
-# --- the chat stream ------------------------------------------------------------------------------------------
+# --- the chat stream --------------------------------------------------------------------
 
 
 class ChatDecoder:
@@ -208,7 +199,7 @@ def _document(line: bytes, node: str) -> dict[str, Any]:
 
 def _chunk(document: dict[str, Any], node: str) -> ChatResponse:
     if "error" in document:
-        raise NodeFailed(f"{node} broke off: {_detail(document) or 'it gave no reason'}.", node=node)
+        raise NodeFailed(f"{node} broke off: {_error_text(document) or 'it gave no reason'}.", node=node)
     message = document.get("message") or {}
     if not isinstance(message, dict):
         raise _malformed(node)
@@ -232,7 +223,7 @@ def _chunk(document: dict[str, Any], node: str) -> ChatResponse:
             model=document.get("model") or "",
             **last,
         )
-    except (ValidationError, TypeError):
+    except (ValueError, TypeError):  # ValidationError is a ValueError
         raise _malformed(node) from None
 
 
@@ -243,7 +234,7 @@ def _count(value: Any) -> int:
     return int(min(max(value, 0), MAX_COUNT))
 
 
-# --- documents ------------------------------------------------------------------------------------------------
+# --- documents --------------------------------------------------------------------------
 
 Count = Annotated[int, BeforeValidator(_count)]
 Text = Annotated[str, BeforeValidator(lambda value: value or "")]
@@ -368,74 +359,24 @@ def embeddings(answer: bytes, texts: Sequence[str], node: str) -> Embeddings:
     lengths = {len(vector) for vector in found.embeddings}
     if len(found.embeddings) != len(texts) or len(lengths) > 1 or 0 in lengths:
         raise NodeFailed(
-            f"{node} made {len(found.embeddings)} vectors of lengths {sorted(lengths)} for {len(texts)} texts; "
-            "is that an embedding model?",
+            f"{node} made {len(found.embeddings)} vectors of lengths {sorted(lengths)} for {len(texts)} "
+            "texts; is that an embedding model?",
             node=node,
         )
     usage = Usage(prompt_tokens=found.prompt_eval_count)
     return Embeddings(vectors=found.embeddings, usage=usage, model=found.model)
 
 
-# --- refusals -------------------------------------------------------------------------------------------------
-
-
-def retry_after_s(header: str | None, *, now_unix: float) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None where it says nothing usable."""
-    if not header:
-        return None
-    try:
-        wait_s = float(header)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(header)
-        except ValueError:
-            return None
-        wait_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_unix
-    return min(max(wait_s, 0.0), MAX_WAIT_S) if math.isfinite(wait_s) else None
-
-
-def refusal(  # noqa: PLR0911  one return for each kind of status
-    status: int, answer: bytes, *, node: str, path: str, model: str, wait_s: float | None
-) -> NodeError:
-    """The error that an HTTP status means; `model` is the one asked for, '' where none was."""
-    detail = _said(answer)
-    said = f"{status}: {detail}" if detail else str(status)
-    match status:
-        case HTTPStatus.NOT_FOUND if model:
-            hint = "" if detail else "; if it does have it, that address is no Ollama server"
-            return ModelMissing(
-                f"{node} has no model '{model}': pull it there (ollama pull {model}) or name another{hint}.",
-                node=node,
-            )
-        case HTTPStatus.NOT_FOUND:
-            return RequestRefused(
-                f"{node} answers 404 for {path}: that address is no Ollama server, or lacks its path prefix.",
-                node=node,
-            )
-        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-            return RequestRefused(
-                f"{node} asks for credentials ({said}): set GAELP_OLLAMA_HEADERS.", node=node
-            )
-        case HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.TOO_MANY_REQUESTS:
-            return NodeBusy(f"{node} is busy ({said}): try again later.", node=node, retry_after_s=wait_s)
-        case HTTPStatus.REQUEST_TIMEOUT | 499:  # 499: another caller's disconnect aborted the load (#8398)
-            return NodeFailed(f"{node} gave up on the request ({said}): try again.", node=node)
-        case _ if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return NodeFailed(f"{node} failed ({said}): its own log says why.", node=node)
-        case _ if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-            return RequestRefused(f"{node} redirects ({said}): name the address it points to.", node=node)
-    return RequestRefused(f"{node} refuses the request ({said}): change the request.", node=node)
-
-
-def _said(answer: bytes) -> str:
+def error_in(answer: bytes) -> str:
+    """A node's own words in `{"error": ...}`, on one line and cut short; '' for anything else, such as HTML."""
     try:
         document = from_json(answer)
     except ValueError:
-        return ""  # a proxy's HTML page
-    return _detail(document) if isinstance(document, dict) else ""
+        return ""
+    return _error_text(document) if isinstance(document, dict) else ""
 
 
-def _detail(document: Mapping[str, Any]) -> str:
+def _error_text(document: Mapping[str, Any]) -> str:
     error = document.get("error")
     if isinstance(error, Mapping):
         error = error.get("message")

@@ -10,7 +10,7 @@ import requests
 
 from gaelp_tasks.demo.model_server.check import check_engine
 from gaelp_tasks.demo.parts import Child, Part, PartFailed
-from gaelp_tasks.demo.weights import fetch_minilm, fetch_smollm2
+from gaelp_tasks.demo.weights import WeightsError, fetch_minilm, fetch_smollm2
 from gaelp_tasks.settings import Settings
 
 __all__ = ["CHAT_MODEL", "EMBED_MODEL", "DemoModels", "demo_env", "demo_part", "listening_at", "models_at"]
@@ -34,7 +34,10 @@ class DemoModels:
         """From the cache, else downloaded. Raises PartFailed where the engine or a file cannot be had."""
         if problem := check_engine():
             raise PartFailed(f"The demo model server cannot run here: {problem}.")
-        return cls(chat=fetch_smollm2(cache, report=report), embed=fetch_minilm(cache, report=report))
+        try:
+            return cls(chat=fetch_smollm2(cache, report=report), embed=fetch_minilm(cache, report=report))
+        except WeightsError as error:
+            raise PartFailed(f"The demo's models cannot be had: {error}.") from error
 
 
 def models_at(url: str, settings: Settings) -> tuple[str, ...]:

@@ -101,9 +101,9 @@ class Child:
         return PartFailed(self._sentence("ended by itself"))
 
     def stop(self, hurry: threading.Event | None = None) -> None:
-        """SIGTERM, a bounded wait, SIGKILL for it and for whatever it left behind; `hurry` cuts the wait short.
+        """SIGTERM, a bounded wait, SIGKILL for it and for whatever it left behind. Harmless when repeated.
 
-        Harmless when repeated.
+        `hurry` cuts the wait short once it is set.
         """
         if self._process.returncode is not None:
             return

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self, TypeVar
 
@@ -22,8 +21,9 @@ T = TypeVar("T")
 class Stack:
     """`with Stack() as stack:` in the main thread; whatever ends the block stops every part.
 
-    Inside, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, and so does SIGINT where a shell's `&` had
-    it ignored. While parts are being stopped a further signal cuts the waiting short: every part is killed.
+    Inside, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, and so does SIGINT where the `&` of a
+    shell had it ignored. While parts are being stopped a further signal cuts the waiting short: all are
+    killed.
     """
 
     def __init__(self) -> None:

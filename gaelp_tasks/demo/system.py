@@ -108,7 +108,8 @@ def start_system(
     given = {name: value for name, value in os.environ.items() if name.startswith("GAELP_")}
     system = System(env={"GAELP_DRAIN_GRACE_S": DRAIN_GRACE_S} | given)
     # The model server needs nobody and takes its time: it comes up while Redis does.
-    server = needs.demo_models and stack.start(demo_part(needs.demo_models, log=logs / "model-server.log"))
+    models = needs.demo_models
+    server = stack.start(demo_part(models, log=logs / "model-server.log")) if models else None
     _open_broker(stack, needs, folder, system, report, broker_port)
     _open_models(stack, needs, server, system, report)
     _open_programs(stack, needs, folder, system, report)

@@ -1,7 +1,7 @@
-"""What `make up` started, for `gaelp` in another shell: `.run/up.json`. Standard library only, cheap to import.
+"""What `make up` started, for `gaelp` in another shell: `.run/up.json`. Standard library only.
 
-The running system holds a lock on the folder `.run`, which the kernel lets go when its process dies: an up.json
-that nobody holds the lock for is stale, whatever pid it names.
+The running system holds a lock on the folder `.run`, which the kernel lets go when its process dies: an
+up.json that nobody holds the lock for is stale, whatever pid it names.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["AlreadyUp", "RUN_FOLDER", "UP_FILE", "claimed", "read_upfile", "write_private", "write_upfile"]
+__all__ = ["RUN_FOLDER", "UP_FILE", "AlreadyUp", "claimed", "read_upfile", "write_private", "write_upfile"]
 
 RUN_FOLDER = ".run"
 UP_FILE = "up.json"
@@ -25,7 +25,10 @@ class AlreadyUp(Exception):
 
 
 def read_upfile(root: Path | None = None) -> dict[str, str] | None:
-    """The GAELP_ variables of the system that runs out of `root` (None: the current folder); None without one."""
+    """The GAELP_ variables of the system that runs out of `root` (None: the current folder).
+
+    None where no system runs, or it is still starting.
+    """
     folder = (root or Path.cwd()) / RUN_FOLDER
     try:
         with _locked(folder, fcntl.LOCK_SH):
@@ -38,7 +41,7 @@ def read_upfile(root: Path | None = None) -> dict[str, str] | None:
         env = json.loads((folder / UP_FILE).read_text())["env"]
         return {str(name): str(value) for name, value in env.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # still starting
+        return None
 
 
 @contextmanager

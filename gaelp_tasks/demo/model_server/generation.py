@@ -23,6 +23,8 @@ from gaelp_tasks.demo.model_server.served_model import ServedModel
 from gaelp_tasks.demo.model_server.state import REGISTRY
 from gaelp_tasks.demo.model_server.wire import ChatRequest, GenerateRequest, WritingRequest
 
+_CALL_LIMIT = {"n_predict": 512}  # a longer call is a model gone astray; num_predict of the request counts first
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -52,7 +54,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
             model=model,
             asked=asked,
             prompt=turns(asked.messages, tools),
-            constraint={"json_schema": call_schema(tools)} if calls else asked.constraint(),
+            constraint={"json_schema": call_schema(tools), **_CALL_LIMIT} if calls else asked.constraint(),
             shape=_as_call if calls else _as_message,
             in_one_piece=calls,
         ),
@@ -132,7 +134,7 @@ async def _run(job: Job) -> AsyncGenerator[tuple[Sequence[str], Answer | None]]:
     since = time.perf_counter_ns()
     async with job.model.use(job.asked.keep_alive) as use:
         prompt = await _fitting_prompt(use.engine, job)
-        request = {**job.asked.engine_options(), **job.constraint, "prompt": prompt}
+        request = {**job.constraint, **job.asked.engine_options(), "prompt": prompt}
         async with aclosing(use.engine.complete(request)) as stream:
             async for pieces in stream:
                 yield pieces.texts, _stats(pieces.end, since, use.load_ns) if pieces.end else None

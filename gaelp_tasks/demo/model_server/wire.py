@@ -18,7 +18,7 @@ _GO_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 
 
 def seconds(value: object) -> float | None:
-    """`keep_alive` in seconds: a number, or text with Go's units; negative: for ever (inf); None: not given."""
+    """`keep_alive` in seconds, from a number or text with Go's units; inf for ever, None where not given."""
     if value is None:
         return None
     if isinstance(value, str):

@@ -1,0 +1,1 @@
+"""`gaelp ...`: one file per group of verbs."""

@@ -1,0 +1,130 @@
+"""`gaelp status`, `show`, `doctor`, `config`: looking, without touching."""
+
+from time import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gaelp_tasks import app
+from gaelp_tasks.cli import checks
+from gaelp_tasks.cli.output import Json, out, print_json
+from gaelp_tasks.models.capacity import NodeSnapshot
+from gaelp_tasks.overview import describe, live_nodes, queue_depths
+from gaelp_tasks.settings import load_settings
+
+__all__ = ["config", "doctor", "show", "status"]
+
+GIB = 1024**3
+WIDEST_BAR = 16  #: slots; more are told as a number only
+
+
+def status(*, as_json: Json = False) -> None:
+    """Nodes, slots, memory and queues right now; exit code 1 when no worker is running."""
+    nodes, depths = live_nodes(app), queue_depths(app)
+    if as_json:
+        print_json({"nodes": [node.model_dump() for node in nodes], "queues": depths})
+    else:
+        _print_nodes(nodes)
+        table = Table("queue", "waiting", title="Queues", title_justify="left", box=None)
+        for name, depth in depths.items():
+            table.add_row(name, str(depth))
+        out.print(table)
+    if not nodes:
+        raise typer.Exit(1)
+
+
+def _print_nodes(nodes: list[NodeSnapshot]) -> None:
+    if not nodes:
+        out.print("No worker is running: start one with `gaelp worker`, or everything with `make up`.")
+        return
+    table = Table(
+        "worker",
+        "node",
+        "slots",
+        "memory free",
+        "loaded",
+        "seen",
+        title="Nodes",
+        title_justify="left",
+        box=None,
+    )
+    for node in nodes:
+        busy = min(len(node.running), node.slots)
+        bar = "■" * busy + "□" * (node.slots - busy) if node.slots <= WIDEST_BAR else ""
+        table.add_row(
+            node.worker,
+            node.url if node.healthy else f"[red]{node.url} does not answer[/]",
+            f"{bar} {len(node.running)}/{node.slots}".strip(),
+            f"{node.memory.free_bytes / GIB:.1f} of {node.memory.total_bytes / GIB:.1f} GiB",
+            ", ".join(node.loaded) or "-",
+            f"{max(0.0, time() - node.seen_at):.0f} s ago",
+        )
+    out.print(table)
+
+
+def show(
+    invocation_id: Annotated[str, typer.Argument(metavar="ID", help="Id of an invocation.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """State, position, attempts, node and timings of one invocation."""
+    told = describe(app, invocation_id)
+    if as_json:
+        place = told.place._asdict() if told.place else None
+        print_json(told._asdict() | {"place": place})
+        return
+    rows: dict[str, Any] = {"id": told.id, "state": told.state}
+    if told.place is not None:
+        rows["position"] = f"{told.place.position} in queue {told.place.queue}"
+    if told.why:
+        rows["why"] = told.why
+    rows |= {name: told.start[name] for name in ("agent", "worker", "node", "attempt") if name in told.start}
+    if told.result:
+        rows |= {
+            name: told.result[name] for name in ("model", "stop_reason", "attempts") if name in told.result
+        }
+        rows |= {name: f"{value:.3f}" for name, value in told.result["timings"].items() if value is not None}
+        rows |= told.result["usage"]
+    if told.error:
+        rows["error"] = told.error
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(f"[bold]{name}[/]", str(value))
+    out.print(table)
+
+
+def config(
+    *, as_json: Json = False, env: Annotated[bool, typer.Option(help="As a .env file.")] = False
+) -> None:
+    """Every setting with its value, unit, default and meaning."""
+    rows = load_settings().rows()
+    if as_json:
+        print_json([row._asdict() for row in rows])
+        return
+    if env:
+        for row in rows:
+            unit = f" ({row.unit})" if row.unit else ""
+            print(f"# {row.meaning}{unit}\n#{row.variable}={row.default}\n")
+        return
+    table = Table("variable", "value", "unit", "default", "meaning", box=None)
+    for row in rows:
+        value = f"[green]{row.value}[/]" if row.given else row.value
+        table.add_row(row.variable, value, row.unit, row.default if row.given else "", row.meaning)
+    out.print(table)
+
+
+def doctor(*, as_json: Json = False) -> None:
+    """Check broker, nodes, models, workers and versions, and say what to do."""
+    marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+    found = []
+    for check in checks.all_checks(app):
+        found.append(check)
+        if not as_json:
+            out.print(f"{marks[check.verdict]:>4}  {check.name}: {check.finding}")
+            if check.advice:
+                out.print(f"      -> {check.advice}")
+    if as_json:
+        print_json([check._asdict() for check in found])
+    if any(check.verdict == "fail" for check in found):
+        raise typer.Exit(1)

@@ -1,0 +1,26 @@
+"""How verbs print: tables for people, JSON for programs, warnings beside the output."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+__all__ = ["Json", "note", "out", "print_json"]
+
+out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, ensure_ascii=False, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def note(sentence: str) -> None:
+    """A remark for the person, on standard error."""
+    _err.print(f"[yellow]gaelp:[/] {sentence}")

@@ -1,0 +1,68 @@
+"""`gaelp worker`, `beat`, `flower`: the programs of a cluster, each checked before it starts."""
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from gaelp_tasks import app
+from gaelp_tasks.connections import worded
+from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_tasks.overview import live_nodes
+from gaelp_tasks.settings import masked
+
+__all__ = ["beat", "flower", "worker"]
+
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+
+
+def worker(
+    context: typer.Context,
+    *,
+    name: Annotated[str, typer.Option(help="Name of this worker; must be unique in the cluster.")] = "",
+    loglevel: LogLevel = "info",
+) -> None:
+    """Run invocations on this machine's Ollama server. Ctrl-C or SIGTERM drains it."""
+    _refuse_unsafe_broker()
+    hostname = name or _free_name()
+    app.worker_main(["worker", f"--hostname={hostname}", f"--loglevel={loglevel}", *context.args])
+
+
+def beat(context: typer.Context, *, loglevel: LogLevel = "info") -> None:
+    """Publish what is due; run exactly one."""
+    with worded(app.settings):
+        app.redis.ping()
+    app.start(["beat", f"--loglevel={loglevel}", *context.args])
+
+
+def flower(
+    context: typer.Context,
+    *,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5555,
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Watch tasks in a browser: read only, login from GAELP_FLOWER_LOGIN=user:password."""
+    login = os.environ.get("GAELP_FLOWER_LOGIN", "")
+    if ":" not in login:
+        raise typer.BadParameter("Set GAELP_FLOWER_LOGIN=user:password; Flower shows who runs what.")
+    # by environment, so that the password is in no process list
+    os.environ["FLOWER_BASIC_AUTH"] = login
+    app.start(["flower", f"--address={address}", f"--port={port}", "--read_only", *context.args])
+
+
+def _refuse_unsafe_broker() -> None:
+    with worded(app.settings):
+        policy = str(app.redis.info("memory").get("maxmemory_policy", ""))
+    if policy not in {"noeviction", ""}:
+        raise BrokerUnavailable(
+            f"Redis at {masked(app.settings.broker_url)} evicts keys when it is full ({policy}) and would "
+            "lose accepted work: set `maxmemory-policy noeviction` in its redis.conf."
+        )
+
+
+def _free_name() -> str:
+    host = socket.gethostname()
+    taken = {node.worker for node in live_nodes(app)}
+    first = f"gaelp@{host}"
+    return first if first not in taken else f"gaelp-{os.getpid()}@{host}"

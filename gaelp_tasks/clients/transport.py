@@ -1,0 +1,235 @@
+"""HTTP to one node. The only module that knows aiohttp; whatever goes wrong leaves it as a NodeError."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+
+from gaelp_tasks.clients.refusals import refusal, retry_after_s
+from gaelp_tasks.errors import NodeError, NodeFailed, NodeUnreachable, RequestRefused, SettingsError
+
+__all__ = ["ByteStream", "Transport"]
+
+MAX_ANSWER_BYTES = 256 * 1024**2  #: of a JSON answer; ten thousand embeddings stay below
+MAX_REFUSAL_BYTES = 64 * 1024  #: of an error's body
+DRAIN_S = (
+    0.5  #: the end of a finished answer comes with its last line, or the connection is not worth keeping
+)
+
+#: A body may break inside aiohttp's parser as HttpProcessingError, which is no ClientError.
+FOREIGN = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError)
+
+#: Foreign error -> ours and its sentence; the first that fits.
+MEANINGS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[NodeError], str], ...] = (
+    (
+        (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch),
+        NodeUnreachable,
+        "{node} shows a certificate that is not trusted: set GAELP_OLLAMA_CA_FILE to its CA.",
+    ),
+    (
+        (aiohttp.ClientSSLError, ssl.SSLError),
+        NodeUnreachable,
+        "{node} does not answer in TLS: is it http:// instead of https://?",
+    ),
+    (
+        aiohttp.ConnectionTimeoutError,
+        NodeUnreachable,
+        "{node} accepted no connection within {connect_s} s (GAELP_CONNECT_TIMEOUT_S): is the host up?",
+    ),
+    (
+        aiohttp.ClientConnectorError,
+        NodeUnreachable,
+        "{node} cannot be reached ({reason}): is Ollama running there?",
+    ),
+    (
+        (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError),
+        RequestRefused,
+        "{node} is no address that can be asked: correct it.",
+    ),
+    (
+        (aiohttp.ClientResponseError, aiohttp.http_exceptions.HttpProcessingError),
+        NodeFailed,
+        "{node} does not speak HTTP as it should ({reason}): is that an Ollama server?",
+    ),
+    (
+        FOREIGN,
+        NodeUnreachable,
+        "{node} broke the connection before its answer was complete ({reason}): try again, or read its log.",
+    ),
+)
+
+
+class Transport:
+    """Connections to one Ollama server, pooled per event loop. Raises SettingsError for an unusable address.
+
+    `until` is a time of the running loop's clock; when it passes, the call raises TimeoutError and its
+    connection is closed. All other failures are NodeErrors.
+    """
+
+    def __init__(
+        self, api_base: str, *, connect_s: float, headers: Mapping[str, str] | None = None, ca_file: str = ""
+    ) -> None:
+        self._base = api_base.rstrip("/")
+        self.node = _without_credentials(self._base)
+        self._connect_s = connect_s
+        # no compression: a proxy would hold tokens back until its block is full
+        self._headers = {
+            "User-Agent": "gaelp-tasks",
+            "Accept-Encoding": "identity",
+            **_checked(headers or {}),
+        }
+        self._ssl = _trusting(ca_file) if ca_file else True
+        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+    async def ask(self, path: str, payload: bytes | None = None, *, until: float, model: str = "") -> bytes:
+        """The whole answer to GET, or to POST of a JSON payload. `model` is what a 404 would mean."""
+        try:
+            async with asyncio.timeout_at(until) as limit:
+                response = await self._send(path, payload, model)
+                try:
+                    return await self._whole(response, MAX_ANSWER_BYTES)
+                finally:
+                    response.close()
+        except FOREIGN as error:
+            if limit.expired():
+                raise TimeoutError from None
+            raise self._as_ours(error) from error
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, payload: bytes, *, until: float | None, model: str = ""
+    ) -> "AsyncIterator[ByteStream]":
+        """POST, then read as it comes; leaving closes the connection, which is what stops the model."""
+        try:
+            async with asyncio.timeout_at(until) as limit:
+                response = await self._send(path, payload, model)
+        except FOREIGN as error:
+            if limit.expired():
+                raise TimeoutError from None
+            raise self._as_ours(error) from error
+        try:
+            yield ByteStream(self, response)
+        finally:
+            response.close()
+
+    async def read(self, response: aiohttp.ClientResponse, until: float | None) -> bytes:
+        """What has arrived, at least one byte; b'' at the end."""
+        try:
+            async with asyncio.timeout_at(until) as limit:
+                return await response.content.readany()
+        except FOREIGN as error:
+            if limit.expired():
+                raise TimeoutError from None
+            raise self._as_ours(error) from error
+
+    async def close(self) -> None:
+        """Close all connections, those that other loops opened too."""
+        here = asyncio.get_running_loop()
+        while self._sessions:
+            loop, session = self._sessions.popitem()
+            if loop is here or loop.is_closed():
+                await session.close()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
+
+    async def _send(self, path: str, payload: bytes | None, model: str) -> aiohttp.ClientResponse:
+        session = await self._session()
+        response = await session.request(
+            "GET" if payload is None else "POST",
+            self._base + path,
+            data=payload,
+            headers=None if payload is None else {"Content-Type": "application/json"},
+            allow_redirects=False,
+        )
+        if response.ok and response.status < 300:  # noqa: PLR2004  a redirect is `ok` to aiohttp
+            return response
+        try:
+            answer = await self._whole(response, MAX_REFUSAL_BYTES)
+        finally:
+            response.close()
+        wait_s = retry_after_s(response.headers.get("Retry-After"), now_unix=time.time())
+        raise refusal(response.status, answer, node=self.node, path=path, model=model, wait_s=wait_s)
+
+    async def _whole(self, response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+        pieces = []
+        size_bytes = 0
+        while piece := await response.content.readany():
+            pieces.append(piece)
+            size_bytes += len(piece)
+            if size_bytes > limit_bytes:
+                raise NodeFailed(
+                    f"{self.node} answered with more than {limit_bytes:,} bytes; ask for less at once.",
+                    node=self.node,
+                )
+        return b"".join(pieces)
+
+    async def _session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None:
+            session = self._sessions[loop] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+            )
+            for gone in [loop for loop in self._sessions if loop.is_closed()]:
+                await self._sessions.pop(gone).close()
+        return session
+
+    def _as_ours(self, error: Exception) -> NodeError:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        kind, words = next((kind, words) for foreign, kind, words in MEANINGS if isinstance(error, foreign))
+        words = words.format(node=self.node, reason=reason, connect_s=f"{self._connect_s:g}")
+        return kind(words, node=self.node)
+
+
+class ByteStream:
+    """The body of an answer that is still being written."""
+
+    def __init__(self, transport: Transport, response: aiohttp.ClientResponse) -> None:
+        self._transport = transport
+        self._response = response
+
+    async def read(self, until: float | None) -> bytes:
+        """What has arrived, at least one byte; b'' at the end. `until` None waits without a limit."""
+        return await self._transport.read(self._response, until)
+
+    async def drain(self) -> None:
+        """Read the end of an answer that is complete, so that its connection can serve again."""
+        until = asyncio.get_running_loop().time() + DRAIN_S
+        with suppress(NodeError, TimeoutError):
+            while await self.read(until):
+                pass
+
+
+def _without_credentials(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError(
+            f"'{url.rpartition('@')[2]}' is no address of an Ollama server: write http://host:11434."
+        )
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _checked(headers: Mapping[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not name.isascii() or not name or any(character in name + value for character in "\r\n\0"):
+            raise SettingsError("GAELP_OLLAMA_HEADERS: a header's name or value holds characters it cannot.")
+    return dict(headers)
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise SettingsError(f"GAELP_OLLAMA_CA_FILE: {ca_file} cannot be used ({error.strerror}).") from None

@@ -1,0 +1,70 @@
+"""Each foreign library is named behind one door, so that its errors are put into our words in one place."""
+
+import sys
+
+import pytest
+from support.imports import imports, within
+
+CELERY = ("gaelp_tasks.app", "gaelp_tasks.results", "gaelp_tasks.tasks", "gaelp_workers", "gaelp_beat")
+DEMO = ("gaelp_tasks.demo",)
+
+# library -> the modules that may import it; a library that is not here may be imported nowhere
+DOORS = {
+    "aiohttp": ("gaelp_tasks.clients.transport", "gaelp_tasks.demo.model_server"),  # a client, a server
+    "celery": CELERY,
+    "gguf": DEMO,
+    "kombu": CELERY,
+    "numpy": DEMO,
+    "psutil": ("gaelp_workers.memory", "gaelp_tasks.demo.model_server"),  # the demo's server is a node
+    "pydantic": (
+        "gaelp_tasks.models",
+        "gaelp_tasks.settings",
+        "gaelp_tasks.clients.wire",
+        "gaelp_tasks.demo.model_server.wire",
+    ),
+    "pydantic_core": ("gaelp_tasks.clients.wire",),
+    "pydantic_settings": ("gaelp_tasks.settings",),
+    "redis": ("gaelp_tasks.connections",),
+    "requests": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
+    "rich": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
+    "typer": ("gaelp_tasks.cli",),
+    "xllamacpp": DEMO,
+}
+OURS = ("gaelp_tasks", "gaelp_workers", "gaelp_beat")
+
+
+def trespassers(imported_by):
+    """(module, library) for each import of a foreign library outside its door."""
+    return [
+        (module, library)
+        for module, imported in imported_by.items()
+        for library in sorted({name.partition(".")[0] for name in imported})
+        if library not in sys.stdlib_module_names
+        and library not in OURS
+        and not within(module, DOORS.get(library, ()))
+    ]
+
+
+def test_every_foreign_library_comes_in_by_its_door():
+    wrong = trespassers(imports())
+    assert not wrong, "; ".join(
+        f"{module} imports {library}: {' or '.join(DOORS.get(library, ())) or 'no module'} may"
+        for module, library in wrong
+    )
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_door_is_used(library):
+    assert any(within(name, (library,)) for imported in imports().values() for name in imported), (
+        f"Nothing imports {library}: take its row out of DOORS, and the library out of pyproject.toml."
+    )
+
+
+def test_a_library_outside_its_door_is_seen():
+    assert trespassers({"gaelp_tasks.streams": {"redis.asyncio", "json"}}) == [
+        ("gaelp_tasks.streams", "redis")
+    ]
+
+
+def test_a_library_without_a_door_is_seen():
+    assert trespassers({"gaelp_tasks.streams": {"sollol"}}) == [("gaelp_tasks.streams", "sollol")]
