@@ -54,8 +54,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             **prefix,
             # strict tiers, whatever add_consumer did to the list before
             "queue_order_strategy": "gaelp_workers.dispatch:QueueOrder",
-            # kombu returns what nobody has touched for this long to its queue; the worker touches what it
-            # holds (gaelp_workers.steps.Holding), so this is the time to notice a dead one, not a limit on runs
+            # kombu gives back to its queue what nobody has touched for this long; our worker touches what it
+            # holds (gaelp_workers.steps), so this notices a dead worker and does not limit a run
             "visibility_timeout": settings.visibility_timeout_s,
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
@@ -81,9 +81,14 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "task_default_queue": route(Tier.INTERACTIVE),
-        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in (*INBOXES, SYSTEM)],
+        "task_queues": [_queue(name) for name in (*INBOXES, SYSTEM)],
         "task_routes": {"gaelp.maintenance.*": {"queue": SYSTEM}},
     }
+
+
+def _queue(name: str) -> Queue:
+    """A queue with an exchange and a key of its own: Celery's default key would bind them all to one."""
+    return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
 
 
 app = GaelpApp()

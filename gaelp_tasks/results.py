@@ -12,7 +12,7 @@ from gaelp_tasks import errors
 from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.connections import connect_async, worded
 from gaelp_tasks.errors import StreamUnavailable
-from gaelp_tasks.streams import FIRST, Event, Reading, afollow, follow
+from gaelp_tasks.streams import FIRST, Event, Reading, afollow, before_run, follow
 
 if TYPE_CHECKING:
     from gaelp_tasks.app import GaelpApp
@@ -35,7 +35,8 @@ class InvocationHandle(AsyncResult):
         reading = Reading()
         waiting = _Patience(self.id, timeout)
         with worded(self.app.settings):
-            for event in follow(self.app.redis, self._stream_key):
+            begin = before_run(self.app.redis.xrevrange(self._stream_key, count=1))
+            for event in follow(self.app.redis, self._stream_key, begin):
                 if text := reading.take(event):
                     yield text
                 if reading.end is not None or (waiting.is_over(event) and self._ended_without_stream()):
@@ -51,15 +52,16 @@ class InvocationHandle(AsyncResult):
         reading = Reading()
         waiting = _Patience(self.id, timeout)
         with worded(self.app.settings):
-            async with (
-                connect_async(self.app.settings) as redis,
-                aclosing(afollow(redis, self._stream_key)) as events,
-            ):
-                async for event in events:
-                    if text := reading.take(event):
-                        yield text
-                    if reading.end is not None or (waiting.is_over(event) and self._ended_without_stream()):
-                        break
+            async with connect_async(self.app.settings) as redis:
+                begin = before_run(await redis.xrevrange(self._stream_key, count=1))
+                async with aclosing(afollow(redis, self._stream_key, begin)) as events:
+                    async for event in events:
+                        if text := reading.take(event):
+                            yield text
+                        if reading.end is not None or (
+                            waiting.is_over(event) and self._ended_without_stream()
+                        ):
+                            break
         self._raise_failure(reading)
 
     def events(self, *, after: str = FIRST) -> Iterator[Event | None]:

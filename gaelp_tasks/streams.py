@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 FIRST = "0-0"  #: reading after this id reads everything
+LAST_NUMBER = 2**64 - 1  #: above every entry of a run
 BLOCK_S = 1.0  #: how long one read waits before it gives the caller a turn
 BATCH = 512  #: entries per read
 BACKLOG_BYTES = 256 * 1024  #: a writer this far ahead of Redis waits
@@ -230,6 +231,14 @@ def _flat(fields: Mapping[str, str]) -> Iterator[str]:
     for name, value in fields.items():
         yield name
         yield value
+
+
+def before_run(newest: Any) -> str:
+    """The id to read after in order to see the newest run from token 0; `newest` is XREVRANGE's last entry."""
+    if not newest:
+        return FIRST
+    claim = int(newest[0][0].partition("-")[0])
+    return f"{claim - 1}-{LAST_NUMBER}"
 
 
 def follow(redis: SyncRedis, key: str, after: str = FIRST) -> Iterator[Event | None]:

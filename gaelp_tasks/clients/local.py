@@ -142,8 +142,8 @@ class LocalOllamaClient(BaseOllamaClient):
             answer = await self._post("/api/embed", {"input": list(texts)}, name, limit_s)
         except TimeoutError:
             raise FirstTokenTimeout(
-                f"{self.node} did not embed {len(texts)} texts with '{name}' within {limit_s:g} s: send fewer "
-                "at once, or raise GAELP_FIRST_TOKEN_TIMEOUT_S.",
+                f"{self.node} did not embed {len(texts)} texts with '{name}' within {limit_s:g} s: send "
+                "fewer at once, or raise GAELP_FIRST_TOKEN_TIMEOUT_S.",
                 node=self.node,
             ) from None
         self._loaded_at[wire.canonical(name)] = time.monotonic()

@@ -1,10 +1,14 @@
 """HTTP to one node. The only module that knows aiohttp; whatever goes wrong leaves it as a NodeError."""
 
 import asyncio
+import os
 import ssl
 import time
+import weakref
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import wait
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -17,7 +21,7 @@ __all__ = ["ByteStream", "Transport"]
 MAX_ANSWER_BYTES = 256 * 1024**2  #: of a JSON answer; ten thousand embeddings stay below
 MAX_REFUSAL_BYTES = 64 * 1024  #: of an error's body
 DRAIN_S = (
-    0.5  #: the end of a finished answer comes with its last line, or the connection is not worth keeping
+    0.5  #: the end of a finished answer comes with its last line, or its connection is not worth keeping
 )
 
 #: A body may break inside aiohttp's parser as HttpProcessingError, which is no ClientError.
@@ -62,6 +66,8 @@ MEANINGS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[NodeEr
     ),
 )
 
+Sessions = dict[asyncio.AbstractEventLoop, aiohttp.ClientSession]
+
 
 class Transport:
     """Connections to one Ollama server, pooled per event loop. Raises SettingsError for an unusable address.
@@ -83,7 +89,8 @@ class Transport:
             **_checked(headers or {}),
         }
         self._ssl = _trusting(ca_file) if ca_file else True
-        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+        self._sessions: Sessions = {}
+        weakref.finalize(self, _give_back, self._sessions)
 
     async def ask(self, path: str, payload: bytes | None = None, *, until: float, model: str = "") -> bytes:
         """The whole answer to GET, or to POST of a JSON payload. `model` is what a 404 would mean."""
@@ -91,13 +98,17 @@ class Transport:
             async with asyncio.timeout_at(until) as limit:
                 response = await self._send(path, payload, model)
                 try:
-                    return await self._whole(response, MAX_ANSWER_BYTES)
+                    answer = await _up_to(MAX_ANSWER_BYTES + 1, response)
                 finally:
                     response.close()
         except FOREIGN as error:
-            if limit.expired():
-                raise TimeoutError from None
-            raise self._as_ours(error) from error
+            raise self._meaning(error, limit) from error
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise NodeFailed(
+                f"{self.node} answered with more than {MAX_ANSWER_BYTES:,} bytes: ask for less at once.",
+                node=self.node,
+            )
+        return answer
 
     @asynccontextmanager
     async def stream(
@@ -108,9 +119,7 @@ class Transport:
             async with asyncio.timeout_at(until) as limit:
                 response = await self._send(path, payload, model)
         except FOREIGN as error:
-            if limit.expired():
-                raise TimeoutError from None
-            raise self._as_ours(error) from error
+            raise self._meaning(error, limit) from error
         try:
             yield ByteStream(self, response)
         finally:
@@ -122,9 +131,7 @@ class Transport:
             async with asyncio.timeout_at(until) as limit:
                 return await response.content.readany()
         except FOREIGN as error:
-            if limit.expired():
-                raise TimeoutError from None
-            raise self._as_ours(error) from error
+            raise self._meaning(error, limit) from error
 
     async def close(self) -> None:
         """Close all connections, those that other loops opened too."""
@@ -145,27 +152,14 @@ class Transport:
             headers=None if payload is None else {"Content-Type": "application/json"},
             allow_redirects=False,
         )
-        if response.ok and response.status < 300:  # noqa: PLR2004  a redirect is `ok` to aiohttp
+        if response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response
         try:
-            answer = await self._whole(response, MAX_REFUSAL_BYTES)
+            answer = await _up_to(MAX_REFUSAL_BYTES, response)
         finally:
             response.close()
         wait_s = retry_after_s(response.headers.get("Retry-After"), now_unix=time.time())
         raise refusal(response.status, answer, node=self.node, path=path, model=model, wait_s=wait_s)
-
-    async def _whole(self, response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
-        pieces = []
-        size_bytes = 0
-        while piece := await response.content.readany():
-            pieces.append(piece)
-            size_bytes += len(piece)
-            if size_bytes > limit_bytes:
-                raise NodeFailed(
-                    f"{self.node} answered with more than {limit_bytes:,} bytes; ask for less at once.",
-                    node=self.node,
-                )
-        return b"".join(pieces)
 
     async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -182,10 +176,11 @@ class Transport:
                 await self._sessions.pop(gone).close()
         return session
 
-    def _as_ours(self, error: Exception) -> NodeError:
-        reason = getattr(error, "strerror", None) or type(error).__name__
+    def _meaning(self, error: Exception, limit: asyncio.Timeout) -> NodeError | TimeoutError:
+        if limit.expired():
+            return TimeoutError()
         kind, words = next((kind, words) for foreign, kind, words in MEANINGS if isinstance(error, foreign))
-        words = words.format(node=self.node, reason=reason, connect_s=f"{self._connect_s:g}")
+        words = words.format(node=self.node, reason=_reason(error), connect_s=f"{self._connect_s:g}")
         return kind(words, node=self.node)
 
 
@@ -206,6 +201,19 @@ class ByteStream:
         with suppress(NodeError, TimeoutError):
             while await self.read(until):
                 pass
+
+
+def _give_back(sessions: Sessions) -> None:
+    """Close what a forgotten client left open: synchronous code has no loop to await `close` on."""
+    closing = [
+        asyncio.run_coroutine_threadsafe(session.close(), loop)
+        for loop, session in sessions.items()
+        if loop.is_running()
+    ]
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # on a loop's own thread waiting would block the very loop that closes
+        wait(closing, timeout=DRAIN_S)
 
 
 def _without_credentials(url: str) -> str:
@@ -233,3 +241,20 @@ def _trusting(ca_file: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise SettingsError(f"GAELP_OLLAMA_CA_FILE: {ca_file} cannot be used ({error.strerror}).") from None
+
+
+async def _up_to(limit_bytes: int, response: aiohttp.ClientResponse) -> bytes:
+    """The body, or its beginning where it is longer."""
+    pieces = []
+    room_bytes = limit_bytes
+    while room_bytes > 0 and (piece := await response.content.readany()):
+        pieces.append(piece[:room_bytes])
+        room_bytes -= len(piece)
+    return b"".join(pieces)
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's word for it; asyncio puts the address into `strerror`, which we name already."""
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or type(error).__name__

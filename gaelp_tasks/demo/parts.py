@@ -88,13 +88,13 @@ class Child:
         Raises PartFailed, with the last line of the log, when the program ends or its time is over first.
         """
         give_up_at = time.monotonic() + self.part.start_within_s
-        while (answer := probe(self)) is None:
-            if not self.alive:
-                raise PartFailed(self._sentence("ended while it started"))
+        while self.alive:
+            if (answer := probe(self)) is not None:
+                return answer
             if time.monotonic() > give_up_at:
                 raise PartFailed(self._sentence(f"was not ready within {self.part.start_within_s:g} s"))
             time.sleep(POLL_S)
-        return answer
+        raise PartFailed(self._sentence("ended while it started"))
 
     def death(self) -> PartFailed:
         """The error to raise when it ended by itself."""

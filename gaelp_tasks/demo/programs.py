@@ -48,10 +48,10 @@ def ticking(beat: Child) -> bool | None:
     return "beat: Starting" in beat.output() or None
 
 
-def flower_part(env: Mapping[str, str], folder: Path, *, port: int, password: str, log: Path) -> Part:
-    """Flower, for whoever has the password."""
-    secret = {"GAELP_FLOWER_PORT": str(port), "GAELP_FLOWER_PASSWORD": password}
-    return Part(name="flower", command=_gaelp("flower"), env={**env, **secret}, cwd=folder, log=log)
+def flower_part(env: Mapping[str, str], folder: Path, *, port: int, login: str, log: Path) -> Part:
+    """Flower, for whoever has the login, `user:password`."""
+    command = _gaelp("flower", f"--port={port}")
+    return Part(name="flower", command=command, env={**env, "GAELP_FLOWER_LOGIN": login}, cwd=folder, log=log)
 
 
 def answering(_flower: Child, url: str) -> bool | None:
@@ -64,5 +64,5 @@ def answering(_flower: Child, url: str) -> bool | None:
             return None
 
 
-def _gaelp(verb: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "gaelp_tasks.cli", verb)
+def _gaelp(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "gaelp_tasks.cli", *words)

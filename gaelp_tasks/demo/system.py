@@ -35,10 +35,11 @@ __all__ = ["Needs", "System", "find_needs", "shown_path", "start_system"]
 
 FLOWER_PORT = 5555
 FLOWER_USER = "gaelp"
-PASSWORD_FILE = "flower.password"  # noqa: S105  a file's name
-DRAIN_GRACE_S = "5"  # Ctrl-C must not take half a minute; what is cut goes back to its queue
+LOGIN_FILE = "flower.login"
+DEFAULTS = {"GAELP_DRAIN_GRACE_S": "5"}  # Ctrl-C must not take half a minute; what is cut is queued again
 
-Report = Callable[[str], None]
+Say = Callable[[str], None]
+Tell = Callable[[str, str, Path | None], None]  #: name of a part, what it is, its log (None: not ours)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class System:
         }
 
 
-def find_needs(cache: Path, report: Report) -> Needs:
+def find_needs(cache: Path, say: Say) -> Needs:
     """Look at the environment and fetch what is missing into `cache`; nothing is started.
 
     Raises GaelpError: one sentence on what is missing and what to do.
@@ -85,43 +86,49 @@ def find_needs(cache: Path, report: Report) -> Needs:
         with worded(settings), connect(settings) as client:
             client.ping()
     else:
-        redis_server = find_server(cache, report=report)
+        redis_server = find_server(cache, report=say)
     node_models = tuple(name for url in settings.ollama_nodes for name in models_at(url, settings))
     if not node_models and os.environ.get("GAELP_OLLAMA_NODES"):
-        report(f"No Ollama with a model answers at {','.join(map(masked, settings.ollama_nodes))}.")
+        say(f"No Ollama with a model answers at {','.join(map(masked, settings.ollama_nodes))}.")
     return Needs(
         settings=settings,
         redis_server=redis_server,
-        demo_models=None if node_models else DemoModels.fetch(cache, report),
+        demo_models=None if node_models else DemoModels.fetch(cache, say),
         node_models=node_models,
     )
 
 
 def start_system(
-    stack: Stack, needs: Needs, folder: Path, report: Report, *, broker_port: int | None
+    stack: Stack,
+    needs: Needs,
+    folder: Path,
+    tell: Tell,
+    *,
+    broker_port: int | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> System:
-    """Start every part below `folder` and wait until it is ready; `report` hears one line about each.
+    """Start every part below `folder` and wait until it is ready; `tell` hears of each.
 
-    `broker_port` None: any free one. Raises PartFailed; what was started is the stack's to stop.
+    `broker_port` None: any free one; `defaults`: GAELP_ variables that the environment may override. Raises
+    PartFailed; what was started is the stack's to stop.
     """
-    logs = folder / "logs"
     given = {name: value for name, value in os.environ.items() if name.startswith("GAELP_")}
-    system = System(env={"GAELP_DRAIN_GRACE_S": DRAIN_GRACE_S} | given)
+    system = System(env=DEFAULTS | dict(defaults or {}) | given)
     # The model server needs nobody and takes its time: it comes up while Redis does.
     models = needs.demo_models
-    server = stack.start(demo_part(models, log=logs / "model-server.log")) if models else None
-    _open_broker(stack, needs, folder, system, report, broker_port)
-    _open_models(stack, needs, server, system, report)
-    _open_programs(stack, needs, folder, system, report)
+    server = stack.start(demo_part(models, log=folder / "logs" / "model-server.log")) if models else None
+    _open_broker(stack, needs, folder, system, tell, broker_port)
+    _open_models(stack, needs, server, system, tell)
+    _open_programs(stack, needs, folder, system, tell)
     system.parts = list(stack.children)
     return system
 
 
 def _open_broker(
-    stack: Stack, needs: Needs, folder: Path, system: System, report: Report, port: int | None
+    stack: Stack, needs: Needs, folder: Path, system: System, tell: Tell, port: int | None
 ) -> None:
     if needs.redis_server is None:
-        report(f"{'broker':<13}{masked(needs.settings.broker_url)} (GAELP_BROKER_URL)")
+        tell("broker", f"{masked(needs.settings.broker_url)}, named by GAELP_BROKER_URL", None)
         return
     log = folder / "logs" / "broker.log"
     log.unlink(missing_ok=True)
@@ -129,48 +136,37 @@ def _open_broker(
     stack.adopt(broker)
     system.env["GAELP_BROKER_URL"] = broker_url(port)
     version = ".".join(map(str, server_version(needs.redis_server) or ()))
-    report(_line(broker, f"Redis {version} at {broker_url(port)}"))
+    tell("broker", f"Redis {version} at {broker_url(port)}", log)
 
 
-def _open_models(stack: Stack, needs: Needs, server: Child | None, system: System, report: Report) -> None:
+def _open_models(stack: Stack, needs: Needs, server: Child | None, system: System, tell: Tell) -> None:
     if server is None:
-        nodes = ",".join(needs.settings.ollama_nodes)
-        system.env["GAELP_OLLAMA_NODES"] = nodes
-        shown = ",".join(map(masked, needs.settings.ollama_nodes))
-        report(f"{'model node':<13}Ollama at {shown} with {', '.join(needs.node_models)}")
+        nodes = needs.settings.ollama_nodes
+        system.env["GAELP_OLLAMA_NODES"] = ",".join(nodes)
+        have = ", ".join(needs.node_models)
+        tell("model node", f"Ollama at {', '.join(map(masked, nodes))} with {have}", None)
         return
     system.env |= demo_env(stack.wait_for(server, listening_at))
-    report(
-        _line(
-            server,
-            f"{CHAT_MODEL} and {EMBED_MODEL} at {system.env['GAELP_OLLAMA_NODES']}, in place of Ollama",
-        )
-    )
+    at = system.env["GAELP_OLLAMA_NODES"]
+    tell("model node", f"{CHAT_MODEL} and {EMBED_MODEL} at {at}, in place of an Ollama", server.part.log)
 
 
-def _open_programs(stack: Stack, needs: Needs, folder: Path, system: System, report: Report) -> None:
+def _open_programs(stack: Stack, needs: Needs, folder: Path, system: System, tell: Tell) -> None:
     logs = folder / "logs"
     settings = needs.settings.model_copy(update={"broker_url": system.env["GAELP_BROKER_URL"]})
-    password = secrets.token_urlsafe(12)
-    write_private(folder / PASSWORD_FILE, password + "\n")
+    login = f"{FLOWER_USER}:{secrets.token_urlsafe(12)}"
+    write_private(folder / LOGIN_FILE, login + "\n")
     port = FLOWER_PORT if port_is_free(FLOWER_PORT) else free_port()
-    url = f"http://127.0.0.1:{port}"
+    system.flower_url = f"http://127.0.0.1:{port}"
     worker = stack.start(worker_part(system.env, log=logs / "worker.log"))
     beat = stack.start(beat_part(system.env, folder, log=logs / "beat.log"))
-    flower = stack.start(
-        flower_part(system.env, folder, port=port, password=password, log=logs / "flower.log")
-    )
+    flower = stack.start(flower_part(system.env, folder, port=port, login=login, log=logs / "flower.log"))
     node = stack.wait_for(worker, partial(announced, settings=settings))
-    report(_line(worker, f"{node.worker} with {node.slots} slots"))
+    tell("worker", f"{node.worker} with {node.slots} slots", worker.part.log)
     stack.wait_for(beat, ticking)
-    report(_line(beat, "schedules"))
-    stack.wait_for(flower, partial(answering, url=url))
-    system.flower_url = url
-    report(_line(flower, f"{url}, user {FLOWER_USER}, password in {shown_path(folder / PASSWORD_FILE)}"))
-
-
-def _line(child: Child, what: str) -> str:
-    return f"{child.part.name:<13}{what} (log {shown_path(child.part.log)})"
+    tell("beat", "publishes what is due", beat.part.log)
+    stack.wait_for(flower, partial(answering, url=system.flower_url))
+    tell("flower", f"{system.flower_url}, login in {shown_path(folder / LOGIN_FILE)}", flower.part.log)
 
 
 def shown_path(path: Path) -> str:

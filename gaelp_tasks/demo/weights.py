@@ -162,7 +162,7 @@ def _fetch(target: Path, wheel: Wheel, make: Callable[[Path, Path], Path], repor
 
 @contextmanager
 def _alone(target: Path) -> Iterator[Path]:
-    """Hold the lock on `target` and an empty scratch directory; what a killed holder left there is cleared."""
+    """Hold the lock on `target` and an empty scratch directory; what a killed holder left is cleared."""
     with target.with_name(f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         scratch = target.with_name(f".{target.name}.scratch")

@@ -51,11 +51,16 @@ def test_a_killed_one_comes_back_with_what_it_had():
 
 
 def test_it_is_stopped_when_the_block_fails():
-    with pytest.raises(ZeroDivisionError), RedisServer() as server:
-        pid, directory = server.pid, server.directory
-        1 / 0  # noqa: B018  the failure
-    assert gone(pid)
-    assert not directory.exists()
+    server = RedisServer()
+
+    def use_it_and_fail() -> None:
+        with server:
+            raise LookupError(server.pid)
+
+    with pytest.raises(LookupError) as failure:
+        use_it_and_fail()
+    assert gone(failure.value.args[0])
+    assert not server.directory.exists()
 
 
 def test_a_frozen_one_is_stopped_too():

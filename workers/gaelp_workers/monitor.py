@@ -24,7 +24,9 @@ async def sample(
     worker: str, at: Resources, slots: int, memory: Callable[[], MemorySnapshot], started_at: float
 ) -> NodeSnapshot:
     """The node right now; a server that does not answer is not healthy, which is no error here."""
-    version, models, loaded, healthy = "", (), (), False
+    version, healthy = "", False
+    models: tuple[str, ...] = ()
+    loaded: tuple[str, ...] = ()
     with suppress(NodeError, TimeoutError):
         async with asyncio.timeout(QUESTION_S):
             version = await at.client.version()

@@ -30,6 +30,8 @@ HAND_BACK_S = 5.0  #: after the grace, for stopped runs to settle and give their
 class TaskPool(ThreadPool):
     """A threads pool whose `limit` may be moved while it works; running tasks are left alone."""
 
+    limit: int  #: tasks that may run at once; read at each fetch
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.executor = ThreadPoolExecutor(max_workers=HARD_MAX, thread_name_prefix="gaelp-seat")
@@ -114,4 +116,4 @@ class TaskPool(ThreadPool):
         self.on_stop()
 
     def _get_info(self) -> dict[str, Any]:
-        return super()._get_info() | {"running": len(self._running), "hard-max": HARD_MAX}
+        return dict(super()._get_info()) | {"running": len(self._running), "hard-max": HARD_MAX}

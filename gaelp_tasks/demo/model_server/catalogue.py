@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 
-import psutil
 from aiohttp import web
 
 from gaelp_tasks.demo.model_server.answers import Answer, lines, whole
@@ -38,7 +37,7 @@ async def ps(request: web.Request) -> web.Response:
             "models": [
                 {
                     **_identity(model),
-                    "size": psutil.Process(model.engine.pid).memory_info().rss,
+                    "size": model.engine.resident_bytes,
                     "size_vram": 0,
                     "expires_at": model.expires_at.isoformat(),
                     "context_length": model.num_ctx,

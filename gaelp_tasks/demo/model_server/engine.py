@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import psutil
 
 from gaelp_tasks.demo.model_server.faults import ApiError, EngineFailed
 
@@ -58,6 +59,7 @@ class Engine:
         self._process = process
         self._url = url
         self._http = http
+        self._is_broken = False
 
     @classmethod
     async def start(cls, spec: EngineSpec, http: aiohttp.ClientSession) -> Self:
@@ -80,14 +82,17 @@ class Engine:
         return cls(process, url, http)
 
     @property
-    def pid(self) -> int:
-        """Process id of the child."""
-        return self._process.pid
+    def is_alive(self) -> bool:
+        """Whether the child still runs and answers."""
+        return self._process.returncode is None and not self._is_broken
 
     @property
-    def is_alive(self) -> bool:
-        """Whether the child still runs."""
-        return self._process.returncode is None
+    def resident_bytes(self) -> int:
+        """Memory of the child that is in RAM, its share of the mapped file included; 0 once it is gone."""
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
 
     async def stop(self) -> None:
         """End the child and wait for it; what it was doing is lost."""
@@ -111,7 +116,7 @@ class Engine:
 
     async def processing(self) -> int:
         """Slots that are computing at this moment, as the engine itself says."""
-        async with self._http.get(self._url + "/slots") as response:
+        async with self._talking(), self._http.get(self._url + "/slots") as response:
             return sum(slot["is_processing"] for slot in await response.json())
 
     async def complete(self, request: Mapping[str, Any]) -> AsyncGenerator[Pieces]:
@@ -146,8 +151,9 @@ class Engine:
         try:
             yield
         except aiohttp.ClientError as error:
+            self._is_broken = True
             raise EngineFailed(
-                "the model's engine has stopped unexpectedly; the next request starts it anew"
+                "the model's engine stopped unexpectedly; the next request starts it anew"
             ) from error
 
 

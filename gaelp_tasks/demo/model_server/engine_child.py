@@ -48,7 +48,7 @@ def _serve(spec: dict[str, Any]) -> Any:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = spec["threads"]
     params.embedding = spec["embed"]
     # A text to embed is one batch; a prompt is read in small ones, between which a hang-up is noticed.
-    params.n_batch = params.n_ubatch = spec["num_ctx"] if spec["embed"] else 256
+    params.n_batch = params.n_ubatch = spec["num_ctx"] if spec["embed"] else 128
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
     params.fit_params = False

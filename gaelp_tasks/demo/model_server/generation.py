@@ -23,7 +23,9 @@ from gaelp_tasks.demo.model_server.served_model import ServedModel
 from gaelp_tasks.demo.model_server.state import REGISTRY
 from gaelp_tasks.demo.model_server.wire import ChatRequest, GenerateRequest, WritingRequest
 
-_CALL_LIMIT = {"n_predict": 512}  # a longer call is a model gone astray; num_predict of the request counts first
+_CALL_LIMIT = {
+    "n_predict": 512
+}  # a longer call is a model gone astray; num_predict of the request counts first
 
 
 @dataclass(frozen=True, kw_only=True)

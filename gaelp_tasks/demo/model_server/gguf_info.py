@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gguf import LlamaFileType
-
 _MAGIC = b"GGUF"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _LONGEST_SHOWN = 5
+# general.file_type, as llama.cpp numbers it; the package `gguf` takes half a second to import
+_FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K"}
+_FILE_TYPES |= {11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S"}
+_FILE_TYPES |= {17: "Q5_K_M", 18: "Q6_K"}
+_FILE_TYPES |= {24: "IQ1_S", 25: "IQ4_NL", 30: "IQ4_XS", 32: "BF16"}
 
 
 class NotGguf(ValueError):
@@ -49,14 +52,7 @@ class GgufInfo:
     @property
     def quantization(self) -> str:
         """Storage of the weights, such as `Q4_1`; `unknown` where the file does not say."""
-        try:
-            return (
-                LlamaFileType(self.metadata["general.file_type"])
-                .name.removeprefix("MOSTLY_")
-                .removeprefix("ALL_")
-            )
-        except (KeyError, ValueError):
-            return "unknown"
+        return _FILE_TYPES.get(self.metadata.get("general.file_type", -1), "unknown")
 
     @property
     def parameter_size(self) -> str:

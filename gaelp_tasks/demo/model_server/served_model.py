@@ -130,6 +130,8 @@ class ServedModel:
 
     async def _load(self) -> Engine:
         try:
+            if self._engine is not None:  # it died or fell silent
+                await self._engine.stop()
             self._engine = await Engine.start(self._spec, self._http)
         finally:
             self._loading = None

@@ -1,0 +1,74 @@
+"""The real processes that are measured: Redis, the token source, the workers."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+from plain import URL_VARIABLE
+
+from gaelp_tasks import app
+from gaelp_tasks.demo.broker import find_server, start_broker
+from gaelp_tasks.demo.parts import Child, Part
+from gaelp_tasks.demo.programs import announced
+from gaelp_tasks.demo.stack import Stack
+
+__all__ = ["cpu_s", "start_ours", "start_plain", "start_redis", "start_relay", "start_source"]
+
+HERE = Path(__file__).parent
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def start_redis(stack: Stack, folder: Path, cache: Path) -> None:
+    """Redis for everybody: database 0 is ours, 1 plain Celery's; our settings learn where it is."""
+    binary = find_server(cache, report=print)
+    child, port = start_broker(binary, folder / "redis", log=folder / "redis.log")
+    stack.adopt(child)
+    os.environ["GAELP_BROKER_URL"] = f"redis://127.0.0.1:{port}/0"
+    os.environ[URL_VARIABLE] = f"redis://127.0.0.1:{port}/1"
+
+
+def start_source(stack: Stack, folder: Path) -> str:
+    """The token source; returns its address, which our settings learn too."""
+    child = stack.start(_part("source", folder, "source.py"))
+    port = stack.wait_for(child, lambda child: child.output().strip() or None)
+    os.environ["GAELP_OLLAMA_NODES"] = node = f"http://127.0.0.1:{port}"
+    return node
+
+
+def start_ours(stack: Stack, folder: Path, *, slots: int) -> Child:
+    """Our worker, ready."""
+    env = {"GAELP_NUM_PARALLEL": str(slots)}
+    child = stack.start(_celery("ours", folder, "--app=gaelp_tasks", "--include=noop", env=env))
+    stack.wait_for(child, partial(announced, settings=app.settings))
+    return child
+
+
+def start_plain(stack: Stack, folder: Path, *, slots: int) -> Child:
+    """A plain worker, ready."""
+    child = stack.start(_celery("plain", folder, "--app=plain", f"--concurrency={slots}"))
+    stack.wait_for(child, lambda child: " ready." in child.output() or None)
+    return child
+
+
+def start_relay(stack: Stack, folder: Path, node: str) -> Child:
+    """The process that adds each token to Redis by itself, ready."""
+    child = stack.start(_part("relay", folder, "relay.py", os.environ[URL_VARIABLE], node))
+    stack.wait_for(child, lambda child: "ready" in child.output() or None)
+    return child
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used so far, in user code and in the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def _celery(name: str, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Part:
+    command = (sys.executable, "-m", "celery", *arguments[:1], "worker", *arguments[1:])
+    command += (f"--hostname={name}@bench", "--loglevel=info")
+    return Part(name=name, command=command, cwd=HERE, env=env or {}, log=folder / f"{name}.log")
+
+
+def _part(name: str, folder: Path, *command: str) -> Part:
+    return Part(name=name, command=(sys.executable, *command), cwd=HERE, log=folder / f"{name}.log")

@@ -1,0 +1,76 @@
+"""`make bench`: measures this machine, prints a table and keeps the figures in .run/bench.json.
+
+    benchmarks/run.py [--quick] [--only tasks|streams]
+
+Ours and what it is compared with take turns in every round, and a ratio or difference is taken within the
+round: neighbours on the machine disturb both alike. The median of the rounds counts.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / ".run" / "bench.json"
+FOLDER = ROOT / ".run" / "bench"  #: logs and data of the last run
+PACKAGES = ("celery", "kombu", "redis", "hiredis", "aiohttp", "pydantic")
+
+
+def scrub() -> None:
+    """Nobody's own settings count here. CELERY_BROKER_URL would even redirect both sides."""
+    for name in list(os.environ):
+        if name.startswith(("GAELP_", "OLLAMA_", "CELERY_")):
+            del os.environ[name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="40 s instead of 3 minutes")
+    parser.add_argument("--only", choices=("tasks", "streams"), help="one half")
+    asked = parser.parse_args()
+    scrub()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+    import streams  # noqa: PLC0415  reads the environment that scrub() has cleaned
+    import tasks  # noqa: PLC0415
+    from figures import table  # noqa: PLC0415
+    from parts import start_redis  # noqa: PLC0415
+
+    from gaelp_tasks.demo.stack import Stack  # noqa: PLC0415
+    from gaelp_tasks.errors import GaelpError  # noqa: PLC0415
+
+    started = time.monotonic()
+    figures = []
+    try:
+        with Stack() as stack:
+            start_redis(stack, FOLDER, ROOT / ".cache")
+            if asked.only != "streams":
+                figures += tasks.measure_tasks(FOLDER, tasks.QUICK if asked.quick else tasks.FULL)
+            if asked.only != "tasks":
+                figures += streams.measure_streams(FOLDER, streams.QUICK if asked.quick else streams.FULL)
+    except GaelpError as error:
+        sys.exit(f"make bench: {error}")
+    print(table(figures))
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    record = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine,
+        "load": os.getloadavg(),
+        "took_s": round(time.monotonic() - started),
+        "quick": asked.quick,
+        "packages": {package: version(package) for package in PACKAGES},
+        "figures": [figure.record() for figure in figures],
+    }
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\n{machine}, load {record['load'][0]:.1f}, {record['took_s']} s. Kept in {KEPT.relative_to(ROOT)}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Token streams: how much later a token arrives than over direct HTTP, and the CPU that each one costs."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic_ns, process_time
+from typing import Any
+
+import aiohttp
+import redis.asyncio
+from figures import Figure, percentile
+from parts import cpu_s, start_ours, start_relay, start_source
+from plain import URL_VARIABLE
+from relay import JOBS
+from source import MODEL, prompt
+
+from gaelp_tasks import invoke_agent
+from gaelp_tasks.demo.stack import Stack
+
+__all__ = ["FULL", "QUICK", "Plan", "measure_streams"]
+
+SLOTS = 64
+TOKENS_PER_S = 20
+OPENING_S = 1.0  #: streams that are being opened delay each other: tokens of this time do not count
+GIVE_UP_S = 60.0
+#: streams, percentile, target in ms
+LAG_TARGETS = ((10, 50, 0.5), (50, 99, 10.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    rounds: int
+    seconds: float  #: of counted tokens in a round
+    fast_rounds: int
+    fast_tokens: int
+
+
+FULL = Plan(rounds=4, seconds=2.5, fast_rounds=5, fast_tokens=20_000)
+QUICK = Plan(rounds=2, seconds=1.0, fast_rounds=3, fast_tokens=10_000)
+
+Lags = list[float]  #: ms from leaving the source to being in the reader's hands, token by token
+Reader = Callable[[str], Awaitable[Lags]]
+
+
+def lags_ms(text: str) -> Lags:
+    """The age of each token in a piece of text."""
+    now = monotonic_ns()
+    return [(now - int(token)) / 1e6 for token in text.split()]
+
+
+class Direct:
+    """A plain HTTP client of the node, in this process."""
+
+    def __init__(self, session: aiohttp.ClientSession, node: str) -> None:
+        self._session = session
+        self._url = f"{node}/api/chat"
+
+    async def __call__(self, asked: str) -> Lags:
+        lags: Lags = []
+        body = {"model": MODEL, "messages": [{"role": "user", "content": asked}]}
+        async with self._session.post(self._url, json=body) as response:
+            async for line in response.content:
+                lags += lags_ms(json.loads(line)["message"]["content"])
+        return lags
+
+
+async def ours(asked: str) -> Lags:
+    """Our worker, read as an asynchronous service does."""
+    lags: Lags = []
+    async for text in invoke_agent.delay(asked, model=MODEL).astream(timeout=GIVE_UP_S):
+        lags += lags_ms(text)
+    return lags
+
+
+class PlainXadd:
+    """The relay, read by one XREAD after the other."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    async def __call__(self, asked: str) -> Lags:
+        lags: Lags = []
+        self._number += 1
+        key, after = f"bench:relay:{os.getpid()}:{self._number}", "0-0"
+        async with redis.asyncio.Redis.from_url(os.environ[URL_VARIABLE], decode_responses=True) as store:
+            await store.rpush(JOBS, json.dumps({"key": key, "prompt": asked}))
+            while True:
+                for _, entries in await store.xread({key: after}, block=1000) or ():
+                    for after, fields in entries:
+                        if "end" in fields:
+                            return lags
+                        lags += lags_ms(fields["t"])
+
+
+async def read_all(reader: Reader, streams: int, seconds: float) -> Lags:
+    """Lags of all tokens that left after the opening."""
+    opening = round(OPENING_S * TOKENS_PER_S)
+    tokens = opening + round(seconds * TOKENS_PER_S)
+    asked = prompt(tokens, 1 / TOKENS_PER_S)
+    async with asyncio.timeout(GIVE_UP_S):
+        read = await asyncio.gather(*(reader(asked) for _ in range(streams)))
+    for lags in read:
+        if len(lags) != tokens:
+            raise AssertionError(f"{len(lags)} of {tokens} tokens arrived.")
+    return [lag for lags in read for lag in lags[opening:]]
+
+
+async def measure_lag(readers: dict[str, Reader], plan: Plan) -> list[Figure]:
+    """In each round the ways take turns, and what they add to direct HTTP is taken within the round."""
+    figures = []
+    for streams, percent, target in LAG_TARGETS:
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
+        for _ in range(plan.rounds):
+            for name, reader in readers.items():
+                lags = await read_all(reader, streams, plan.seconds)
+                found[name].append((percentile(lags, 50), percentile(lags, 99)))
+        for at, which in enumerate((50, 99)):
+            base = [pair[at] for pair in found["direct"]]
+            label = f"{streams} streams, p{which}"
+            figures.append(Figure(name=f"{label}: direct HTTP", unit="ms", rounds=tuple(base)))
+            for name in [name for name in readers if name != "direct"]:
+                added = tuple(pair[at] - less for pair, less in zip(found[name], base, strict=True))
+                counts = which == percent and name == "ours"
+                figures.append(
+                    Figure(
+                        name=f"{label}: added by {name}",
+                        unit="ms",
+                        rounds=added,
+                        at_most=target if counts else None,
+                    )
+                )
+    return figures
+
+
+async def measure_cpu(direct: Direct, worker_pid: int, plan: Plan) -> list[Figure]:
+    """One stream as fast as the source can, through our worker and to a bare client, in turns.
+
+    The worker's figure is all that its process used meanwhile: HTTP, JSON, the run, Redis, and its duties.
+    """
+    worker_us, reader_us, bare_us = [], [], []
+    asked = prompt(plan.fast_tokens, 0)
+
+    async def spent_us(reader: Reader, clock: Callable[[], float]) -> tuple[float, float]:
+        before, before_here = clock(), process_time()
+        if len(await reader(asked)) != plan.fast_tokens:
+            raise AssertionError("Tokens were lost.")
+        scale = 1e6 / plan.fast_tokens
+        return (clock() - before) * scale, (process_time() - before_here) * scale
+
+    for _ in range(plan.fast_rounds):
+        there, here = await spent_us(ours, lambda: cpu_s(worker_pid))
+        worker_us.append(there)
+        reader_us.append(here)
+        bare_us.append((await spent_us(direct, process_time))[0])
+    return [
+        Figure(name="CPU per fast token: bare HTTP client", unit="us", rounds=tuple(bare_us)),
+        Figure(name="CPU per fast token: our worker", unit="us", rounds=tuple(worker_us), at_most=30.0),
+        Figure(name="CPU per fast token: reader of our stream", unit="us", rounds=tuple(reader_us)),
+    ]
+
+
+async def _measure(node: str, worker_pid: int, plan: Plan) -> list[Figure]:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session:
+        direct = Direct(session, node)
+        readers: dict[str, Reader] = {"direct": direct, "ours": ours, "plain XADD": PlainXadd()}
+        for reader in readers.values():  # threads, connections, caches
+            await read_all(reader, 10, 0.0)
+        return [*await measure_lag(readers, plan), *await measure_cpu(direct, worker_pid, plan)]
+
+
+def measure_streams(folder: Path, plan: Plan) -> list[Figure]:
+    """Source, worker and readers are processes of their own; this one reads."""
+    with Stack() as stack:
+        node = start_source(stack, folder)
+        start_relay(stack, folder, node)
+        worker = start_ours(stack, folder, slots=SLOTS)
+        return asyncio.run(_measure(node, worker.pid, plan))

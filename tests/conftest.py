@@ -1,0 +1,31 @@
+"""Every test starts from a scrubbed environment; fixtures of real servers live in tests/support."""
+
+import os
+import socket
+
+import pytest
+
+for _name in tuple(os.environ):
+    if _name.startswith(("GAELP_", "OLLAMA_", "CELERY_", "FLOWER_")) and not _name.startswith("GAELP_TEST_"):
+        del os.environ[_name]
+
+from gaelp_tasks.app import app
+from gaelp_tasks.settings import Settings, load_settings
+
+pytest_plugins = ["support.fixtures"]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+#: the app of this process talks to the session's own Redis, which the fixture `broker` starts
+app._given = Settings(broker_url=f"redis://127.0.0.1:{_free_port()}/0", connect_timeout_s=2.0)
+
+
+@pytest.fixture(autouse=True)
+def _forget_settings():
+    """A test that changes the environment must not leave its settings behind."""
+    yield
+    load_settings.cache_clear()

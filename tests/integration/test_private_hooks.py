@@ -1,0 +1,89 @@
+"""One test for each private name of celery and kombu that our worker touches; both are pinned to a minor."""
+
+from typing import Any
+
+import pytest
+from kombu.transport.redis import Channel
+
+from gaelp_tasks import app, invoke_agent
+from gaelp_tasks.overview import live_nodes
+from support.eventually import eventually
+
+pytestmark = [pytest.mark.redis, pytest.mark.engine]
+
+ENDLESS = {"num_predict": 1_000_000}
+
+
+@pytest.fixture
+def endless():
+    """Start runs that go on until the test is over."""
+    handles = []
+
+    def start(count: int, **arguments: Any):
+        new = [invoke_agent.delay("Never stop", options=ENDLESS, **arguments) for _ in range(count)]
+        handles.extend(new)
+        return new
+
+    yield start
+    for handle in handles:
+        handle.cancel()
+    for handle in handles:
+        handle.get(timeout=30)
+
+
+def running() -> int:
+    return sum(len(node.running) for node in live_nodes(app))
+
+
+def slots() -> int:
+    return sum(node.slots for node in live_nodes(app))
+
+
+def test_kombu_still_has_the_names_that_the_steps_touch():
+    assert isinstance(Channel._in_poll, type(None)) or hasattr(Channel, "_in_poll")
+    assert hasattr(Channel, "unacked_index_key")
+    assert hasattr(Channel.QoS, "can_consume")
+    assert hasattr(Channel, "conn_or_acquire")
+
+
+def test_the_gate_follows_the_limit_while_tasks_run(worker, endless):
+    """Private: qos.can_consume, channel._in_poll; public: pool_grow and pool_shrink."""
+    endless(7)
+    eventually(lambda: running() == 4, what="four slots, four runs")
+    app.control.pool_grow(2, reply=True)
+    eventually(lambda: running() == 6, what="two more slots, two more runs")
+    app.control.pool_shrink(4, reply=True)
+    eventually(lambda: slots() == 2, what="the limit is two")
+    assert running() == 6, "running work is left alone"
+    app.control.pool_grow(2, reply=True)
+
+
+def test_a_closed_gate_takes_nothing_and_strands_nothing(worker):
+    """A message published while a BRPOP is under way is run or left in the queue, never kept in a buffer."""
+    app.control.pool_shrink(4, reply=True)
+    eventually(lambda: slots() == 0)
+    handles = [invoke_agent.delay("Hi", options={"num_predict": 1}) for _ in range(5)]
+    app.control.pool_grow(4, reply=True)
+    assert all(handle.get(timeout=20)["usage"]["completion_tokens"] == 1 for handle in handles)
+
+
+def test_celery_uses_our_request_class_for_our_tasks(worker):
+    """Private: task.Request, _argsrepr, _kwargsrepr, _request_dict."""
+    handle = app.send_task(
+        "gaelp.invoke_agent", ["a secret"], {"options": ENDLESS}, queue="interactive", argsrepr="['a secret']"
+    )
+    ours = invoke_agent.AsyncResult(handle.id)
+    next(ours.stream(timeout=20))
+    active = app.control.inspect([worker.name], timeout=5).active()
+    ours.cancel()
+    [told] = [task for task in active[worker.name] if task["id"] == handle.id]
+    assert "secret" not in repr(told)
+    assert told["name"] == "gaelp.invoke_agent"
+    ours.get(timeout=10)
+
+
+def test_inspect_tells_the_truth_about_the_pool(worker):
+    """Private: BasePool._get_info."""
+    stats = app.control.inspect([worker.name], timeout=5).stats()[worker.name]
+    assert stats["pool"]["max-concurrency"] == 4
+    assert stats["pool"]["implementation"] == "gaelp_workers.pool:TaskPool"

@@ -1,0 +1,58 @@
+"""Real servers for tests: one Redis and one model server for the session, workers where asked for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from gaelp_tasks.app import app
+from support.worker import WorkerProcess
+
+
+@pytest.fixture(scope="session")
+def broker():
+    """The Redis that the app of this process talks to."""
+    from support.redis_server import RedisServer
+
+    server = RedisServer()
+    server.port = urlsplit(app.settings.broker_url).port or 0
+    with server:
+        yield server
+        app.close()
+        app.redis.close()
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real model server with a tiny chat model and a tiny embedding model, four slots each."""
+    from support.model_server import ModelServer
+
+    with ModelServer(tmp_path_factory.mktemp("models")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def start_worker(broker, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start workers on an empty Redis: `start_worker(GAELP_OLLAMA_NODES=url, name="a")`."""
+    app.redis.flushdb()
+    with ExitStack() as stack:
+
+        def start(*arguments: str, **settings: str) -> WorkerProcess:
+            worker = WorkerProcess(tmp_path, *arguments, **{"GAELP_BROKER_URL": broker.url, **settings})
+            return stack.enter_context(worker)
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def worker(broker, node: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    """A worker with four slots beside the tiny models, shared by the tests of a module."""
+    with WorkerProcess(
+        tmp_path_factory.mktemp("worker"),
+        GAELP_BROKER_URL=broker.url,
+        GAELP_OLLAMA_NODES=node,
+        GAELP_NUM_PARALLEL="4",
+    ) as running:
+        yield running

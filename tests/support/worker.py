@@ -1,0 +1,84 @@
+"""A real worker process for a test."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from gaelp_tasks.app import app
+from gaelp_tasks.models.capacity import NodeSnapshot
+from support.eventually import eventually
+
+
+class WorkerProcess:
+    """`with WorkerProcess(folder, GAELP_...="...") as worker:`; ended by pid whatever happens."""
+
+    def __init__(self, folder: Path, *arguments: str, name: str = "worker", **settings: str) -> None:
+        self.name = f"{name}@test"
+        self.log_file = folder / f"{name}.log"
+        self._settings: Mapping[str, str] = settings
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        env = os.environ | {"GAELP_POLL_INTERVAL_S": "0.2", **self._settings}
+        command = [sys.executable, "-m", "celery", "-A", "gaelp_tasks", "worker", f"--hostname={self.name}"]
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--loglevel=INFO", "--without-mingle", *self._arguments],
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        eventually(self.announced, within_s=30, what=f"worker is up; its log:\n{self.log()}")
+
+    def announced(self) -> NodeSnapshot | None:
+        """Its snapshot in Redis, None before it is ready."""
+        assert self.process.poll() is None, f"the worker ended:\n{self.log()}"
+        text = app.redis.get(app.keys.node(self.name))
+        snapshot = NodeSnapshot.model_validate_json(text) if text else None
+        return snapshot if snapshot is not None and snapshot.pid == self.process.pid else None
+
+    def runs(self, invocation_id: str) -> bool:
+        """Whether it says that it runs this invocation."""
+        snapshot = self.announced()
+        return snapshot is not None and invocation_id in snapshot.running
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        assert self._process is not None
+        return self._process
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, *, within_s: float) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout=within_s)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()

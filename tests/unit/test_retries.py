@@ -1,0 +1,138 @@
+"""Backoff and the decision between retry, snooze and failure."""
+
+import inspect
+import math
+import sys
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaelp_tasks import errors
+from gaelp_tasks.errors import GaelpError, NodeBusy, NodeFailed, Verdict
+from gaelp_tasks.retries import Failed, Retry, RetryPolicy, Snooze, backoff_s, decide
+
+POLICY = RetryPolicy(attempts=4, base_s=1.0, cap_s=60.0, snooze_s=2.0)
+seconds = st.floats(1e-3, 1e6)
+policies = st.builds(
+    RetryPolicy, attempts=st.integers(1, 100), base_s=seconds, cap_s=seconds, snooze_s=seconds
+)
+
+
+class Extreme(Random):
+    """Always the upper or the lower end."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+
+    def random(self) -> float:
+        return self._share
+
+
+HIGHEST = Extreme(1.0)
+
+
+@given(policies, st.integers(-3, 10**9), st.integers())
+def test_a_wait_is_between_zero_and_the_cap(policy, attempt, seed):
+    assert 0.0 <= backoff_s(attempt, policy, Random(seed)) <= policy.cap_s
+
+
+@given(policies, st.integers(1, 10**6))
+def test_the_longest_wait_never_shrinks_with_the_attempts(policy, attempt):
+    assert backoff_s(attempt, policy, HIGHEST) <= backoff_s(attempt + 1, policy, HIGHEST)
+
+
+@given(policies)
+def test_the_first_wait_is_up_to_the_base_and_a_late_one_up_to_the_cap(policy):
+    assert backoff_s(1, policy, HIGHEST) == pytest.approx(min(policy.base_s, policy.cap_s))
+    assert backoff_s(10**9, policy, HIGHEST) == policy.cap_s
+
+
+@pytest.mark.parametrize(("attempt", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60)])
+def test_the_longest_wait_doubles_up_to_the_cap(attempt, longest):
+    assert backoff_s(attempt, POLICY, HIGHEST) == longest
+
+
+def test_jitter_is_full_and_comes_from_the_given_randomness():
+    assert backoff_s(5, POLICY, Extreme(0.0)) == 0.0
+    assert backoff_s(5, POLICY, Extreme(0.25)) == 4.0
+    assert backoff_s(5, POLICY, Random(3)) == backoff_s(5, POLICY, Random(3))
+
+
+@pytest.mark.parametrize("base_s", [sys.float_info.min, 5e-324, 1e-307])
+def test_the_smallest_base_that_the_settings_allow_is_no_overflow(base_s):
+    policy = RetryPolicy(attempts=4, base_s=base_s, cap_s=60.0, snooze_s=2.0)
+    assert 0.0 <= backoff_s(10**6, policy, HIGHEST) <= 60.0
+
+
+TREE = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, GaelpError)]
+#: A new class of error must be given its line here.
+DECISIONS = {
+    "BrokerUnavailable": Failed,
+    "FirstTokenTimeout": Retry,
+    "GaelpError": Failed,
+    "InvalidInvocation": Failed,
+    "LoadTimeout": Retry,
+    "ModelMissing": Failed,
+    "NodeBusy": Snooze,
+    "NodeError": Retry,
+    "NodeFailed": Retry,
+    "NodeUnreachable": Retry,
+    "RequestRefused": Failed,
+    "SettingsError": Failed,
+    "StreamRestarted": Failed,
+    "StreamStalled": Retry,
+    "StreamTruncated": Retry,
+    "StreamUnavailable": Failed,
+}
+
+
+def test_every_class_of_error_has_a_decision():
+    assert {cls.__name__ for cls in TREE} == DECISIONS.keys()
+
+
+@pytest.mark.parametrize("cls", TREE, ids=lambda cls: cls.__name__)
+def test_an_error_of_the_first_attempt_is_decided_by_its_class(cls):
+    assert type(decide(cls("why"), 1, POLICY, Random(1))) is DECISIONS[cls.__name__]
+
+
+@pytest.mark.parametrize("cls", TREE, ids=lambda cls: cls.__name__)
+def test_after_the_last_attempt_only_a_snooze_goes_on(cls):
+    error = cls("why")
+    outcome = decide(error, POLICY.attempts, POLICY, Random(1))
+    if cls.verdict is Verdict.SNOOZE:
+        assert isinstance(outcome, Snooze)
+    else:
+        assert outcome == Failed(error)
+
+
+@given(policies, st.integers(1, 200))
+def test_a_retry_is_given_exactly_while_attempts_are_left(policy, attempt):
+    outcome = decide(NodeFailed("why"), attempt, policy, Random(attempt))
+    assert isinstance(outcome, Retry if attempt < policy.attempts else Failed)
+    if isinstance(outcome, Retry):
+        assert 0.0 <= outcome.after_s <= policy.cap_s
+
+
+@given(policies, st.integers(1, 10**9), st.none() | st.floats(0.0, 1e6), st.integers())
+def test_a_busy_node_is_waited_for_at_least_as_long_as_it_asks(policy, attempt, asked_s, seed):
+    outcome = decide(NodeBusy("full", retry_after_s=asked_s), attempt, policy, Random(seed))
+    assert isinstance(outcome, Snooze)
+    assert outcome.after_s >= (asked_s or 0.0)
+    assert 0.5 * policy.snooze_s <= outcome.after_s <= max(asked_s or 0.0, policy.snooze_s)
+    assert outcome.why == "full"
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x"), RuntimeError(), TimeoutError("late")])
+def test_what_is_not_ours_is_final(error):
+    assert decide(error, 1, POLICY, Random(1)) == Failed(error)
+
+
+def test_a_retry_keeps_the_error_that_caused_it():
+    error = NodeFailed("why")
+    outcome = decide(error, 1, POLICY, Random(1))
+    assert isinstance(outcome, Retry)
+    assert outcome.error is error
+    assert math.isfinite(outcome.after_s)

@@ -1,0 +1,163 @@
+"""Settings: read from the environment, refused by name, printed without passwords."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaelp_tasks.errors import SettingsError
+from gaelp_tasks.settings import Settings, load_settings, masked
+
+BAD = {
+    "BROKER_URL": ["http://host", "nonsense", "amqp://host"],
+    "RESULT_BACKEND": ["http://host", "db+sqlite:///x"],
+    "OLLAMA_NODES": [",", " , ", "localhost:11434", "ftp://host", "http://"],
+    "OLLAMA_HEADERS": ["x", "[1]", "5", '{"a": 5}'],
+    "AGENTS": ["x", "[1]", '{"a": 5}'],
+    "NUM_PARALLEL": ["0", "-1", "1025", "many", "1.5"],
+    "NUM_CTX": ["-1", "big"],
+    "KEEP_ALIVE_S": ["nan", "inf", "long"],
+    "POLL_INTERVAL_S": ["0", "-1", "nan", "inf", "often"],
+    "CONNECT_TIMEOUT_S": ["0", "-1", "nan", "inf"],
+    "LOAD_TIMEOUT_S": ["0", "-1", "nan", "inf"],
+    "FIRST_TOKEN_TIMEOUT_S": ["0", "-1", "nan", "inf"],
+    "STALL_TIMEOUT_S": ["-1", "nan", "inf"],
+    "MAX_PROMPT_BYTES": ["-1", "1 potato", "big"],
+    "MAX_OUTPUT_BYTES": ["-1", "1 potato", "big"],
+    "RETRY_ATTEMPTS": ["0", "-1", "often"],
+    "RETRY_BASE_S": ["0", "-1", "nan", "inf"],
+    "RETRY_CAP_S": ["0", "-1", "nan", "inf"],
+    "SNOOZE_S": ["0", "-1", "nan", "inf"],
+    "VISIBILITY_TIMEOUT_S": ["0", "-1", "nan", "inf"],
+    "DRAIN_GRACE_S": ["-1", "nan", "inf"],
+    "STREAM_TTL_S": ["0", "-1", "nan", "inf"],
+    "RESULT_TTL_S": ["0", "-1", "nan", "inf"],
+    "CANCEL_TTL_S": ["0", "-1", "nan", "inf"],
+}
+ANYTHING_GOES = {"NAMESPACE", "OLLAMA_CA_FILE", "DEFAULT_MODEL", "EMBED_MODEL"}
+
+
+def test_every_setting_that_can_be_wrong_is_tried_here():
+    assert {name.upper() for name in Settings.model_fields} == BAD.keys() | ANYTHING_GOES
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_wrong_setting_is_refused_by_its_name_in_one_sentence(name, value, monkeypatch):
+    monkeypatch.setenv(f"GAELP_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    text = str(caught.value)
+    assert text.startswith(f"GAELP_{name}")
+    assert text.endswith(".")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BROKER_URL", "http://user:SECRET@host"),
+        ("RESULT_BACKEND", "http://user:SECRET@host"),
+        ("OLLAMA_NODES", "ftp://user:SECRET@host"),
+        ("OLLAMA_NODES", "http://user:SECRET@"),
+        ("OLLAMA_HEADERS", '{"Authorization": "SECRET"'),
+        ("OLLAMA_HEADERS", '{"Authorization": ["SECRET"]}'),
+    ],
+)
+def test_the_sentence_about_a_wrong_setting_shows_no_password(name, value, monkeypatch):
+    monkeypatch.setenv(f"GAELP_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_settings_are_read_once_from_the_environment(monkeypatch):
+    monkeypatch.setenv("GAELP_RETRY_ATTEMPTS", "7")
+    monkeypatch.setenv("GAELP_MAX_PROMPT_BYTES", "2KiB")
+    monkeypatch.setenv("GAELP_OLLAMA_NODES", " http://a:1/ ,https://b/ollama/, ")
+    monkeypatch.setenv("GAELP_AGENTS", '{"poet": "poems.agents:Poet"}')
+    monkeypatch.setenv("GAELP_RETRY_CAP_S", "")
+    first = load_settings()
+    assert (first.retry_attempts, first.max_prompt_bytes, first.retry_cap_s) == (7, 2048, 60.0)
+    assert first.ollama_nodes == ("http://a:1", "https://b/ollama")
+    assert first.agents == {"poet": "poems.agents:Poet"}
+    monkeypatch.setenv("GAELP_RETRY_ATTEMPTS", "8")
+    assert load_settings() is first
+
+
+@pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://u:p@h/0", "redis+socket:///run/redis.sock?db=1"])
+def test_addresses_of_redis_are_taken(url):
+    assert Settings(broker_url=url).broker_url == url
+
+
+def test_the_contract_names_sentinel_addresses_too():
+    assert Settings(broker_url="sentinel://a:26379;sentinel://b:26379").broker_url.startswith("sentinel:")
+
+
+def test_the_defaults_of_the_contract():
+    settings = Settings()
+    assert settings.broker_url == settings.results_url == "redis://127.0.0.1:6379/0"
+    assert settings.ollama_nodes == ("http://127.0.0.1:11434",)
+    assert (settings.poll_interval_s, settings.stall_timeout_s, settings.num_parallel) == (1.0, 120.0, 1)
+    assert Settings(result_backend="redis://other/1").results_url == "redis://other/1"
+
+
+def test_every_setting_has_a_meaning_and_every_number_a_unit():
+    rows = {row.variable: row for row in Settings().rows()}
+    assert rows.keys() == {f"GAELP_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        row = rows[f"GAELP_{name.upper()}"]
+        assert len(row.meaning) > 10, row
+        if isinstance(field.default, int | float):
+            assert row.unit in {"s", "bytes", "tokens", "slots", "runs"}, row
+
+
+def test_the_table_tells_what_was_given_and_what_is_the_default(monkeypatch):
+    monkeypatch.setenv("GAELP_RETRY_ATTEMPTS", "7")
+    rows = {row.variable: row for row in load_settings().rows()}
+    assert rows["GAELP_RETRY_ATTEMPTS"][1:4] == ("7", "runs", "4")
+    assert rows["GAELP_RETRY_ATTEMPTS"].given
+    assert not rows["GAELP_RETRY_BASE_S"].given
+    assert rows["GAELP_MAX_PROMPT_BYTES"].value == "1.0MiB"
+    assert rows["GAELP_OLLAMA_NODES"].default == "http://127.0.0.1:11434"
+
+
+def test_the_table_masks_every_password():
+    rows = Settings(
+        broker_url="redis://me:SECRET@host:1/0",
+        result_backend="rediss://:SECRET@host:1/1",
+        ollama_nodes=("https://me:SECRET@a", "https://b:SECRET@c/x"),
+        ollama_headers={"Authorization": "Bearer SECRET"},
+    ).rows()
+    assert "SECRET" not in str(rows)
+    values = {row.variable: row.value for row in rows}
+    assert values["GAELP_BROKER_URL"] == "redis://me:***@host:1/0"
+    assert values["GAELP_OLLAMA_NODES"] == "https://me:***@a,https://b:***@c/x"
+    assert "Authorization" in values["GAELP_OLLAMA_HEADERS"]
+
+
+@given(st.text("abcXYZ0189!$%&*+,;=:@-._~", min_size=4, max_size=20).map("Q".__add__))
+def test_whatever_a_password_is_made_of_it_is_masked(password):
+    shown = masked(f"redis://user:{password}@host:6379/0")
+    assert shown == "redis://user:***@host:6379/0"
+
+
+def test_a_password_in_the_query_is_masked():
+    assert "SECRET" not in masked("redis://host:6379/0?password=SECRET")
+
+
+@pytest.mark.parametrize("url", ["redis://host:6379/0", "http://a:1/b@c", "redis+socket:///run/r.sock"])
+def test_an_address_without_a_password_is_shown_as_it_is(url):
+    assert masked(url) == url
+
+
+def test_settings_cannot_be_changed_and_hide_nan_nowhere():
+    settings = Settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.retry_attempts = 9
+    assert all(
+        math.isfinite(getattr(settings, name))
+        for name, field in Settings.model_fields.items()
+        if field.annotation is float
+    )
