@@ -234,7 +234,7 @@ def _flat(fields: Mapping[str, str]) -> Iterator[str]:
 
 
 def before_run(newest: Any) -> str:
-    """The id to read after in order to see the newest run from token 0; `newest` is XREVRANGE's last entry."""
+    """The id to read after to see the newest run from token 0; `newest` is what XREVRANGE gave."""
     if not newest:
         return FIRST
     claim = int(newest[0][0].partition("-")[0])

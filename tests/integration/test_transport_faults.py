@@ -676,6 +676,19 @@ async def test_calls_one_after_another_share_one_connection(server, client):
     assert server.connections == 1
 
 
+async def test_an_answer_whose_end_comes_a_little_late_gives_its_connection_back_too(server, client):
+    async def ends_late(request, reply):
+        reply.head()
+        reply.last()
+        await asyncio.sleep(0.02)
+        reply.end()
+
+    server.on("/api/chat", ends_late)
+    await texts_of(client)
+    await client.version()
+    assert server.connections == 1
+
+
 async def test_an_answer_left_early_is_not_given_to_the_next_call(server, client):
     server.on("/api/chat", Watched(tokens=1))
     async with aclosing(client.chat("Hi")) as stream:

@@ -120,6 +120,11 @@ class Workbench:
         assert isinstance(run.asked, Invocation)
         return await walk(run, Generation(run, run.asked, self.at), self.at)
 
+    async def written(self) -> None:
+        """Wait until every stream of this process is in Redis."""
+        while self.at.streams._ready:
+            await self.at.streams.flushed()
+
     def events(self, invocation_id: str = "i") -> list[Event]:
         return self.broker.events(self.at.keys.stream(invocation_id))
 

@@ -65,12 +65,10 @@ def test_a_part_that_ignores_the_request_to_end_is_killed(shell):
 
 
 def test_a_second_signal_ends_the_waiting_for_a_slow_part(shell):
-    child = Child(shell("slow", f"trap '' TERM; echo up; {FOREVER}", stop_within_s=3600))
-    child.wait_for(said("up"))
-    stack = Stack()
-    stack.adopt(child)
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    stack.stop()
+    asks_us_to_hurry = f"trap 'kill -INT $PPID' TERM; echo up; {FOREVER}"
+    with Stack() as stack:
+        child = stack.start(shell("slow", asks_us_to_hurry, stop_within_s=3600))
+        stack.wait_for(child, said("up"))
     assert not child.alive
 
 
@@ -124,14 +122,19 @@ def test_watching_ends_when_a_part_does_and_all_others_are_stopped(shell):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_every_signal_that_means_the_end_interrupts_the_watch(shell, number):
+def test_every_signal_that_means_the_end_interrupts_the_watch(tmp_path, shell, number):
     before = signal.getsignal(number)
-    with Stack() as stack:
-        child = stack.start(shell("part", FOREVER))
-        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
-        with pytest.raises(KeyboardInterrupt):
+    stack = Stack()
+
+    def run_until_told() -> None:
+        with stack:
+            stack.start(shell("part", f"echo $$; kill -{int(number)} $PPID; {FOREVER}"))
             stack.watch()
-    assert not child.alive
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until_told()
+    assert stack.children == []
+    assert not is_alive(int((tmp_path / "part.log").read_text()))
     assert signal.getsignal(number) is before
 
 

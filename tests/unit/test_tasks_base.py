@@ -1,0 +1,343 @@
+"""Publishing a call and telling Celery what became of it."""
+
+import json
+from contextlib import nullcontext
+from datetime import UTC, datetime
+
+import pytest
+from celery.backends.cache import CacheBackend
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
+from celery.utils.saferepr import saferepr
+from kombu import Connection, Queue
+from kombu.utils.json import dumps, loads
+from support.fakes import FakeBroker
+
+from gaelp_tasks.app import GaelpApp, app
+from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, NodeError, NodeFailed
+from gaelp_tasks.models import EmbeddingResult, InvocationResult, Tier
+from gaelp_tasks.registry import _registered
+from gaelp_tasks.results import InvocationHandle
+from gaelp_tasks.retries import Cut, Done, Failed, Retry, Snooze
+from gaelp_tasks.tasks import base
+from gaelp_tasks.tasks.base import Reply
+from gaelp_tasks.tasks.embed import embed
+from gaelp_tasks.tasks.invoke import invoke_agent
+
+RESULT = InvocationResult(
+    id="i", agent="chat", model="m", node="n", tier=Tier.BATCH, priority=5, text="SECRET", stop_reason="stop",
+    attempts=1,
+)  # fmt: skip
+QUEUES = ("interactive", "batch", "background", "elsewhere")
+
+
+@pytest.fixture
+def post(monkeypatch):
+    """The app of this process publishes into memory; `post()` empties every queue: [(queue, message)]."""
+    fake = FakeBroker()
+    connection = Connection("memory://")
+    monkeypatch.setattr(base, "_answered", {})
+    monkeypatch.setitem(app.__dict__, "redis", fake.sync)
+    monkeypatch.setattr(GaelpApp, "backend", CacheBackend(app=app, backend="memory"))
+    producer = app.amqp.Producer(connection, auto_declare=False)
+    monkeypatch.setattr(GaelpApp, "producer_or_acquire", lambda *_, **__: nullcontext(producer))
+
+    def collect():
+        channel = connection.default_channel
+        return [
+            (name, channel._get(name)) for name in QUEUES for _ in range(channel._size(name) if channel._has_queue(name) else 0)
+        ]  # fmt: skip
+
+    collect.redis = fake
+    yield collect
+    collect()
+    connection.close()
+
+
+@pytest.fixture
+def request_of():
+    """`request_of(kwargs, queue=...)` makes it the request under way."""
+    pushed = []
+
+    def push(queue="batch", **fields):
+        invoke_agent.push_request(
+            id="i",
+            args=[],
+            called_directly=False,
+            is_eager=False,
+            delivery_info={"exchange": queue, "routing_key": queue, "priority": 0, "redelivered": False},
+            **{"kwargs": {"prompt": "x", "tier": "batch"}, "retries": 0} | fields,
+        )
+        pushed.append(True)
+        return invoke_agent.request
+
+    yield push
+    for _ in pushed:
+        invoke_agent.pop_request()
+
+
+def arguments(message):
+    return loads(json.dumps(decoded(message)[1]))
+
+
+def decoded(message):
+    return loads(Queue("x", channel=None) and __import__("base64").b64decode(message["body"]).decode())
+
+
+# -- checking a call
+
+
+@pytest.mark.parametrize(
+    ("tier", "queue", "counts"),
+    [
+        (None, None, "interactive"),
+        (None, "background", "background"),
+        ("batch", None, "batch"),
+        ("interactive", "background", "background"),
+        ("background", "interactive", "background"),
+        ("batch", "elsewhere", "batch"),
+    ],
+)
+def test_queue_and_tier_settle_which_tier_counts(tier, queue, counts):
+    assert invoke_agent.accept(["x"], {"tier": tier}, queue).tier == counts
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "says"),
+    [
+        (["a", "b"], {}, "too many"),
+        ([], {"colour": "red"}, "colour"),
+        (["a"], {"prompt": "b"}, "prompt"),
+        ([], {}, "empty"),
+        ([""], {}, "empty"),
+        (["x"], {"agent": "poet"}, "chat, coding, reasoning, research"),
+        (["x"], {"tier": "vip"}, "interactive, batch, background"),
+        (["x"], {"tier": ["batch"]}, "interactive, batch, background"),
+        (["x"], {"priority": 11}, "priority"),
+    ],
+)
+def test_a_bad_call_is_refused_before_anything_is_published(post, args, kwargs, says):
+    with pytest.raises(InvalidInvocation, match=says) as caught:
+        invoke_agent.apply_async(args, kwargs)
+    assert str(caught.value).endswith(".")
+    assert post() == []
+
+
+@pytest.mark.parametrize("field", ["tier", "agent"])
+def test_a_prompt_given_in_the_wrong_place_is_not_repeated(field):
+    with pytest.raises(InvalidInvocation) as caught:
+        invoke_agent.accept(["x"], {field: "my SECRET\nprompt"}, None)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_an_agent_registered_here_can_be_called(monkeypatch):
+    monkeypatch.setitem(_registered, "poet", type("Poet", (), {}))
+    assert invoke_agent.accept(["x"], {"agent": "poet"}, None).agent == "poet"
+
+
+def test_an_embedding_is_checked_too(post):
+    assert embed.accept([["a", "b"]], {}, "batch").tier == "batch"
+    with pytest.raises(InvalidInvocation):
+        embed.delay([])
+    with pytest.raises(InvalidInvocation):
+        embed.delay("x", agent="chat")
+    assert post() == []
+
+
+# -- publishing
+
+
+def test_a_call_returns_a_handle_and_travels_as_one_message(post):
+    handle = invoke_agent.delay("Why?", model="m", options={"temperature": 0.5})
+    assert isinstance(handle, InvocationHandle)
+    [(queue, message)] = post()
+    assert queue == "interactive"
+    assert message["headers"]["id"] == handle.id
+    assert message["headers"]["gaelp_version"] == 1
+    assert abs(message["headers"]["gaelp_published_at"] - datetime.now(UTC).timestamp()) < 60
+    assert decoded(message)[0] == []
+    assert arguments(message) == {
+        "prompt": "Why?", "agent": "chat", "model": "m", "tier": "interactive", "priority": 5,
+        "options": {"temperature": 0.5},
+    }  # fmt: skip
+
+
+def test_no_header_shows_a_prompt(post):
+    invoke_agent.delay("SECRET", metadata={"k": "SECRET"})
+    invoke_agent.delay(messages=[{"role": "user", "content": "SECRET"}])
+    embed.delay("SECRET")
+    for _, message in post():
+        assert "SECRET" not in json.dumps([message["headers"], message["properties"]])
+        assert message["headers"]["argsrepr"] == "()"
+        assert message["headers"]["kwargsrepr"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "queue", "tier"),
+    [
+        ({"tier": "batch"}, {}, "batch", "batch"),
+        ({}, {"queue": "background"}, "background", "background"),
+        ({}, {"queue": Queue("background")}, "background", "background"),
+        ({"tier": "background"}, {"queue": "interactive"}, "background", "background"),
+        ({"tier": "interactive"}, {"queue": "batch"}, "batch", "batch"),
+        ({"tier": "batch"}, {"queue": "elsewhere"}, "elsewhere", "batch"),
+    ],
+)
+def test_a_message_goes_to_the_queue_of_the_tier_that_counts(post, asked, options, queue, tier):
+    invoke_agent.apply_async(["x"], asked, **options)
+    [(went_to, message)] = post()
+    assert (went_to, arguments(message)["tier"]) == (queue, tier)
+
+
+def test_the_priority_travels_as_an_argument_and_celerys_own_is_dropped(post):
+    invoke_agent.apply_async(["x"], {"priority": 8}, priority=9)
+    [(_, message)] = post()
+    assert arguments(message)["priority"] == 8
+    assert not message["properties"].get("priority")
+    assert message["headers"].get("priority") is None
+
+
+def test_headers_of_the_caller_are_kept(post):
+    invoke_agent.apply_async(["x"], headers={"trace": "t"})
+    [(_, message)] = post()
+    assert message["headers"]["trace"] == "t"
+    assert message["headers"]["gaelp_version"] == 1
+
+
+def test_the_reply_of_the_step_before_is_a_prompt(post):
+    invoke_agent.s(agent="coding").apply_async((Reply(RESULT),))
+    [(_, message)] = post()
+    assert arguments(message)["prompt"] == "SECRET"
+    assert arguments(message)["agent"] == "coding"
+
+
+def test_without_redis_a_call_says_so_and_publishes_nothing(post):
+    post.redis.goes_away()
+    with pytest.raises(BrokerUnavailable, match="GAELP_BROKER_URL"):
+        invoke_agent.delay("x")
+    post.redis.comes_back()
+    assert post() == []
+
+
+def test_a_broker_that_just_answered_is_not_asked_again(post, monkeypatch):
+    clock = iter([100.0, 104.9, 105.0])
+    monkeypatch.setattr(base, "monotonic", lambda: next(clock))
+    invoke_agent.delay("a")
+    post.redis.goes_away()
+    invoke_agent.delay("b")
+    with pytest.raises(BrokerUnavailable):
+        invoke_agent.delay("c")
+    assert [arguments(message)["prompt"] for _, message in post()] == ["a", "b"]
+
+
+# -- the reply
+
+
+def test_a_reply_is_the_result_mapping_and_shows_no_text():
+    reply = Reply(RESULT)
+    assert loads(dumps(reply)) == RESULT.model_dump(mode="json")
+    assert reply["text"] == "SECRET"
+    for shown in (repr(reply), str(reply), saferepr(reply), f"{reply}"):
+        assert "SECRET" not in shown
+    assert "stop" in repr(reply)
+
+
+def test_a_reply_with_vectors_shows_none():
+    result = EmbeddingResult(
+        id="i", model="m", node="n", tier=Tier.BATCH, priority=5, embeddings=((0.125,),), attempts=1
+    )
+    assert "0.125" not in repr(Reply(result))
+    assert loads(dumps(Reply(result)))["embeddings"] == [[0.125]]
+
+
+# -- delivering an outcome
+
+
+def test_what_is_done_is_replied_and_the_chain_goes_on(request_of):
+    request = request_of(callbacks=["next"], chain=["after"])
+    assert invoke_agent.deliver(Done(RESULT)) == RESULT.model_dump(mode="json")
+    assert (request.callbacks, request.chain) == (["next"], ["after"])
+
+
+def test_what_was_cut_is_replied_and_nothing_goes_on(request_of):
+    request = request_of(callbacks=["next"], chain=["after"], errbacks=["on error"])
+    assert invoke_agent.deliver(Cut(RESULT))["text"] == "SECRET"
+    assert (request.callbacks, request.chain) == (None, None)
+
+
+def test_what_failed_raises_its_own_error(request_of):
+    error = NodeFailed("why")
+    request_of()
+    with pytest.raises(NodeFailed) as caught:
+        invoke_agent.deliver(Failed(error))
+    assert caught.value is error
+
+
+def test_no_time_to_wait_gives_the_message_back(request_of, post):
+    request_of()
+    with pytest.raises(Reject) as caught:
+        invoke_agent.deliver(Snooze(0.0, "stopped: shutdown"))
+    assert caught.value.requeue is True
+    assert post() == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "retries", "error"),
+    [(Retry(30.0, NodeFailed("why")), 3, NodeFailed), (Snooze(30.0, "full"), 2, NodeError)],
+)
+def test_a_retry_spends_an_attempt_and_a_snooze_does_not(request_of, post, outcome, retries, error):
+    request_of(retries=2, gaelp_version=1, gaelp_published_at=123.0, callbacks=[], chain=None)
+    before = datetime.now(UTC).timestamp()
+    with pytest.raises(CeleryRetry) as caught:
+        invoke_agent.deliver(outcome)
+    assert isinstance(caught.value.exc, error)
+    [(queue, message)] = post()
+    headers = message["headers"]
+    assert (queue, headers["id"], headers["retries"]) == ("batch", "i", retries)
+    assert (headers["gaelp_published_at"], headers["gaelp_version"]) == (123.0, 1)
+    assert 29.0 <= datetime.fromisoformat(headers["eta"]).timestamp() - before <= 60.0
+    assert arguments(message)["prompt"] == "x"
+
+
+@pytest.mark.parametrize("tier", [None, "interactive", "batch", "background"])
+@pytest.mark.parametrize("queue", QUEUES)
+def test_what_runs_again_goes_back_to_its_own_queue_and_tier(request_of, post, queue, tier):
+    ran_as = invoke_agent.accept([], {"prompt": "x", "tier": tier}, queue).tier
+    request_of(queue=queue, kwargs={"prompt": "x", "tier": tier})
+    with pytest.raises(CeleryRetry):
+        invoke_agent.deliver(Retry(30.0, NodeFailed("why")))
+    [(went_to, message)] = post()
+    again = invoke_agent.accept([], arguments(message), went_to).tier
+    assert again == ran_as
+    if queue == "elsewhere":
+        assert went_to == "elsewhere"
+    else:
+        assert QUEUES.index(went_to) >= QUEUES.index(queue), "it must not jump the queue"
+
+
+def test_when_redis_is_away_the_message_is_given_back(request_of, post):
+    request_of()
+    post.redis.goes_away()
+    with pytest.raises(Reject) as caught:
+        invoke_agent.deliver(Retry(30.0, NodeFailed("why")))
+    assert caught.value.requeue is True
+
+
+def test_a_run_that_was_taken_over_is_ignored(request_of, monkeypatch):
+    from support.fakes import Workbench
+
+    from gaelp_tasks.clients.scripted import ScriptedClient
+    from gaelp_tasks.runtime import shared_runtime
+    from gaelp_tasks.streams import StreamFenced
+
+    bench = Workbench(shared_runtime().loop, FakeBroker(), ScriptedClient())
+
+    async def fenced(*_):
+        raise StreamFenced("taken over")
+
+    monkeypatch.setattr("gaelp_tasks.tasks.resources.shared_resources", lambda: bench.at)
+    monkeypatch.setattr("gaelp_tasks.tasks.walk.walk", fenced)
+    request_of()
+    with pytest.raises(Ignore):
+        invoke_agent.perform({"prompt": "x"}, lambda *_: None)
+    assert bench.at.runs.ids() == ()
