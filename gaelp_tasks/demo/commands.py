@@ -110,6 +110,8 @@ def _worded(root: Path) -> Iterator[None]:
     """What the machine refuses, as a sentence."""
     try:
         yield
+    except GaelpError:
+        raise  # some are OSErrors too, and have their sentence
     except AlreadyUp:
         raise PartFailed(f"The system is up already, out of {root}: Ctrl-C in its shell stops it.") from None
     except OSError as error:

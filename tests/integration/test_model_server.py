@@ -154,6 +154,19 @@ def test_a_json_schema_is_kept(server):
     assert isinstance(answer["count"], int)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "if": {}, "then": {}},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}},
+        {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+        {"not": {"type": "string"}},
+    ],
+)
+def test_a_schema_that_is_only_half_understood_still_gives_json(server, schema):
+    json.loads(text_of(server.post("/api/chat", chat(format=schema, options={"seed": 4})).json()))
+
+
 def test_a_tool_is_called_with_an_object(server):
     answer = server.post("/api/chat", chat(tools=[WEATHER], options={"seed": 1})).json()
     (call,) = answer["message"]["tool_calls"]
@@ -299,7 +312,8 @@ def test_a_model_leaves_when_its_keep_alive_is_over(server):
         ("/api/chat", chat(think=True), 400, "does not support thinking"),
         ("/api/chat", chat(model=EMBED_MODEL), 400, "it is an embedding model"),
         ("/api/embed", {"model": CHAT_MODEL, "input": "x"}, 400, "it is a chat model"),
-        ("/api/chat", chat(format={"type": "nonsense"}), 400, "nonsense"),
+        ("/api/chat", chat(format={"type": "nonsense"}), 400, "unrecognized type nonsense"),
+        ("/api/chat", chat(format={"$ref": "#/nowhere"}), 400, "cannot resolve $ref"),
         ("/api/create", {}, 404, "stand-in"),
         ("/api/tags", {}, 405, "stand-in"),
     ],

@@ -1,4 +1,4 @@
-"""Which processes live in a folder: what a program started there has left behind, through however many hands."""
+"""Which processes live in a folder: what was started there, through however many hands."""
 
 from pathlib import Path
 

@@ -98,6 +98,7 @@ def test_options_get_the_engines_names():
         ({"suffix": "x"}, "does not support insert"),
         ({"template": "x"}, '"template"'),
         ({"context": [1]}, '"context"'),
+        ({"raw": True, "format": "json"}, '"format" with "raw"'),
     ],
 )
 def test_parts_of_ollamas_api_that_are_missing_are_refused(field, sentence):

@@ -1,5 +1,6 @@
 """Parts, the stack that holds them, the file that tells of them, and which model node is taken."""
 
+import errno
 import json
 import os
 import signal
@@ -7,18 +8,19 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from support.eventually import eventually
 
-from gaelp_tasks.demo import model_node, tether
+from gaelp_tasks.demo import commands, model_node, tether
 from gaelp_tasks.demo.model_node import demo_env, demo_part, listening_at, models_at
 from gaelp_tasks.demo.parts import Child, Part, PartFailed
 from gaelp_tasks.demo.stack import Stack
 from gaelp_tasks.demo.upfile import AlreadyUp, claimed, read_upfile, write_upfile
+from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.settings import Settings
 
 
@@ -313,3 +315,39 @@ def test_an_engine_that_cannot_run_is_one_sentence_before_anything_is_downloaded
     ):
         model_node.DemoModels.fetch(tmp_path, pytest.fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_logs_of_a_demo_that_failed_are_kept_and_named(tmp_path):
+    heard = []
+
+    def fail() -> None:
+        with commands._own_folder(tmp_path / ".run", heard.append) as folder:
+            (folder / "logs").mkdir()
+            raise PartFailed("The worker ended by itself.")
+
+    with pytest.raises(PartFailed):
+        fail()
+    [folder] = (tmp_path / ".run").iterdir()
+    assert heard == [f"The logs are in {folder}/logs."]
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, PartFailed])
+def test_a_demo_without_a_story_of_failure_leaves_no_folder(tmp_path, error):
+    with suppress(*filter(None, [error])), commands._own_folder(tmp_path / ".run", pytest.fail) as folder:
+        assert folder.is_dir()
+        if error is not None:
+            raise error
+    assert list((tmp_path / ".run").iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence():
+    with (
+        pytest.raises(PartFailed, match=r"^The system cannot run in here: .*No space left on device\.$"),
+        commands._worded(Path("here")),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_error_that_has_its_sentence_keeps_it():
+    with pytest.raises(BrokerUnavailable, match="^Redis is away$"), commands._worded(Path("here")):
+        raise BrokerUnavailable("Redis is away")

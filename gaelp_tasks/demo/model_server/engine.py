@@ -18,7 +18,6 @@ from gaelp_tasks.demo.model_server.faults import ApiError, EngineFailed
 
 _CHILD = Path(__file__).with_name("engine_child.py")
 _STOP_GRACE_S = 2.0
-_STOP_REASONS = {"limit": "length", "eos": "stop", "word": "stop"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +119,15 @@ class Engine:
             return sum(slot["is_processing"] for slot in await response.json())
 
     async def complete(self, request: Mapping[str, Any]) -> AsyncGenerator[Pieces]:
-        """Generate; leaving the iterator early closes the connection, which stops the model.
+        """Generate from a `prompt` or from `messages`; leaving the iterator early stops the model.
 
-        The engine looks for a closed connection only when it has something to send, hence `stream` and
-        `return_progress` always: the latter sends a line after each batch of the prompt.
+        A `json_schema` needs `messages`: with a `prompt` the engine drops a schema that it cannot compile and
+        writes what it likes. The engine looks for a closed connection only when it has something to send, hence
+        `stream` and `return_progress` always: the latter sends a line after each batch of the prompt.
         """
+        path = "/v1/chat/completions" if "messages" in request else "/completion"
         body = {**request, "stream": True, "return_progress": True}
-        async with self._talking(), self._http.post(self._url + "/completion", json=body) as response:
+        async with self._talking(), self._http.post(self._url + path, json=body) as response:
             try:
                 await _raise_for_status(response)
                 rest = b""
@@ -166,7 +167,6 @@ def _url_in(report: bytes, spec: EngineSpec) -> str:
 
 def _read(lines: Sequence[bytes]) -> Pieces:
     texts = []
-    end = None
     for line in lines:
         field, _, value = line.partition(b": ")
         if field == b"error":
@@ -176,20 +176,28 @@ def _read(lines: Sequence[bytes]) -> Pieces:
         event = json.loads(value)
         if "error" in event:
             raise EngineFailed(_message(event["error"]))
-        if event["content"]:
-            texts.append(event["content"])
-        if event["stop"]:
-            end = _end_of(event)
-    return Pieces(texts=texts, end=end)
+        text, reason = _text_and_reason(event)
+        if text:
+            texts.append(text)
+        if reason is not None:
+            return Pieces(texts=texts, end=_end_of(reason, event["timings"]))
+    return Pieces(texts=texts, end=None)
 
 
-def _end_of(event: Mapping[str, Any]) -> End:
-    timings = event["timings"]
+def _text_and_reason(event: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """An event of either endpoint; the reason is None until the last."""
+    if "choices" in event:
+        (choice,) = event["choices"]
+        return choice["delta"].get("content"), choice["finish_reason"]
+    return event["content"], event["stop_type"] if event["stop"] else None
+
+
+def _end_of(reason: str, timings: Mapping[str, Any]) -> End:
     return End(
-        done_reason=_STOP_REASONS.get(event["stop_type"], "stop"),
-        prompt_eval_count=event["tokens_evaluated"],
+        done_reason="length" if reason in {"limit", "length"} else "stop",
+        prompt_eval_count=timings["cache_n"] + timings["prompt_n"],
         prompt_eval_duration=int(timings["prompt_ms"] * 1e6),
-        eval_count=event["tokens_predicted"],
+        eval_count=timings["predicted_n"],
         eval_duration=int(timings["predicted_ms"] * 1e6),
     )
 

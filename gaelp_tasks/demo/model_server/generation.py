@@ -135,23 +135,26 @@ async def _run(job: Job) -> AsyncGenerator[tuple[Sequence[str], Answer | None]]:
     """Texts as they come; with the last of them the figures of the whole."""
     since = time.perf_counter_ns()
     async with job.model.use(job.asked.keep_alive) as use:
-        prompt = await _fitting_prompt(use.engine, job)
-        request = {**job.constraint, **job.asked.engine_options(), "prompt": prompt}
+        fitting = await _what_fits(use.engine, job)
+        request = {**job.constraint, **job.asked.engine_options(), **fitting}
         async with aclosing(use.engine.complete(request)) as stream:
             async for pieces in stream:
                 yield pieces.texts, _stats(pieces.end, since, use.load_ns) if pieces.end else None
 
 
-async def _fitting_prompt(engine: Engine, job: Job) -> str:
-    """The rendered prompt, its oldest turns dropped until it leaves room for a token. Raises ApiError 400."""
+async def _what_fits(engine: Engine, job: Job) -> dict[str, Any]:
+    """The engine's `prompt`, or `messages` where the answer is constrained, less the oldest turns if need be.
+
+    Leaves room for one token at least. Raises ApiError 400 where the last turn alone is too long.
+    """
     room, turns_left = job.model.num_ctx, job.prompt
     while True:
         prompt = turns_left if isinstance(turns_left, str) else await engine.render(turns_left)
-        if len(prompt.encode()) < room - 1:  # no token is shorter than a byte, and one may mark the beginning
-            return prompt
-        count = len(await engine.tokenize(prompt))
+        # No token is shorter than a byte, and one may mark the beginning.
+        is_short = len(prompt.encode()) < room - 1
+        count = 0 if is_short else len(await engine.tokenize(prompt))
         if count < room:
-            return prompt
+            return {"messages": turns_left} if job.constraint else {"prompt": prompt}
         shorter = None
         if job.asked.truncate and not isinstance(turns_left, str):
             shorter = without_oldest(turns_left)

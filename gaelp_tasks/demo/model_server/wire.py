@@ -194,10 +194,12 @@ class GenerateRequest(WritingRequest):
     context: list[int] | None = None
 
     def refuse_what_is_missing(self, images: bool) -> None:
-        """As its parent, and the three fields of generate that have no counterpart in the engine."""
+        """As its parent, and the fields of generate that have no counterpart in the engine."""
         super().refuse_what_is_missing(images)
         if self.suffix:
             raise ApiError(400, f'"{self.model}" does not support insert')
+        if self.raw and self.format:
+            raise ApiError(400, 'this server keeps no "format" with "raw"; send messages to /api/chat')
         for field in ("template", "context"):
             if getattr(self, field):
                 raise ApiError(400, f'this server does not support "{field}"; send messages to /api/chat')

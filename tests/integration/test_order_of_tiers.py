@@ -1,6 +1,4 @@
-"""Private hooks that need a worker of their own: the order of queues, and what a worker holds."""
-
-import time
+"""The order of queues, on a worker of its own."""
 
 import pytest
 
@@ -29,15 +27,3 @@ def test_the_order_of_tiers_survives_cancel_and_add_consumer(start_worker, broke
     results = [handle.get(timeout=30) for handle in high + middle + low]
     started = [describe(app, result["id"]).start["at"] for result in results]
     assert started == sorted(started)
-
-
-def test_a_run_longer_than_the_visibility_timeout_runs_once(start_worker, broker, node):
-    """Private: qos._delivered, qos._dirty, channel.unacked_index_key."""
-    worker = start_worker(GAELP_OLLAMA_NODES=node, GAELP_VISIBILITY_TIMEOUT_S="2", name="holding")
-    handle = invoke_agent.delay("Never stop", options=ENDLESS)
-    eventually(lambda: worker.runs(handle.id))
-    begun = time.monotonic()
-    eventually(lambda: time.monotonic() - begun > 9, what="four visibility timeouts and a sweep")
-    handle.cancel()
-    assert handle.get(timeout=20)["stop_reason"] == "cancelled"
-    assert app.redis.get(app.keys.claims(handle.id)) == "1"
