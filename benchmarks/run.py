@@ -69,7 +69,8 @@ def main() -> None:
     }
     KEPT.parent.mkdir(exist_ok=True)
     KEPT.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\n{machine}, load {record['load'][0]:.1f}, {record['took_s']} s. Kept in {KEPT.relative_to(ROOT)}.")
+    print(f"\n{machine}, load {os.getloadavg()[0]:.1f}, {record['took_s']} s.", end=" ")
+    print(f"Kept in {KEPT.relative_to(ROOT)}; logs in {FOLDER.relative_to(ROOT)}.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A model server that spends no time thinking: `python source.py` prints its port, then serves Ollama's API.
 
-The prompt says what to send, as `{"tokens": 100, "pace_s": 0.05}`. Each token is the time at which it leaves,
-in nanoseconds of the monotonic clock, which all processes of a machine share. A pace of 0 is as fast as can be.
+The prompt says what to send, as `{"tokens": 100, "pace_s": 0.05}`; a pace of 0 is as fast as can be. Each
+token is the time at which it leaves, in nanoseconds of the monotonic clock, which a machine's processes share.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ __all__ = ["MODEL", "prompt"]
 MODEL = "clock:latest"
 MODELS = {"models": [{"name": MODEL, "size": 1, "digest": "0", "capabilities": ["completion"]}]}
 LINE = (
-    '{"model":"%s","created_at":"2026-01-01T00:00:00.000000Z",'
-    '"message":{"role":"assistant","content":"%%d "},"done":false}\n'
-) % MODEL
+    f'{{"model":"{MODEL}","created_at":"2026-01-01T00:00:00.000000Z",'
+    '"message":{"role":"assistant","content":"%d "},"done":false}\n'
+)
 LAST = LINE.replace("%d ", "").replace("false", 'true,"done_reason":"stop","eval_count":%d')
 BREATH = 64  #: tokens without a pace between two turns for other requests
 

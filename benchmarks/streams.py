@@ -88,17 +88,26 @@ class PlainXadd:
         async with redis.asyncio.Redis.from_url(os.environ[URL_VARIABLE], decode_responses=True) as store:
             await store.rpush(JOBS, json.dumps({"key": key, "prompt": asked}))
             while True:
-                for _, entries in await store.xread({key: after}, block=1000) or ():
-                    for after, fields in entries:
-                        if "end" in fields:
-                            return lags
-                        lags += lags_ms(fields["t"])
+                reply: Any = await store.xread({key: after}, block=1000)
+                for entry_id, fields in reply[0][1] if reply else ():
+                    if "end" in fields:
+                        return lags
+                    lags += lags_ms(fields["t"])
+                    after = entry_id
+
+
+def opening_tokens() -> int:
+    return round(OPENING_S * TOKENS_PER_S)
+
+
+def counted_tokens(seconds: float) -> int:
+    return round(seconds * TOKENS_PER_S)
 
 
 async def read_all(reader: Reader, streams: int, seconds: float) -> Lags:
     """Lags of all tokens that left after the opening."""
-    opening = round(OPENING_S * TOKENS_PER_S)
-    tokens = opening + round(seconds * TOKENS_PER_S)
+    opening = opening_tokens()
+    tokens = opening + counted_tokens(seconds)
     asked = prompt(tokens, 1 / TOKENS_PER_S)
     async with asyncio.timeout(GIVE_UP_S):
         read = await asyncio.gather(*(reader(asked) for _ in range(streams)))
@@ -108,30 +117,40 @@ async def read_all(reader: Reader, streams: int, seconds: float) -> Lags:
     return [lag for lags in read for lag in lags[opening:]]
 
 
-async def measure_lag(readers: dict[str, Reader], plan: Plan) -> list[Figure]:
-    """In each round the ways take turns, and what they add to direct HTTP is taken within the round."""
+async def measure_lag(readers: dict[str, Reader], writers: dict[str, int], plan: Plan) -> list[Figure]:
+    """In each round the ways take turns, and what they add to direct HTTP is taken within the round.
+
+    `writers`: the process behind a way, where it has one.
+    """
     figures = []
     for streams, percent, target in LAG_TARGETS:
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
-        for _ in range(plan.rounds):
-            for name, reader in readers.items():
-                lags = await read_all(reader, streams, plan.seconds)
-                found[name].append((percentile(lags, 50), percentile(lags, 99)))
-        for at, which in enumerate((50, 99)):
-            base = [pair[at] for pair in found["direct"]]
+        found: dict[str, list[dict[int, float]]] = {name: [] for name in readers}
+        spent_us: dict[str, list[float]] = {name: [] for name in writers}
+        tokens = streams * (opening_tokens() + counted_tokens(plan.seconds))
+        for number in range(plan.rounds):
+            for name in readers if number % 2 else reversed(readers):
+                before_s = cpu_s(writers[name]) if name in writers else 0.0
+                lags = await read_all(readers[name], streams, plan.seconds)
+                found[name].append({which: percentile(lags, which) for which in (50, 99)})
+                if name in writers:
+                    spent_us[name].append((cpu_s(writers[name]) - before_s) / tokens * 1e6)
+        for which in (50, 99):
             label = f"{streams} streams, p{which}"
+            base = [lag[which] for lag in found["direct"]]
             figures.append(Figure(name=f"{label}: direct HTTP", unit="ms", rounds=tuple(base)))
-            for name in [name for name in readers if name != "direct"]:
-                added = tuple(pair[at] - less for pair, less in zip(found[name], base, strict=True))
-                counts = which == percent and name == "ours"
+            for name in writers:
                 figures.append(
                     Figure(
                         name=f"{label}: added by {name}",
                         unit="ms",
-                        rounds=added,
-                        at_most=target if counts else None,
+                        rounds=tuple(lag[which] - less for lag, less in zip(found[name], base, strict=True)),
+                        at_most=target if which == percent and name == "ours" else None,
                     )
                 )
+        figures += [
+            Figure(name=f"{streams} streams, CPU per token: {name}", unit="us", rounds=tuple(costs))
+            for name, costs in spent_us.items()
+        ]
     return figures
 
 
@@ -162,20 +181,23 @@ async def measure_cpu(direct: Direct, worker_pid: int, plan: Plan) -> list[Figur
     ]
 
 
-async def _measure(node: str, worker_pid: int, plan: Plan) -> list[Figure]:
+async def _measure(node: str, writers: dict[str, int], plan: Plan) -> list[Figure]:
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session:
+    async with aiohttp.ClientSession(connector=connector) as session:
         direct = Direct(session, node)
         readers: dict[str, Reader] = {"direct": direct, "ours": ours, "plain XADD": PlainXadd()}
         for reader in readers.values():  # threads, connections, caches
             await read_all(reader, 10, 0.0)
-        return [*await measure_lag(readers, plan), *await measure_cpu(direct, worker_pid, plan)]
+        return [
+            *await measure_lag(readers, writers, plan),
+            *await measure_cpu(direct, writers["ours"], plan),
+        ]
 
 
 def measure_streams(folder: Path, plan: Plan) -> list[Figure]:
     """Source, worker and readers are processes of their own; this one reads."""
     with Stack() as stack:
         node = start_source(stack, folder)
-        start_relay(stack, folder, node)
+        relay = start_relay(stack, folder, node)
         worker = start_ours(stack, folder, slots=SLOTS)
-        return asyncio.run(_measure(node, worker.pid, plan))
+        return asyncio.run(_measure(node, {"ours": worker.pid, "plain XADD": relay.pid}, plan))

@@ -46,6 +46,7 @@ class Cancellation:
         self._loop = loop
         self._task: asyncio.Task[object] | None = None
         self._delivered = False
+        self._cancels = 0  #: of the task by others, before it entered
 
     def stop(self, reason: Reason) -> None:
         """Ask the run to stop; from any thread."""
@@ -65,14 +66,16 @@ class Cancellation:
         if self.reason is not None:
             raise Cancelled(self.reason)
         self._task = asyncio.current_task()
+        self._cancels = self._task.cancelling() if self._task is not None else 0
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        if self._delivered and task is not None and self.reason is not None:
-            task.uncancel()
+        if not self._delivered or task is None or self.reason is None:
+            return
+        if task.uncancel() <= self._cancels:  # else somebody cancelled the whole task too
             raise Cancelled(self.reason) from error
 
 

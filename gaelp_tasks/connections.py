@@ -19,6 +19,7 @@ __all__ = [
     "Keys",
     "Refused",
     "SyncRedis",
+    "Trouble",
     "connect",
     "connect_async",
     "lost",
@@ -33,6 +34,8 @@ AsyncRedis = redis.asyncio.Redis
 Refused = redis.ResponseError
 #: No answer: the connection broke, or nothing came in time.
 lost = (redis.ConnectionError, redis.TimeoutError, OSError)
+#: Whatever redis-py itself raises.
+Trouble = redis.RedisError
 #: Any way in which Redis does not serve us.
 unavailable = (redis.RedisError, OSError)
 

@@ -60,5 +60,5 @@ def agent_class(name: str, settings: Settings) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise SettingsError(f"GAELP_AGENTS: agent '{name}' is {path}, which fails: {error}.") from error

@@ -1,7 +1,8 @@
 """The handle of an invocation: Celery's AsyncResult with streams and a cancel that stops the model."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from gaelp_tasks.app import GaelpApp
 
 __all__ = ["InvocationHandle"]
+
+RESULT_S = 5.0  #: Celery stores the result after the stream has ended
 
 
 class InvocationHandle(AsyncResult):
@@ -62,7 +65,7 @@ class InvocationHandle(AsyncResult):
                             waiting.is_over(event) and self._ended_without_stream()
                         ):
                             break
-        self._raise_failure(reading)
+        await asyncio.to_thread(self._raise_failure, reading)
 
     def events(self, *, after: str = FIRST) -> Iterator[Event | None]:
         """Everything in the stream after an entry's id, as it comes; None each second without news."""
@@ -99,6 +102,9 @@ class InvocationHandle(AsyncResult):
             self.maybe_throw()
         elif reading.end.facts["outcome"] == "failed":
             facts = reading.end.facts
+            if not hasattr(errors, facts["error"]):
+                with suppress(CeleryTimeout):  # not ours: Celery's result can rebuild it, a moment later
+                    self.get(timeout=RESULT_S)
             raise getattr(errors, facts["error"], errors.GaelpError)(facts["message"])
 
 

@@ -1,6 +1,5 @@
 """What becomes of an invocation: the outcomes, and the decision between them. Pure."""
 
-import math
 from dataclasses import dataclass
 from random import Random
 
@@ -47,6 +46,7 @@ class Failed:
     error: Exception
 
 
+LARGEST_EXPONENT = 1023  #: of a float
 Outcome = Done | Cut | Retry | Snooze | Failed
 
 
@@ -66,8 +66,7 @@ def backoff_s(attempt: int, policy: RetryPolicy, rng: Random) -> float:
     uniform(0, min(cap_s, base_s * 2 ** (attempt - 1))); a huge attempt is the cap, not an overflow.
     Source: M. Brooker, "Exponential Backoff And Jitter", 2015.
     """
-    exponent = min(attempt - 1, math.ceil(math.log2(policy.cap_s / policy.base_s)) if policy.base_s else 0)
-    return rng.uniform(0.0, min(policy.cap_s, policy.base_s * 2.0 ** max(0, exponent)))
+    return rng.uniform(0.0, min(policy.cap_s, policy.base_s * 2.0 ** min(attempt - 1, LARGEST_EXPONENT)))
 
 
 def decide(error: Exception, attempt: int, policy: RetryPolicy, rng: Random) -> Retry | Snooze | Failed:

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         for url in value:
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise ValueError(f"{url} is no http:// or https:// address")
+                raise ValueError(f"{masked(url)} is no http:// or https:// address")
         return value
 
     @field_validator("broker_url", "result_backend")
@@ -155,7 +155,7 @@ def _shown(name: str, value: Any) -> str:
 
 def masked(url: str) -> str:
     """The address without its password."""
-    return re.sub(r"(://[^:/@]*:)[^@/]+@", r"\1***@", url)
+    return re.sub(r"((?<=[?&])password=)[^&]+", r"\1***", re.sub(r"(://[^:/@]*:)[^/]+@", r"\1***@", url))
 
 
 @cache

@@ -112,14 +112,21 @@ class TokenStream:
         """Wait while too much is on its way. Raises StreamFenced when a later claim has taken over."""
         while self.text_bytes > BACKLOG_BYTES and not self.fenced:
             await self._writer.flushed()
+        self._raise_fenced()
+
+    def _raise_fenced(self) -> None:
         if self.fenced:
             raise StreamFenced(f"Invocation {self.id} was started again elsewhere.")
 
     async def end(self, facts: Mapping[str, Any]) -> None:
-        """Close the invocation, start the stream's time to live, and wait until Redis has it."""
+        """Close the invocation, start the stream's time to live, and wait until Redis has it.
+
+        Raises StreamFenced when a later claim has taken over.
+        """
         self._writer.add(self, {"end": json.dumps(facts)}, last=True)
         while self._writer.pending(self):
             await self._writer.flushed()
+        self._raise_fenced()
 
 
 class StreamWriter:

@@ -1,5 +1,7 @@
 """The command `gaelp`: all verbs in one place."""
 
+from collections.abc import Callable
+
 import typer
 
 from gaelp_tasks.cli import looking, programs, running
@@ -16,13 +18,16 @@ cli = typer.Typer(
     epilog="Settings come from GAELP_... variables: `gaelp config` lists them, `gaelp doctor` checks them.",
 )
 
-for verb in (running.run, running.embed, running.attach, running.cancel):
-    cli.command(rich_help_panel="Work")(verb)
-for verb in (looking.status, looking.show, looking.doctor, looking.config):
-    cli.command(rich_help_panel="Looking")(verb)
-for verb in (programs.worker, programs.beat, programs.flower):
-    cli.command(
-        rich_help_panel="Programs",
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )(verb)
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Work": (running.run, running.embed, running.attach, running.cancel),
+    "Looking": (looking.status, looking.show, looking.doctor, looking.config),
+    "Programs": (programs.worker, programs.beat, programs.flower),
+}
+#: the programs hand what they do not know to Celery
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+for panel, verbs in PANELS.items():
+    for verb in verbs:
+        settings = PASS_ON if panel == "Programs" else None
+        cli.command(rich_help_panel=panel, context_settings=settings)(verb)
 cli.add_typer(demo_app, name="demo", rich_help_panel="Programs")

@@ -9,8 +9,9 @@ from rich.table import Table
 from gaelp_tasks import app
 from gaelp_tasks.cli import checks
 from gaelp_tasks.cli.output import Json, out, print_json
+from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models.capacity import NodeSnapshot
-from gaelp_tasks.overview import describe, live_nodes, queue_depths
+from gaelp_tasks.overview import Description, describe, live_nodes, queue_depths
 from gaelp_tasks.settings import load_settings
 
 __all__ = ["config", "doctor", "show", "status"]
@@ -68,12 +69,18 @@ def show(
     *,
     as_json: Json = False,
 ) -> None:
-    """State, position, attempts, node and timings of one invocation."""
+    """State, position, attempts, node and timings of one invocation; exit code 1 for an unknown id."""
     told = describe(app, invocation_id)
     if as_json:
         place = told.place._asdict() if told.place else None
         print_json(told._asdict() | {"place": place})
-        return
+    else:
+        _print_description(told)
+    if told.state is State.UNKNOWN:
+        raise typer.Exit(1)
+
+
+def _print_description(told: Description) -> None:
     rows: dict[str, Any] = {"id": told.id, "state": told.state}
     if told.place is not None:
         rows["position"] = f"{told.place.position} in queue {told.place.queue}"
@@ -108,6 +115,7 @@ def config(
             print(f"# {row.meaning}{unit}\n#{row.variable}={row.default}\n")
         return
     table = Table("variable", "value", "unit", "default", "meaning", box=None)
+    table.columns[0].no_wrap = True
     for row in rows:
         value = f"[green]{row.value}[/]" if row.given else row.value
         table.add_row(row.variable, value, row.unit, row.default if row.given else "", row.meaning)

@@ -44,6 +44,7 @@ class Child:
 
     def __init__(self, part: Part) -> None:
         self.part = part
+        self._stopped = False
         try:
             for folder in (part.log.parent, part.cwd):
                 if folder:
@@ -70,11 +71,7 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether it still runs."""
-        # WNOWAIT leaves the zombie: its pid, and so its group, cannot become someone else's before stop().
-        if self._process.returncode is not None:
-            return False
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self.pid, options) is None
+        return self._process.poll() is None
 
     def output(self) -> str:
         """What it has written to its log since this start."""
@@ -105,13 +102,14 @@ class Child:
 
         `hurry` cuts the wait short once it is set.
         """
-        if self._process.returncode is not None:
+        if self._stopped:
             return
-        if self.alive:
-            self._process.terminate()
+        self._stopped = True
+        self._process.terminate()
         give_up_at = time.monotonic() + self.part.stop_within_s
         while self.alive and time.monotonic() < give_up_at and not (hurry and hurry.is_set()):
             time.sleep(POLL_S)
+        # A group keeps its number while anybody is in it, so this reaches its stragglers or nobody.
         with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()

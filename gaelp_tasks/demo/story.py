@@ -108,16 +108,11 @@ def background_work() -> Iterable[Act]:
         "a long tale",
         "Tell the story of a night train from its departure to its arrival. Describe every station.",
         tier="background",
-        agent="chat",
         tokens=1500,
         cut_after=LONG_ENOUGH_CHARACTERS,
     )
     yield ask(
-        "think about mills",
-        "Which is more reliable for a miller, the tide or the wind?",
-        tier="background",
-        agent="reasoning",
-        tokens=48,
+        "tide or wind?", "Which is better for a mill, the tide or the wind?", tier="background", tokens=32
     )
 
 
@@ -143,14 +138,14 @@ def batch_work() -> Iterable[Act]:
 def questions() -> Iterable[Act]:
     """What people who wait ask."""
     yield ask(
-        "why is the sky blue?", "Why is the sky blue? Answer in two sentences.", tier="interactive", tokens=56
+        "why is the sky blue?", "Why is the sky blue? Answer in two sentences.", tier="interactive", tokens=48
     )
     yield ask(
         "a line of Python",
         "Write a Python function that adds two numbers.",
         tier="interactive",
         agent="coding",
-        tokens=56,
+        tokens=48,
     )
 
 

@@ -1,8 +1,14 @@
 """The base of all our data: immutable, strict about unknown fields, silent about its values in errors."""
 
-from pydantic import BaseModel, ConfigDict
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-__all__ = ["Frozen"]
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, JsonValue
+
+__all__ = ["Frozen", "JsonObject", "JsonText"]
+
+DEEPEST = 64  #: levels of a JSON value; readers recurse
 
 
 class Frozen(BaseModel):
@@ -15,3 +21,27 @@ class Frozen(BaseModel):
         hide_input_in_errors=True,
         protected_namespaces=(),
     )
+
+
+def _portable(value: Any, level: int = 0) -> Any:
+    """Refuse what another JSON reader would not take: NaN, infinities, bottomless nesting."""
+    if level > DEEPEST:
+        raise ValueError(f"JSON is nested deeper than {DEEPEST} levels")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for item in inner:
+        _portable(item, level + 1)
+    return value
+
+
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the text holds half a character (a lone surrogate)") from None
+    return value
+
+
+JsonText = Annotated[str, AfterValidator(_encodable)]  #: text that can be written as UTF-8
+JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_portable)]  #: finite, not too deep

@@ -1,14 +1,14 @@
 """One call of an agent, and its result."""
 
-import math
+import json
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gaelp_tasks.errors import InvalidInvocation
-from gaelp_tasks.models.frozen import Frozen
+from gaelp_tasks.models.frozen import Frozen, JsonObject, JsonText
 from gaelp_tasks.models.message import Image, Message, as_messages
 from gaelp_tasks.models.usage import Timings, Usage
 
@@ -49,35 +49,24 @@ PositiveSeconds = Annotated[float, Field(gt=0, lt=366 * 86_400)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-#: what a client's chat() takes beside Ollama's own options
-_ARGUMENTS = frozenset({"messages", "model", "format", "tools", "think", "stall_timeout_s"})
-
-
-def _finite(value: Any) -> Any:
-    """Refuse NaN and infinities anywhere in a JSON value: no other JSON reader would take them back."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("numbers must be finite")
-    if isinstance(value, Mapping):
-        for item in value.values():
-            _finite(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _finite(item)
-    return value
+#: what chat() or the request itself takes, beside the model's options
+_ARGUMENTS = frozenset(
+    {"messages", "model", "format", "tools", "think", "stall_timeout_s", "keep_alive", "options", "stream"}
+)
 
 
 class Invocation(Frozen):
     """What a caller asks for; the keyword arguments of `gaelp.invoke_agent` (contract, section 2)."""
 
-    prompt: str | None = None
+    prompt: JsonText | None = None
     messages: tuple[Message, ...] | None = None
     agent: Name = "chat"
     model: Name | None = None  #: None: the agent's, else the node's default
     tier: Tier = Tier.INTERACTIVE
     priority: Annotated[int, Field(ge=1, le=10, strict=True)] = DEFAULT_PRIORITY  #: 10 first
-    options: dict[str, JsonValue] | None = None  #: Ollama's model options; num_ctx belongs to the node
-    format: Literal["json"] | dict[str, JsonValue] | None = None  #: "json" or a JSON schema
-    tools: tuple[dict[str, JsonValue], ...] | None = None  #: tool schemas, as Ollama takes them
+    options: JsonObject | None = None  #: Ollama's model options; num_ctx belongs to the node
+    format: Literal["json"] | JsonObject | None = None  #: "json" or a JSON schema
+    tools: tuple[JsonObject, ...] | None = None  #: tool schemas, as Ollama takes them
     images: tuple[Image, ...] | None = None  #: base64; belong to the prompt
     think: Think | None = None
     deadline_s: PositiveSeconds | None = None  #: wall clock from publication; None: none
@@ -87,16 +76,11 @@ class Invocation(Frozen):
     queue_ttl_s: PositiveSeconds | None = None  #: given up when still queued after this; None: never
     idempotency_key: Name | None = None
     tenant: Name | None = None
-    metadata: dict[str, JsonValue] | None = None
-
-    @field_validator("options", "format", "tools", "metadata", mode="before")
-    @classmethod
-    def _json_only(cls, value: Any) -> Any:
-        return _finite(value)
+    metadata: JsonObject | None = None
 
     @field_validator("options")
     @classmethod
-    def _node_owns_context(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    def _node_owns_context(cls, value: JsonObject | None) -> JsonObject | None:
         if value and "num_ctx" in value:
             raise ValueError("num_ctx is one value per model and belongs to the node (GAELP_NUM_CTX)")
         if taken := set(value or ()) & _ARGUMENTS:
@@ -146,10 +130,12 @@ class Invocation(Frozen):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of what the model is asked to read: texts and images."""
-        messages = self.input
-        texts = sum(len(message.content.encode()) for message in messages)
-        return texts + sum(len(image) for message in messages for image in message.images or ())
+        """Bytes of all that the caller sends along: texts, images, and the JSON beside them."""
+        return sum(message.size_bytes for message in self.input) + sum(
+            len(json.dumps(value))
+            for value in (self.options, self.format, self.tools, self.metadata)
+            if value
+        )
 
     @property
     def input(self) -> tuple[Message, ...]:
@@ -192,7 +178,7 @@ class Embedding(Frozen):
     tier: Tier = Tier.INTERACTIVE
     priority: Annotated[int, Field(ge=1, le=10, strict=True)] = DEFAULT_PRIORITY
     tenant: Name | None = None
-    metadata: dict[str, JsonValue] | None = None
+    metadata: JsonObject | None = None
 
     @classmethod
     def parse(cls, arguments: Mapping[str, Any], *, max_prompt_bytes: int) -> "Embedding":
@@ -239,8 +225,10 @@ class EmbeddingResult(Frozen):
 
 
 def one_sentence(error: ValidationError) -> str:
-    """The first complaint of pydantic as a sentence, without the value that caused it."""
-    first = error.errors(include_input=False, include_url=False)[0]
+    """The most telling complaint of pydantic as a sentence, without the value that caused it."""
+    complaints = error.errors(include_input=False, include_url=False)
+    # of a union each branch complains; a rule of ours that was broken tells more than a type that was not met
+    first = next((one for one in complaints if one["type"] == "value_error"), complaints[0])
     place = ".".join(str(part) for part in first["loc"])
     text = first["msg"].removeprefix("Value error, ").rstrip(".")
     text = text[0].lower() + text[1:] if place else text[0].upper() + text[1:]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from gaelp_tasks.errors import InvalidInvocation
-from gaelp_tasks.models.frozen import Frozen
+from gaelp_tasks.models.frozen import Frozen, JsonObject, JsonText
 
 __all__ = ["FunctionCall", "Image", "Message", "Prompt", "Role", "ToolCall", "as_messages", "with_system"]
 
@@ -30,7 +30,7 @@ class FunctionCall(Frozen):
     """What a model asks to be called."""
 
     name: str
-    arguments: dict[str, Any]  #: JSON object
+    arguments: JsonObject
     index: int | None = None  #: its place among the calls of one message; None: not told
 
 
@@ -45,12 +45,19 @@ class Message(Frozen):
     """One message, as Ollama's /api/chat has it."""
 
     role: Role
-    content: str = ""
-    thinking: str | None = None
+    content: JsonText = ""
+    thinking: JsonText | None = None
     images: tuple[Image, ...] | None = None
     tool_calls: tuple[ToolCall, ...] | None = None
     tool_name: str | None = None  #: which tool a `tool` message answers for
     tool_call_id: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its texts and images, and of its tool calls as JSON."""
+        texts = len(self.content.encode()) + len((self.thinking or "").encode())
+        calls = sum(len(call.model_dump_json()) for call in self.tool_calls or ())
+        return texts + calls + sum(len(image) for image in self.images or ())
 
 
 Prompt = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]

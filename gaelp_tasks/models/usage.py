@@ -18,6 +18,12 @@ class Usage(Frozen):
     prompt_tokens: TokenCount = 0
     completion_tokens: TokenCount = 0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
 
 class Timings(Frozen):
     """Seconds of each phase; None where the phase did not happen or could not be seen."""

@@ -1,6 +1,7 @@
 """What our model tasks share: checked before they are published, their prompts kept out of sight."""
 
 import inspect
+import re
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
@@ -59,6 +60,12 @@ def _broker_answers(app: GaelpApp) -> None:
         _answered[url] = now
 
 
+def _named(value: object) -> str:
+    """A name as given; what does not look like one may be a misplaced prompt and is not repeated."""
+    text = str(value)
+    return f"'{text}'" if re.fullmatch(r"[\w.:-]{1,40}", text) else "of that name"
+
+
 class ModelTask(Task):
     """Base of `gaelp.invoke_agent` and `gaelp.embed`."""
 
@@ -81,14 +88,14 @@ class ModelTask(Task):
             raise InvalidInvocation(f"{self.name}: {error}.") from None
         asked = given.get("tier")
         if asked is not None and asked not in list(Tier):
-            raise InvalidInvocation(f"tier: '{asked!s:.40}' is none of {', '.join(Tier)}.")
+            raise InvalidInvocation(f"tier: {_named(asked)} is none of {', '.join(Tier)}.")
         given["tier"] = lower_tier(None if asked is None else Tier(asked), queue)
         accepted = type(self).parse(given, max_prompt_bytes=int(self.app.settings.max_prompt_bytes))
         if isinstance(accepted, Invocation):
             known = agent_names(self.app.settings)
             if accepted.agent not in known:
                 raise InvalidInvocation(
-                    f"agent: there is no agent called '{accepted.agent:.80}'; there are: {', '.join(known)} "
+                    f"agent: there is no agent {_named(accepted.agent)}; there are: {', '.join(known)} "
                     "(more by GAELP_AGENTS)."
                 )
         return accepted

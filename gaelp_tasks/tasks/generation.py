@@ -69,14 +69,14 @@ class Generation:
             self._run.first_token_s = self._at.tick() - self._run.started
         if chunk.content:
             self._pieces.append(chunk.content)
-            self._size_bytes += len(chunk.content)
             stream.write(chunk.content)
         if chunk.thinking:
             stream.think(chunk.thinking)
         if chunk.tool_calls:
             self._tool_calls += [call.model_dump(mode="json") for call in chunk.tool_calls]
+        self._size_bytes += len(chunk.content.encode()) + len(chunk.thinking.encode())
         if chunk.usage is not None:
-            self._usage = chunk.usage
+            self._usage += chunk.usage
 
     def result(self, stop_reason: StopReason) -> InvocationResult:
         """The answer so far; a cut one counts the pieces that came, for the node never told."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from celery.exceptions import TimeLimitExceeded
 
 from gaelp_tasks.cancellation import Cancellation, Cancelled, Reason
-from gaelp_tasks.connections import unavailable
+from gaelp_tasks.connections import Trouble
 from gaelp_tasks.errors import StreamStalled
 from gaelp_tasks.models.invocation import (
     Embedding,
@@ -161,7 +161,7 @@ def judge(error: Exception, run: Run, work: Work, at: Resources) -> Outcome:
     """The outcome of a run that met an error; a stall after the first token keeps the text."""
     if isinstance(error, StreamStalled) and work.begun:
         return Cut(work.result("stall"))
-    if isinstance(error, unavailable):
+    if isinstance(error, Trouble):
         return Snooze(at.policy.snooze_s, f"Redis: {error}")
     return decide(error, run.attempt, at.policy, at.rng)
 

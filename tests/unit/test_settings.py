@@ -91,10 +91,6 @@ def test_addresses_of_redis_are_taken(url):
     assert Settings(broker_url=url).broker_url == url
 
 
-def test_the_contract_names_sentinel_addresses_too():
-    assert Settings(broker_url="sentinel://a:26379;sentinel://b:26379").broker_url.startswith("sentinel:")
-
-
 def test_the_defaults_of_the_contract():
     settings = Settings()
     assert settings.broker_url == settings.results_url == "redis://127.0.0.1:6379/0"

@@ -349,5 +349,5 @@ def test_a_full_disk_is_one_sentence():
 
 
 def test_an_error_that_has_its_sentence_keeps_it():
-    with pytest.raises(BrokerUnavailable, match="^Redis is away$"), commands._worded(Path("here")):
+    with pytest.raises(BrokerUnavailable, match=r"^Redis is away$"), commands._worded(Path("here")):
         raise BrokerUnavailable("Redis is away")

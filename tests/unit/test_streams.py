@@ -14,7 +14,19 @@ from gaelp_tasks import streams
 from gaelp_tasks.connections import Keys, connect, connect_async
 from gaelp_tasks.errors import GaelpError, StreamRestarted
 from gaelp_tasks.settings import Settings
-from gaelp_tasks.streams import FIRST, End, Piece, Reading, Start, StreamFenced, StreamWriter, afollow, follow, parse
+from gaelp_tasks.streams import (
+    FIRST,
+    End,
+    Piece,
+    Reading,
+    Start,
+    StreamFenced,
+    StreamWriter,
+    afollow,
+    before_run,
+    follow,
+    parse,
+)
 
 TTL_S = 100.0
 
@@ -402,6 +414,19 @@ def test_a_run_that_starts_over_is_told_only_to_who_has_read_text():
     assert reading.take(Piece("2-1", 2, "Hel")) == "Hel"
     with pytest.raises(StreamRestarted, match="started over"):
         reading.take(Start("3-0", 3, {}))
+
+
+@pytest.mark.parametrize("claims", [[1], [1, 2], [3, 7]])
+async def test_the_newest_run_can_be_read_from_its_first_entry(place, claims):
+    for claim in claims:
+        stream = await written(place, f"text of {claim}", claim=claim)
+    await stream.end({})
+    begin = before_run(place.sync.xrevrange(place.key, count=1))
+    assert [event.id for event in read(place, begin)] == [f"{claims[-1]}-{number}" for number in range(3)]
+
+
+def test_before_any_run_reading_begins_at_the_beginning():
+    assert before_run([]) == FIRST
 
 
 def test_a_silent_second_and_an_empty_piece_add_nothing():

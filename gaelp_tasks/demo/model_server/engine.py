@@ -122,7 +122,7 @@ class Engine:
         """Generate from a `prompt` or from `messages`; leaving the iterator early stops the model.
 
         A `json_schema` needs `messages`: with a `prompt` the engine drops a schema that it cannot compile and
-        writes what it likes. The engine looks for a closed connection only when it has something to send, hence
+        writes what it likes. It looks for a closed connection only when it has something to send, hence
         `stream` and `return_progress` always: the latter sends a line after each batch of the prompt.
         """
         path = "/v1/chat/completions" if "messages" in request else "/completion"
@@ -173,7 +173,7 @@ def _read(lines: Sequence[bytes]) -> Pieces:
             raise EngineFailed(_message(json.loads(value)))
         if field != b"data":
             continue
-        event = json.loads(value)
+        event = json.loads(value.decode())  # from bytes it would guess the encoding of each
         if "error" in event:
             raise EngineFailed(_message(event["error"]))
         text, reason = _text_and_reason(event)

@@ -111,13 +111,14 @@ async def _answer(request: web.Request, job: Job) -> web.StreamResponse:
 async def _piece_by_piece(job: Job) -> AsyncGenerator[list[Answer]]:
     async with aclosing(_run(job)) as run:
         async for texts, stats in run:
-            part = [_chunk(job, text) for text in texts]
+            time_of_arrival = now()
+            part = [_chunk(job, text, time_of_arrival) for text in texts]
             yield part if stats is None else [*part, _last(job, "", stats)]
 
 
 async def _in_one_piece(job: Job) -> AsyncGenerator[list[Answer]]:
     text, stats = await _whole_text(job)
-    yield [_chunk(job, text), _last(job, "", stats)]
+    yield [_chunk(job, text, now()), _last(job, "", stats)]
 
 
 async def _whole_text(job: Job) -> tuple[str, Answer]:
@@ -167,8 +168,8 @@ async def _what_fits(engine: Engine, job: Job) -> dict[str, Any]:
         turns_left = shorter
 
 
-def _chunk(job: Job, text: str) -> Answer:
-    return {"model": job.asked.model, "created_at": now(), **job.shape(text), "done": False}
+def _chunk(job: Job, text: str, created_at: str) -> Answer:
+    return {"model": job.asked.model, "created_at": created_at, **job.shape(text), "done": False}
 
 
 def _last(job: Job, text: str, stats: Answer) -> Answer:

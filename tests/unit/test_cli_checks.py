@@ -1,0 +1,206 @@
+"""What `gaelp doctor` finds, with its advice."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from gaelp_tasks.cli import checks
+from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.settings import Settings
+
+GOOD = {"redis_version": "7.2", "maxmemory_policy": "noeviction", "aof_enabled": 1}
+OLLAMA = {
+    "/api/version": {"version": "0.9"},
+    "/api/tags": {"models": [{"name": "a:1b"}, {"name": "b:latest"}]},
+    "/api/ps": {"models": [{"name": "a:1b"}]},
+}
+
+
+def fake_app(*, info=GOOD, error=None, **settings):
+    def ping():
+        if error:
+            raise error
+
+    return SimpleNamespace(settings=Settings(**settings), redis=SimpleNamespace(ping=ping, info=lambda: info))
+
+
+@pytest.fixture
+def serve():
+    """`serve(pages)` is the URL of a server that answers these; another path is 404. `serve.headers` it got."""
+    servers, headers = [], []
+
+    def start(pages):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):  # noqa: N802  the name that http.server calls
+                headers.append(dict(self.headers))
+                page = pages.get(self.path)
+                self.send_response(200 if page is not None else 404)
+                self.end_headers()
+                self.wfile.write((page if isinstance(page, str) else json.dumps(page)).encode())
+
+            def log_message(self, *_):
+                """Tests are quiet."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    start.headers = headers
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def by_name(found):
+    return {check.name: check for check in found}
+
+
+def test_a_good_broker_has_nothing_to_mend():
+    found = by_name(checks.broker(fake_app()))
+    assert [check.verdict for check in found.values()] == ["ok"] * 3
+    assert "7.2" in found["broker"].finding
+
+
+def test_a_broker_that_is_away_is_the_only_finding():
+    [check] = checks.broker(fake_app(error=redis.ConnectionError("refused")))
+    assert (check.name, check.verdict) == ("broker", "fail")
+    assert "GAELP_BROKER_URL" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("told", "name", "verdict", "advice"),
+    [
+        ({"maxmemory_policy": "allkeys-lru"}, "eviction policy", "fail", "noeviction"),
+        ({"maxmemory_policy": "volatile-ttl"}, "eviction policy", "fail", "noeviction"),
+        ({"aof_enabled": 0}, "persistence", "warn", "appendonly yes"),
+    ],
+)
+def test_a_broker_that_could_lose_work_is_told_with_how_to_mend_it(told, name, verdict, advice):
+    check = by_name(checks.broker(fake_app(info=GOOD | told)))[name]
+    assert check.verdict == verdict
+    assert advice in check.advice
+
+
+def test_no_password_of_the_broker_is_printed():
+    found = list(checks.broker(fake_app(broker_url="redis://me:SECRET@h:1/0")))
+    assert "SECRET" not in str(found)
+
+
+def test_a_node_that_answers_tells_its_models(serve):
+    url = serve(OLLAMA)
+    found = by_name(checks.node(fake_app(ollama_headers={"X-Key": "k"}), url))
+    assert [check.verdict for check in found.values()] == ["ok"] * 3
+    assert "0.9" in found[f"node {url}"].finding
+    assert "a:1b" in found[f"node {url}"].finding
+    assert found["models"].finding == "a:1b, b:latest"
+    assert all(headers["X-Key"] == "k" for headers in serve.headers)
+
+
+@pytest.mark.parametrize(("wanted", "verdict"), [("a:1b", "ok"), ("b", "ok"), ("", "ok"), ("c", "fail"), ("a", "fail")])
+def test_the_default_model_must_be_there(serve, wanted, verdict):
+    check = by_name(checks.node(fake_app(default_model=wanted), serve(OLLAMA)))["models"]
+    assert check.verdict == verdict
+    assert (f"ollama pull {wanted}" in check.advice) is (verdict == "fail")
+
+
+def test_a_node_without_models_is_told(serve):
+    pages = OLLAMA | {"/api/tags": {"models": []}}
+    assert by_name(checks.node(fake_app(), serve(pages)))["models"].verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        {},
+        OLLAMA | {"/api/ps": "no json"},
+        dict.fromkeys(OLLAMA, {}),
+        dict.fromkeys(OLLAMA, []),
+        OLLAMA | {"/api/tags": {"models": None}},
+    ],
+    ids=["404", "no json", "empty objects", "lists", "null"],
+)
+def test_what_is_no_ollama_is_a_finding_and_no_traceback(serve, pages):
+    url = serve(pages)
+    [check] = checks.node(fake_app(), url)
+    assert (check.name, check.verdict) == (f"node {url}", "fail")
+    assert check.advice
+
+
+def test_a_node_that_is_away_is_a_finding(serve):
+    url = serve(OLLAMA)
+    gone = url.rpartition(":")[0] + ":1"
+    [check] = checks.node(fake_app(), gone)
+    assert check.verdict == "fail"
+    assert "OLLAMA_NODES" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("declared", "real", "verdict", "advice"),
+    [
+        (1, None, "ok", ""),
+        (4, None, "warn", "OLLAMA_NUM_PARALLEL=4"),
+        (4, 4, "ok", ""),
+        (4, 2, "warn", "GAELP_NUM_PARALLEL=2"),
+        (1, 2, "warn", "GAELP_NUM_PARALLEL=2"),
+    ],
+)
+def test_what_is_declared_is_compared_with_what_the_node_tells(declared, real, verdict, advice):
+    check = checks.parallelism(declared, real)
+    assert check.verdict == verdict
+    assert advice in check.advice
+    assert bool(check.advice) is bool(advice)
+
+
+def snapshot(**facts):
+    memory = MemorySnapshot(total_bytes=4 * 1024**3, free_bytes=1024**3, source="host")
+    return NodeSnapshot(
+        **{
+            "worker": "w@h", "pid": 1, "url": "http://n", "healthy": True, "slots": 2, "running": ("r",),
+            "memory": memory, "started_at": 1.0, "seen_at": 2.0,
+        }
+        | facts
+    )  # fmt: skip
+
+
+def test_workers_are_told_with_their_slots_and_memory(monkeypatch):
+    monkeypatch.setattr(checks, "live_nodes", lambda _: [snapshot(), snapshot(worker="x@h", healthy=False)])
+    well, unwell = checks.workers(fake_app())
+    assert (well.verdict, well.advice) == ("ok", "")
+    assert well.finding == "1 of 2 slots busy, 1.0 of 4.0 GiB free (host)"
+    assert (unwell.name, unwell.verdict) == ("worker x@h", "fail")
+    assert "http://n" in unwell.advice
+
+
+def test_without_workers_it_says_how_to_start_one(monkeypatch):
+    monkeypatch.setattr(checks, "live_nodes", lambda _: [])
+    [check] = checks.workers(fake_app())
+    assert (check.verdict, check.advice) == ("warn", "Start one: `gaelp worker`.")
+
+
+def test_without_redis_nothing_is_said_about_workers(monkeypatch):
+    def fail(_):
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(checks, "live_nodes", fail)
+    assert list(checks.workers(fake_app())) == []
+
+
+def test_the_versions_that_matter_are_told():
+    check = checks.versions()
+    assert check.verdict == "ok"
+    assert "celery 5." in check.finding
+
+
+@pytest.mark.parametrize(("trouble", "verdict"), [(None, "ok"), ("no library", "warn")])
+def test_the_demos_engine_is_never_a_failure(monkeypatch, trouble, verdict):
+    monkeypatch.setattr("gaelp_tasks.demo.model_server.check.check_engine", lambda: trouble)
+    assert checks.engine().verdict == verdict

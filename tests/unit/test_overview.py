@@ -1,0 +1,152 @@
+"""Looking at nodes, queues and one invocation."""
+
+import json
+
+import pytest
+from celery.backends.cache import CacheBackend
+from kombu.transport.redis import Channel
+from support.fakes import FakeBroker
+
+from gaelp_tasks import overview
+from gaelp_tasks.app import GaelpApp, app
+from gaelp_tasks.errors import BrokerUnavailable, NodeFailed
+from gaelp_tasks.lifecycle import State
+from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.overview import SUB_KEYS, Place, describe, find_queued, live_nodes, queue_depths
+
+
+@pytest.fixture
+def broker(monkeypatch):
+    """A Redis in memory behind the app of this process, and results in memory."""
+    fake = FakeBroker()
+    backend = CacheBackend(app=app, backend="memory")
+    backend.client.cache.clear()
+    monkeypatch.setitem(app.__dict__, "redis", fake.sync)
+    monkeypatch.setattr(GaelpApp, "backend", backend)
+    return fake
+
+
+def queue(broker, key, *ids):
+    """Put messages into a list of kombu's, in the order in which they were sent."""
+    for number in ids:
+        broker.sync.lpush(key, json.dumps({"headers": {"id": number}, "body": ""}))
+
+
+def announce(broker, worker, **facts):
+    snapshot = NodeSnapshot(
+        **{
+            "worker": worker, "pid": 1, "url": "http://n", "healthy": True, "slots": 2, "started_at": 1.0,
+            "seen_at": 2.0, "memory": MemorySnapshot(total_bytes=2, free_bytes=1, source="test"),
+        }
+        | facts
+    )  # fmt: skip
+    broker.sync.set(f"gaelp:node:{worker}", snapshot.model_dump_json())
+    return snapshot
+
+
+def stream(broker, **entries):
+    for entry_id, fields in entries.items():
+        flat = {name: value if name == "t" else json.dumps(value) for name, value in fields.items()}
+        broker.sync.xadd("gaelp:stream:i", flat, id=entry_id.strip("e").replace("_", "-"))
+
+
+def test_the_sub_keys_are_those_that_kombu_makes():
+    made = [f"{Channel.sep}{step}" if step else "" for step in Channel.priority_steps]
+    assert list(SUB_KEYS) == made
+
+
+def test_nodes_are_listed_by_name_and_what_cannot_be_read_is_left_out(broker):
+    second, first = announce(broker, "b@h"), announce(broker, "a@h")
+    broker.sync.set("gaelp:node:old@h", '{"worker": "old@h", "colour": 1}')
+    broker.sync.set("gaelp:node:junk@h", "junk")
+    assert live_nodes(app) == [first, second]
+
+
+def test_depths_count_every_sub_key_of_a_tier(broker):
+    for number, sub_key in enumerate(SUB_KEYS):
+        queue(broker, f"batch{sub_key}", *(f"b{number}{at}" for at in range(number + 1)))
+    queue(broker, "interactive", "i")
+    assert queue_depths(app) == {"interactive": 1, "batch": 1 + 2 + 3 + 4, "background": 0}
+    assert list(queue_depths(app)) == ["interactive", "batch", "background"]
+
+
+def test_the_first_sent_is_next(broker):
+    queue(broker, "batch", "first", "second", "third")
+    assert find_queued(app, "first") == Place("batch", 1)
+    assert find_queued(app, "third") == Place("batch", 3)
+    assert find_queued(app, "fourth") is None
+
+
+def test_a_position_counts_the_sub_keys_before_it(broker):
+    queue(broker, "batch", "a", "b")
+    queue(broker, f"batch{SUB_KEYS[2]}", "c", "d")
+    assert find_queued(app, "d") == Place("batch", 4)
+
+
+def test_a_position_counts_over_pages(broker, monkeypatch):
+    monkeypatch.setattr(overview, "PAGE", 3)
+    queue(broker, "background", *map(str, range(10)))
+    assert [find_queued(app, str(number)).position for number in range(10)] == list(range(1, 11))
+
+
+def test_junk_in_a_queue_is_passed_over(broker):
+    broker.sync.lpush("interactive", "junk", "[]", "5", '{"headers": null}', '{"headers": {}}')
+    queue(broker, "interactive", "i")
+    assert find_queued(app, "i") == Place("interactive", 6)
+
+
+def test_an_id_that_nobody_knows_is_unknown(broker):
+    found = describe(app, "i")
+    assert (found.state, found.place, found.start, found.end, found.result) == (State.UNKNOWN, None, {}, {}, None)
+    assert "never accepted" in found.why
+
+
+def test_a_queued_one_tells_its_place_and_what_it_waits_for(broker):
+    queue(broker, "batch", "x", "y", "i")
+    assert "No worker is running" in describe(app, "i").why
+    announce(broker, "a@h", running=("r",), slots=2)
+    announce(broker, "b@h", running=("s", "t"), slots=3)
+    found = describe(app, "i")
+    assert (found.state, found.place) == (State.QUEUED, Place("batch", 3))
+    assert found.why == "2 ahead of it in queue batch; 3 of 5 slots are busy."
+    broker.sync.set("gaelp:cancel:i", "user")
+    assert "cancelled" in describe(app, "i").why
+
+
+def test_a_running_one_tells_the_start_of_its_newest_run(broker):
+    app.backend.store_result("i", {}, "STARTED")
+    stream(broker, e1_0={"start": {"worker": "old"}}, e1_1={"t": "x"}, e2_0={"start": {"worker": "new"}})
+    found = describe(app, "i")
+    assert (found.state, found.start, found.end) == (State.RUNNING, {"worker": "new"}, {})
+    stream(broker, e2_1={"t": "SECRET"})
+    assert describe(app, "i").start == {"worker": "new"}
+    assert "SECRET" not in str(describe(app, "i"))
+
+
+def test_one_that_waits_says_so(broker):
+    app.backend.store_result("i", NodeFailed("why"), "RETRY")
+    found = describe(app, "i")
+    assert found.state is State.WAITING
+    assert "when it is due" in found.why
+
+
+@pytest.mark.parametrize(("stop_reason", "state"), [("stop", State.DONE), ("cancelled", State.CUT)])
+def test_an_ended_one_has_its_result_and_its_end(broker, stop_reason, state):
+    app.backend.store_result("i", {"text": "x", "stop_reason": stop_reason}, "SUCCESS")
+    stream(broker, e1_0={"start": {"worker": "w"}}, e1_1={"end": {"outcome": "done"}})
+    found = describe(app, "i")
+    assert (found.state, found.end, found.error) == (state, {"outcome": "done"}, "")
+    assert found.result == {"text": "x", "stop_reason": stop_reason}
+
+
+def test_a_failed_one_has_its_error_and_no_result(broker):
+    app.backend.mark_as_failure("i", NodeFailed("The node broke."))
+    found = describe(app, "i")
+    assert (found.state, found.error, found.result) == (State.FAILED, "The node broke.", None)
+
+
+@pytest.mark.parametrize("look", [live_nodes, queue_depths, lambda app: find_queued(app, "i"), lambda app: describe(app, "i")])
+def test_without_redis_every_look_says_so(broker, look):
+    broker.goes_away()
+    with pytest.raises(BrokerUnavailable):
+        look(app)
