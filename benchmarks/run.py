@@ -22,6 +22,12 @@ FOLDER = ROOT / ".run" / "bench"  #: logs and data of the last run
 PACKAGES = ("celery", "kombu", "redis", "hiredis", "aiohttp", "pydantic")
 
 
+def cpu_ticks() -> tuple[int, int]:
+    """All CPU time of this machine so far, and what of it the host gave to others."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+    return sum(ticks), ticks[7]
+
+
 def scrub() -> None:
     """Nobody's own settings count here. CELERY_BROKER_URL would even redirect both sides."""
     for name in list(os.environ):
@@ -45,7 +51,7 @@ def main() -> None:
     from gaelp_tasks.demo.stack import Stack  # noqa: PLC0415
     from gaelp_tasks.errors import GaelpError  # noqa: PLC0415
 
-    started = time.monotonic()
+    started, ticks_before = time.monotonic(), cpu_ticks()
     figures = []
     try:
         with Stack() as stack:
@@ -57,11 +63,13 @@ def main() -> None:
     except GaelpError as error:
         sys.exit(f"make bench: {error}")
     print(table(figures))
+    ticks, stolen = (after - before for after, before in zip(cpu_ticks(), ticks_before, strict=True))
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     record = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine,
         "load": os.getloadavg(),
+        "stolen": round(stolen / ticks, 3),
         "took_s": round(time.monotonic() - started),
         "quick": asked.quick,
         "packages": {package: version(package) for package in PACKAGES},
@@ -69,7 +77,11 @@ def main() -> None:
     }
     KEPT.parent.mkdir(exist_ok=True)
     KEPT.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\n{machine}, load {os.getloadavg()[0]:.1f}, {record['took_s']} s.", end=" ")
+    print(
+        f"\n{machine}, load {os.getloadavg()[0]:.1f}, {stolen / ticks:.0%} of its CPU taken by the host,",
+        end=" ",
+    )
+    print(f"{record['took_s']} s.", end=" ")
     print(f"Kept in {KEPT.relative_to(ROOT)}; logs in {FOLDER.relative_to(ROOT)}.")
 
 

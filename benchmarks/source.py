@@ -1,7 +1,7 @@
 """A model server that spends no time thinking: `python source.py` prints its port, then serves Ollama's API.
 
-The prompt says what to send, as `{"tokens": 100, "pace_s": 0.05}`; a pace of 0 is as fast as can be. Each
-token is the time at which it leaves, in nanoseconds of the monotonic clock, which a machine's processes share.
+The prompt says what to send, as `{"tokens": 100, "pace_s": 0.05}`; a pace of 0 is as fast as can be.
+Each token is the time at which it leaves, in nanoseconds of the monotonic clock, which processes share.
 """
 
 import asyncio

@@ -8,9 +8,9 @@ thinking (`h`) pieces, and `end` closes the invocation.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gaelp_tasks.connections import AsyncRedis, Keys, Refused, SyncRedis, lost
 from gaelp_tasks.errors import GaelpError, StreamRestarted
@@ -81,6 +81,14 @@ def parse(entry_id: str, fields: Fields) -> Event:
     return End(entry_id, claim, json.loads(fields["end"]))
 
 
+class Entry(NamedTuple):
+    """An entry on its way."""
+
+    id: str
+    fields: tuple[str, str]
+    last: bool = False  #: the stream's time to live begins with it
+
+
 class TokenStream:
     """The writing end of one run; `write` never waits, `room` does when Redis falls behind."""
 
@@ -96,7 +104,7 @@ class TokenStream:
 
     def start(self, facts: Mapping[str, Any]) -> None:
         """Open the run."""
-        self._writer.add(self, {"start": json.dumps(facts)})
+        self._writer.add(self, "start", json.dumps(facts))
 
     def write(self, text: str) -> None:
         """Add a piece of the answer; pieces that gather while Redis answers travel together."""
@@ -106,7 +114,7 @@ class TokenStream:
 
     def think(self, thinking: str) -> None:
         """Add a piece of the model's thinking."""
-        self._writer.add(self, {"h": thinking})
+        self._writer.add(self, "h", thinking)
 
     async def room(self) -> None:
         """Wait while too much is on its way. Raises StreamFenced when a later claim has taken over."""
@@ -123,7 +131,7 @@ class TokenStream:
 
         Raises StreamFenced when a later claim has taken over.
         """
-        self._writer.add(self, {"end": json.dumps(facts)}, last=True)
+        self._writer.add(self, "end", json.dumps(facts), last=True)
         while self._writer.pending(self):
             await self._writer.flushed()
         self._raise_fenced()
@@ -140,7 +148,7 @@ class StreamWriter:
         self.keys = keys
         self._redis = redis
         self._ttl_ms = int(ttl_s * 1000)
-        self._ready: dict[TokenStream, list[tuple[str, dict[str, str], bool]]] = {}
+        self._ready: dict[TokenStream, list[Entry]] = {}
         self._round: asyncio.Future[None] | None = None
         self._flusher: asyncio.Task[None] | None = None
 
@@ -148,10 +156,10 @@ class StreamWriter:
         """The writing end for this claim."""
         return TokenStream(self, invocation_id, claim)
 
-    def add(self, stream: TokenStream, fields: dict[str, str], *, last: bool = False) -> None:
+    def add(self, stream: TokenStream, field: str, value: str, *, last: bool = False) -> None:
         """Queue an entry behind what the stream has written so far."""
         self._gather(stream)
-        self._ready[stream].append((self._number(stream), fields, last))
+        self._ready[stream].append(Entry(self._number(stream), (field, value), last))
         self._run()
 
     def wake(self, stream: TokenStream) -> None:
@@ -176,7 +184,7 @@ class StreamWriter:
     def _gather(self, stream: TokenStream) -> None:
         entries = self._ready.setdefault(stream, [])
         if stream.text:
-            entries.append((self._number(stream), {"t": "".join(stream.text)}, False))
+            entries.append(Entry(self._number(stream), ("t", "".join(stream.text))))
             stream.text.clear()
 
     def _run(self) -> None:
@@ -194,27 +202,31 @@ class StreamWriter:
         finally:
             self._flusher = None
 
-    async def _send(self, batch: Mapping[TokenStream, tuple[tuple[str, dict[str, str], bool], ...]]) -> None:
-        """One round trip; a broken connection is tried again, the entry ids make that harmless."""
+    async def _send(self, batch: Mapping[TokenStream, tuple[Entry, ...]]) -> None:
+        """One round trip, and one more where a stream has ended."""
+        owners = [(stream, entry) for stream, entries in batch.items() for entry in entries]
+        replies = await self._execute(
+            [("XADD", stream.key, entry.id, *entry.fields) for stream, entry in owners]
+        )
+        ended = []
+        for (stream, entry), reply in zip(owners, replies, strict=True):
+            if isinstance(reply, Refused) and "equal or smaller" in str(reply):
+                stream.fenced = stream.fenced or await self._overtaken(stream)
+            if entry.last and not stream.fenced:
+                ended.append(("PEXPIRE", stream.key, self._ttl_ms))
+        if ended:
+            await self._execute(ended)
+
+    async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies, errors among them; over a broken connection it is tried again, which is harmless."""
         while True:
             pipe = self._redis.pipeline(transaction=False)
-            owners = []
-            for stream, entries in batch.items():
-                for entry_id, fields, last in entries:
-                    pipe.execute_command("XADD", stream.key, entry_id, *_flat(fields))
-                    owners.append(stream)
-                    if last:
-                        pipe.pexpire(stream.key, self._ttl_ms)
-                        owners.append(stream)
+            for command in commands:
+                pipe.execute_command(*command)
             try:
-                replies = await pipe.execute(raise_on_error=False)
+                return await pipe.execute(raise_on_error=False)
             except lost:
                 await asyncio.sleep(RECONNECT_S)
-                continue
-            for stream, reply in zip(owners, replies, strict=True):
-                if isinstance(reply, Refused) and "equal or smaller" in str(reply):
-                    stream.fenced = await self._overtaken(stream)
-            return
 
     async def _overtaken(self, stream: TokenStream) -> bool:
         """Whether the refused id was a later claim's doing, and not our own repeated write."""
@@ -232,12 +244,6 @@ class StreamWriter:
         if self._round is not None:
             self._round.set_result(None)
             self._round = None
-
-
-def _flat(fields: Mapping[str, str]) -> Iterator[str]:
-    for name, value in fields.items():
-        yield name
-        yield value
 
 
 def before_run(newest: Any) -> str:

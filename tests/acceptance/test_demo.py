@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from support.processes import running_in
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow, pytest.mark.timeout(400)]

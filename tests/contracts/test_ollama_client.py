@@ -1,20 +1,17 @@
 """What every client promises, on each of them: the fake, a scripted server, a real engine, a real Ollama.
 
-`engine` needs llama.cpp; `ollama` a server at GAELP_TEST_OLLAMA_URL, or at its usual address if the program
-is on PATH, with a model that chats and one that embeds.
+`engine` needs llama.cpp; `ollama` the program on PATH, or a server with models at GAELP_TEST_OLLAMA_URL.
 """
 
 import asyncio
-import os
-import shutil
 from contextlib import aclosing
 
 import pytest
-from support.scripted_server import ScriptedServer
 
 from gaelp_tasks.clients import LocalOllamaClient, ScriptedClient
-from gaelp_tasks.errors import InvalidInvocation, ModelMissing, NodeUnreachable
+from gaelp_tasks.errors import InvalidInvocation, ModelMissing
 from gaelp_tasks.models import Message
+from support.scripted_server import ScriptedServer
 
 #: Short answers, and the same ones each time.
 SHORT = {"num_predict": 8, "temperature": 0, "seed": 1}
@@ -41,26 +38,8 @@ async def client(request):
             async with LocalOllamaClient(api_base=request.getfixturevalue("node")) as made:
                 yield made
         case "ollama":
-            async with LocalOllamaClient(api_base=_ollama_url()) as made:
-                await _skip_unless_it_has_models(made)
+            async with LocalOllamaClient(api_base=request.getfixturevalue("real_ollama")) as made:
                 yield made
-
-
-def _ollama_url():
-    url = os.environ.get("GAELP_TEST_OLLAMA_URL")
-    if not url and shutil.which("ollama") is None:
-        pytest.skip("no ollama on PATH, and GAELP_TEST_OLLAMA_URL is not set")
-    return url or "http://127.0.0.1:11434"
-
-
-async def _skip_unless_it_has_models(client):
-    try:
-        await client.resolve(None)
-        await client.resolve(None, embeds=True)
-    except (NodeUnreachable, ModelMissing) as error:
-        if os.environ.get("GAELP_TEST_OLLAMA_URL"):
-            raise
-        pytest.skip(str(error))
 
 
 async def chunks_of(client, messages="Why is the sky blue?", **options):

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support.redis_server import RedisServer, redis_binary
 
 from gaelp_tasks.demo import broker
 from gaelp_tasks.demo.broker import start_broker
 from gaelp_tasks.demo.parts import PartFailed
+from support.redis_server import RedisServer, redis_binary
 
 pytestmark = pytest.mark.redis
 

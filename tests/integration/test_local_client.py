@@ -1,11 +1,11 @@
 """What LocalOllamaClient asks of its node, request by request."""
 
 import pytest
-from support.scripted_server import CHAT_MODEL, EMBED_MODEL, ScriptedServer
 
 from gaelp_tasks.clients import Limits, LocalOllamaClient
 from gaelp_tasks.errors import InvalidInvocation, ModelMissing
 from gaelp_tasks.settings import Settings
+from support.scripted_server import CHAT_MODEL, EMBED_MODEL, ScriptedServer
 
 
 @pytest.fixture

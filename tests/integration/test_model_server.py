@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
+
+from gaelp_tasks.demo.tiny_model import write_tiny_chat_model
 from support.eventually import eventually
 from support.model_server import (
     CHAT_MODEL,
@@ -21,8 +23,6 @@ from support.model_server import (
     slow_model,
     tiny_models,
 )
-
-from gaelp_tasks.demo.tiny_model import write_tiny_chat_model
 
 pytestmark = pytest.mark.engine
 

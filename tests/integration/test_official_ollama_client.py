@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import ollama
 import pytest
-from support.eventually import eventually
-from support.model_server import CHAT_MODEL, EMBED_MODEL, ROOT, ModelServer
 
 from gaelp_tasks.demo.weights import fetch_minilm, fetch_smollm2
+from support.eventually import eventually
+from support.model_server import CHAT_MODEL, EMBED_MODEL, ROOT, ModelServer
 
 pytestmark = pytest.mark.engine
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from gaelp_tasks.demo.upfile import read_upfile
 from support.eventually import eventually
 from support.processes import running_in
 from support.redis_server import RedisServer, redis_binary
-
-from gaelp_tasks.demo.upfile import read_upfile
 
 pytestmark = [pytest.mark.redis, pytest.mark.engine, pytest.mark.slow]
 

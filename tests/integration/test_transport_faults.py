@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, aclosing
 import aiohttp
 import pytest
 import trustme
-from support.scripted_server import CHAT_MODEL, TOKENS, ScriptedServer
 
 from gaelp_tasks.clients import Limits, LocalOllamaClient
 from gaelp_tasks.clients.transport import Transport
@@ -31,6 +30,7 @@ from gaelp_tasks.errors import (
     StreamStalled,
     StreamTruncated,
 )
+from support.scripted_server import CHAT_MODEL, TOKENS, ScriptedServer
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Real servers for tests: one Redis and one model server for the session, workers where asked for."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,20 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with ModelServer(tmp_path_factory.mktemp("models")) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def real_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Ollama with SmolLM2 and MiniLM: GAELP_TEST_OLLAMA_URL, else one of our own."""
+    from support.ollama_server import OllamaServer
+
+    if url := os.environ.get("GAELP_TEST_OLLAMA_URL"):
+        yield url
+    elif OllamaServer.program() is None:
+        pytest.skip("no ollama on PATH, and GAELP_TEST_OLLAMA_URL is not set")
+    else:
+        with OllamaServer(tmp_path_factory.mktemp("ollama")) as server:
+            yield server.url
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import psutil
 import requests
-from support.eventually import eventually
 
 from gaelp_tasks.demo.tiny_model import write_tiny_chat_model, write_tiny_embed_model
+from support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 CHAT_MODEL = "tiny:latest"

@@ -41,7 +41,11 @@ def test_settings_become_celerys(made):
         visibility_timeout_s=7.0, namespace="two.",
     )  # fmt: skip
     conf = made(settings).conf
-    assert (conf.broker_url, conf.result_backend, conf.result_expires) == ("redis://h:1/0", "redis://r:1/1", 5.0)
+    assert (conf.broker_url, conf.result_backend, conf.result_expires) == (
+        "redis://h:1/0",
+        "redis://r:1/1",
+        5.0,
+    )
     assert conf.worker_concurrency == 3
     assert conf.broker_transport_options["visibility_timeout"] == 7.0
     assert conf.broker_transport_options["global_keyprefix"] == "two."
@@ -76,11 +80,17 @@ def test_the_names_that_celery_loads_exist():
 
 def test_our_tasks_are_registered_by_the_names_of_the_contract():
     app.loader.import_default_modules()
-    assert {"gaelp.invoke_agent", "gaelp.embed", "gaelp.maintenance.expire_abandoned_streams"} <= app.tasks.keys()
+    assert {
+        "gaelp.invoke_agent",
+        "gaelp.embed",
+        "gaelp.maintenance.expire_abandoned_streams",
+    } <= app.tasks.keys()
 
 
 def test_importing_reads_no_environment_and_no_client():
-    script = "import sys, gaelp_tasks; print([m for m in ('aiohttp', 'gaelp_tasks.clients') if m in sys.modules])"
+    script = (
+        "import sys, gaelp_tasks; print([m for m in ('aiohttp', 'gaelp_tasks.clients') if m in sys.modules])"
+    )
     found = subprocess.run(
         [sys.executable, "-c", script],
         env={"GAELP_RETRY_ATTEMPTS": "wrong"},

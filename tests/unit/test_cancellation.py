@@ -3,8 +3,6 @@
 import asyncio
 
 import pytest
-from support.eventually import eventually
-from support.fakes import FakeBroker
 
 from gaelp_tasks.cancellation import (
     Cancellation,
@@ -16,6 +14,8 @@ from gaelp_tasks.cancellation import (
     sweep,
 )
 from gaelp_tasks.connections import Keys
+from support.eventually import eventually
+from support.fakes import FakeBroker
 
 KEYS = Keys("ns:")
 

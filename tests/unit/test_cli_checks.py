@@ -36,7 +36,7 @@ def serve():
 
     def start(pages):
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):  # noqa: N802  the name that http.server calls
+            def do_GET(self):
                 headers.append(dict(self.headers))
                 page = pages.get(self.path)
                 self.send_response(200 if page is not None else 404)
@@ -105,7 +105,9 @@ def test_a_node_that_answers_tells_its_models(serve):
     assert all(headers["X-Key"] == "k" for headers in serve.headers)
 
 
-@pytest.mark.parametrize(("wanted", "verdict"), [("a:1b", "ok"), ("b", "ok"), ("", "ok"), ("c", "fail"), ("a", "fail")])
+@pytest.mark.parametrize(
+    ("wanted", "verdict"), [("a:1b", "ok"), ("b", "ok"), ("", "ok"), ("c", "fail"), ("a", "fail")]
+)
 def test_the_default_model_must_be_there(serve, wanted, verdict):
     check = by_name(checks.node(fake_app(default_model=wanted), serve(OLLAMA)))["models"]
     assert check.verdict == verdict

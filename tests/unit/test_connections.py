@@ -2,11 +2,11 @@
 
 import pytest
 import redis
-from support.fakes import FakeBroker
 
 from gaelp_tasks.connections import Keys, connect, connect_async, lost, unavailable, worded
 from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.settings import Settings
+from support.fakes import FakeBroker
 
 SETTINGS = Settings(broker_url="redis://me:SECRET@host:6379/0")
 

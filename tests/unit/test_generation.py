@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from support.fakes import NODE, FakeBroker, Workbench
 
 from gaelp_tasks.agents import BaseAgent
 from gaelp_tasks.cancellation import Reason
@@ -15,6 +14,7 @@ from gaelp_tasks.retries import Cut, Done, Snooze
 from gaelp_tasks.streams import Piece
 from gaelp_tasks.tasks.embedding import EmbeddingWork
 from gaelp_tasks.tasks.walk import Run, walk
+from support.fakes import NODE, FakeBroker, Workbench
 
 CALL = ToolCall.model_validate({"function": {"name": "add", "arguments": {"a": 1}}})
 
@@ -151,9 +151,7 @@ async def test_an_agent_that_asks_the_model_twice_pays_for_both(bench, monkeypat
 
 def embedding(made, *texts, **asked):
     accepted = Embedding.parse({"input": texts} | asked, max_prompt_bytes=1000)
-    run = Run(
-        id="i", asked=accepted, attempt=1, published_at=None, cancellation=made.at.runs.enter("i")
-    )
+    run = Run(id="i", asked=accepted, attempt=1, published_at=None, cancellation=made.at.runs.enter("i"))
     return run, EmbeddingWork(run, accepted, made.at)
 
 

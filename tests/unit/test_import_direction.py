@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import pytest
+
 from support.imports import imports, our_modules, read_imports, within
 
 DATA = ("gaelp_tasks.errors", "gaelp_tasks.models")

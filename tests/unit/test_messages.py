@@ -14,7 +14,15 @@ HI = Message(role="user", content="hi")
 
 @pytest.mark.parametrize(
     "given_as",
-    ["hi", HI, {"role": "user", "content": "hi"}, [HI], (HI,), [{"role": "user", "content": "hi"}], {"text": "hi"}],
+    [
+        "hi",
+        HI,
+        {"role": "user", "content": "hi"},
+        [HI],
+        (HI,),
+        [{"role": "user", "content": "hi"}],
+        {"text": "hi"},
+    ],
     ids=str,
 )
 def test_every_input_becomes_the_same_tuple_of_messages(given_as):
@@ -49,7 +57,9 @@ def test_a_tool_call_is_taken_in_ollamas_shape():
     [message] = as_messages(
         {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
     )
-    assert message.tool_calls == (ToolCall.model_validate({"function": {"name": "add", "arguments": {"a": 1}}}),)
+    assert message.tool_calls == (
+        ToolCall.model_validate({"function": {"name": "add", "arguments": {"a": 1}}}),
+    )
 
 
 @given(st.lists(messages, max_size=4).map(tuple), st.text(min_size=1, max_size=20))

@@ -295,7 +295,11 @@ def test_an_error_about_texts_to_embed_never_repeats_them(secret):
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 said = texts.filter(lambda text: text.strip())
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )

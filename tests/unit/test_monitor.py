@@ -4,7 +4,6 @@ import asyncio
 import os
 
 import pytest
-from support.fakes import NODE, FakeBroker, Workbench
 
 from gaelp_tasks.cancellation import Reason, request_cancel
 from gaelp_tasks.clients.scripted import ScriptedClient
@@ -13,6 +12,7 @@ from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_workers import monitor
 from gaelp_workers.memory import host_memory
 from gaelp_workers.monitor import announce, hear_cancellations, sample, sweep_cancellations
+from support.fakes import NODE, FakeBroker, Workbench
 
 MEMORY = MemorySnapshot(total_bytes=100, free_bytes=40, source="test")
 KEY = "gaelp:node:w@host"

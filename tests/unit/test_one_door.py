@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+
 from support.imports import imports, within
 
 CELERY = ("gaelp_tasks.app", "gaelp_tasks.results", "gaelp_tasks.tasks", "gaelp_workers", "gaelp_beat")

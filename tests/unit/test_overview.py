@@ -5,7 +5,6 @@ import json
 import pytest
 from celery.backends.cache import CacheBackend
 from kombu.transport.redis import Channel
-from support.fakes import FakeBroker
 
 from gaelp_tasks import overview
 from gaelp_tasks.app import GaelpApp, app
@@ -13,6 +12,7 @@ from gaelp_tasks.errors import BrokerUnavailable, NodeFailed
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.overview import SUB_KEYS, Place, describe, find_queued, live_nodes, queue_depths
+from support.fakes import FakeBroker
 
 
 @pytest.fixture
@@ -97,7 +97,13 @@ def test_junk_in_a_queue_is_passed_over(broker):
 
 def test_an_id_that_nobody_knows_is_unknown(broker):
     found = describe(app, "i")
-    assert (found.state, found.place, found.start, found.end, found.result) == (State.UNKNOWN, None, {}, {}, None)
+    assert (found.state, found.place, found.start, found.end, found.result) == (
+        State.UNKNOWN,
+        None,
+        {},
+        {},
+        None,
+    )
     assert "never accepted" in found.why
 
 
@@ -145,7 +151,9 @@ def test_a_failed_one_has_its_error_and_no_result(broker):
     assert (found.state, found.error, found.result) == (State.FAILED, "The node broke.", None)
 
 
-@pytest.mark.parametrize("look", [live_nodes, queue_depths, lambda app: find_queued(app, "i"), lambda app: describe(app, "i")])
+@pytest.mark.parametrize(
+    "look", [live_nodes, queue_depths, lambda app: find_queued(app, "i"), lambda app: describe(app, "i")]
+)
 def test_without_redis_every_look_says_so(broker, look):
     broker.goes_away()
     with pytest.raises(BrokerUnavailable):

@@ -72,7 +72,16 @@ def test_an_unknown_name_is_refused_with_those_that_are_known():
 
 @pytest.mark.parametrize(
     "path",
-    ["no.such.module:Poet", "poems:Nobody", "poems", "poems:", "", ":Poet", ".poems:Poet", "broken_agent:Poet"],
+    [
+        "no.such.module:Poet",
+        "poems:Nobody",
+        "poems",
+        "poems:",
+        "",
+        ":Poet",
+        ".poems:Poet",
+        "broken_agent:Poet",
+    ],
 )
 def test_a_path_that_does_not_import_is_a_wrong_setting(path, poems, tmp_path, monkeypatch):
     (tmp_path / "broken_agent.py").write_text("class Poet(:\n")

@@ -7,12 +7,12 @@ import pytest
 from celery.backends.cache import CacheBackend
 from celery.exceptions import TimeLimitExceeded
 from celery.exceptions import TimeoutError as CeleryTimeout
-from support.fakes import FakeBroker
 
 from gaelp_tasks import results, streams
 from gaelp_tasks.app import app
 from gaelp_tasks.errors import BrokerUnavailable, NodeUnreachable, StreamRestarted, StreamUnavailable
 from gaelp_tasks.results import InvocationHandle
+from support.fakes import FakeBroker
 
 KEY = "gaelp:stream:i"
 

@@ -42,7 +42,9 @@ def test_every_setting_that_can_be_wrong_is_tried_here():
     assert {name.upper() for name in Settings.model_fields} == BAD.keys() | ANYTHING_GOES
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
+)
 def test_a_wrong_setting_is_refused_by_its_name_in_one_sentence(name, value, monkeypatch):
     monkeypatch.setenv(f"GAELP_{name}", value)
     with pytest.raises(SettingsError) as caught:

@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from support.eventually import eventually
 
 from gaelp_tasks.demo import commands, model_node, tether
 from gaelp_tasks.demo.model_node import demo_env, demo_part, listening_at, models_at
@@ -22,6 +21,7 @@ from gaelp_tasks.demo.stack import Stack
 from gaelp_tasks.demo.upfile import AlreadyUp, claimed, read_upfile, write_upfile
 from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.settings import Settings
+from support.eventually import eventually
 
 
 @pytest.fixture

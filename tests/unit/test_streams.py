@@ -8,7 +8,6 @@ import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fakes import FakeBroker, LosesReplies
 
 from gaelp_tasks import streams
 from gaelp_tasks.connections import Keys, connect, connect_async
@@ -27,6 +26,7 @@ from gaelp_tasks.streams import (
     follow,
     parse,
 )
+from support.fakes import FakeBroker, LosesReplies
 
 TTL_S = 100.0
 
@@ -164,7 +164,10 @@ async def test_streams_of_one_writer_do_not_mix(place):
     await asyncio.gather(*(stream.end({}) for stream in streams_of))
     for number in range(5):
         key = place.keys.stream(f"i{number}")
-        assert "".join(fields.get("t", "") for _, fields in place.sync.xrange(key)) == f"x{number}y{number}z{number}"
+        assert (
+            "".join(fields.get("t", "") for _, fields in place.sync.xrange(key))
+            == f"x{number}y{number}z{number}"
+        )
         place.sync.delete(key)
 
 
@@ -311,16 +314,15 @@ async def test_text_that_cannot_be_written_holds_nobody_up(place):
     broken, other = shared.open("i", 1), shared.open("j", 1)
     broken.write("half a pair \ud83d")
     other.write("x")
-    results = await asyncio.wait_for(
-        asyncio.gather(broken.end({}), other.end({}), return_exceptions=True), 5
-    )
+    results = await asyncio.wait_for(asyncio.gather(broken.end({}), other.end({}), return_exceptions=True), 5)
     assert results[1] is None
     place.sync.delete(place.keys.stream("j"))
 
 
 pieces_of_text = st.lists(
     st.tuples(
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(["", "\x00", "\r\n", "👩‍💻"]),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+        | st.sampled_from(["", "\x00", "\r\n", "👩‍💻"]),
         st.integers(0, 3),
     ),
     max_size=25,

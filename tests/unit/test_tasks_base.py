@@ -12,7 +12,6 @@ from celery.exceptions import Retry as CeleryRetry
 from celery.utils.saferepr import saferepr
 from kombu import Connection, Queue
 from kombu.utils.json import dumps, loads
-from support.fakes import FakeBroker
 
 from gaelp_tasks.app import GaelpApp, app
 from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, NodeError, NodeFailed
@@ -24,6 +23,7 @@ from gaelp_tasks.tasks import base as tasks_base
 from gaelp_tasks.tasks.base import Reply
 from gaelp_tasks.tasks.embed import embed
 from gaelp_tasks.tasks.invoke import invoke_agent
+from support.fakes import FakeBroker
 
 RESULT = InvocationResult(
     id="i", agent="chat", model="m", node="n", tier=Tier.BATCH, priority=5, text="SECRET", stop_reason="stop",
@@ -325,11 +325,10 @@ def test_when_redis_is_away_the_message_is_given_back(request_of, post):
 
 
 def test_a_run_that_was_taken_over_is_ignored(request_of, monkeypatch):
-    from support.fakes import Workbench
-
     from gaelp_tasks.clients.scripted import ScriptedClient
     from gaelp_tasks.runtime import shared_runtime
     from gaelp_tasks.streams import StreamFenced
+    from support.fakes import Workbench
 
     bench = Workbench(shared_runtime().loop, FakeBroker(), ScriptedClient())
 

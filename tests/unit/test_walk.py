@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 from celery.exceptions import TimeLimitExceeded
-from support.fakes import NODE, FakeBroker, Workbench
 
 from gaelp_tasks import registry, streams
 from gaelp_tasks.agents import BaseAgent
@@ -23,6 +22,7 @@ from gaelp_tasks.models import Usage
 from gaelp_tasks.retries import Cut, Done, Failed, Retry, Snooze
 from gaelp_tasks.streams import Start, StreamFenced
 from gaelp_tasks.tasks.walk import CLAIMS_TTL_S, STOP_REASONS
+from support.fakes import NODE, FakeBroker, Workbench
 
 SOON_S = 10  # a test that waits longer than this has failed
 
@@ -207,7 +207,9 @@ async def test_a_deadline_is_forgotten_when_the_run_ends_before_it(bench):
     assert not any(getattr(alarm._callback, "__self__", None) is run.cancellation for alarm in alarms)
 
 
-@pytest.mark.parametrize(("queued_s", "attempt", "expires"), [(5.0, 1, False), (5.1, 1, True), (9.0, 2, False)])
+@pytest.mark.parametrize(
+    ("queued_s", "attempt", "expires"), [(5.0, 1, False), (5.1, 1, True), (9.0, 2, False)]
+)
 async def test_only_what_never_ran_and_waited_too_long_expires(bench, queued_s, attempt, expires):
     made = bench(["x"])
     outcome = await made.walk(made.run(queue_ttl_s=5.0, queued_s=queued_s, attempt=attempt))
