@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from gaelp_tasks.app import GaelpApp
+from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import worded
 from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.capacity import NodeSnapshot

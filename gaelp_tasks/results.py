@@ -16,7 +16,7 @@ from gaelp_tasks.errors import StreamUnavailable
 from gaelp_tasks.streams import FIRST, Event, Reading, afollow, before_run, follow
 
 if TYPE_CHECKING:
-    from gaelp_tasks.app import GaelpApp
+    from gaelp_tasks.celery_app import GaelpApp
 
 __all__ = ["InvocationHandle"]
 

@@ -9,7 +9,7 @@ for _name in tuple(os.environ):
     if _name.startswith(("GAELP_", "OLLAMA_", "CELERY_", "FLOWER_")) and not _name.startswith("GAELP_TEST_"):
         del os.environ[_name]
 
-from gaelp_tasks.app import app
+from gaelp_tasks.celery_app import app
 from gaelp_tasks.settings import Settings, load_settings
 
 pytest_plugins = ["support.fixtures"]

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import requests
 
-from gaelp_tasks.app import GaelpApp
+from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.overview import live_nodes
 

@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from kombu.exceptions import OperationalError
 
-from gaelp_tasks.app import GaelpApp
+from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, NodeError
 from gaelp_tasks.models.invocation import (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gaelp_tasks.app import app
+from gaelp_tasks.celery_app import app
 from gaelp_tasks.models.invocation import DEFAULT_PRIORITY, Embedding
 from gaelp_tasks.tasks.base import ModelTask, Reply
 

@@ -1,6 +1,6 @@
 """`gaelp.maintenance.*`: what beat has done now and then."""
 
-from gaelp_tasks.app import app
+from gaelp_tasks.celery_app import app
 from gaelp_tasks.connections import Refused
 
 __all__ = ["expire_abandoned_streams"]

@@ -7,8 +7,8 @@ from random import Random, SystemRandom
 from socket import gethostname
 from time import monotonic, time
 
-from gaelp_tasks.app import GaelpApp, app
 from gaelp_tasks.cancellation import Runs
+from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.clients import BaseOllamaClient, LocalOllamaClient
 from gaelp_tasks.connections import AsyncRedis, Keys, connect_async
 from gaelp_tasks.errors import SettingsError

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gaelp_tasks.app import app
+from gaelp_tasks.celery_app import app
 from support.worker import WorkerProcess
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gaelp_tasks.app import app
+from gaelp_tasks.celery_app import app
 from gaelp_tasks.models.capacity import NodeSnapshot
 from support.eventually import eventually
 

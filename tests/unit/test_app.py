@@ -7,7 +7,7 @@ import pytest
 from celery import current_app
 from celery._state import _set_current_app
 
-from gaelp_tasks.app import GaelpApp, app, celery_settings
+from gaelp_tasks.celery_app import GaelpApp, app, celery_settings
 from gaelp_tasks.errors import SettingsError
 from gaelp_tasks.queues import INBOXES, SYSTEM
 from gaelp_tasks.settings import Settings

@@ -8,7 +8,7 @@ from celery.backends.base import Backend
 from kombu.utils.json import dumps
 
 from gaelp_tasks import errors
-from gaelp_tasks.app import app
+from gaelp_tasks.celery_app import app
 from gaelp_tasks.errors import GaelpError, NodeBusy, Verdict
 
 TREE = sorted(

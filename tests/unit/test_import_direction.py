@@ -57,7 +57,7 @@ def test_each_layer_still_holds_every_module_it_names(layer):
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
-        ("gaelp_tasks.app", "gaelp_workers.pool"),
+        ("gaelp_tasks.celery_app", "gaelp_workers.pool"),
         ("gaelp_tasks.results", "gaelp_tasks.cli.run"),
         ("gaelp_beat.scheduler", "gaelp_workers.pool"),
         ("gaelp_workers.dispatch", "gaelp_tasks.connections"),

@@ -6,7 +6,7 @@ import pytest
 
 from support.imports import imports, within
 
-CELERY = ("gaelp_tasks.app", "gaelp_tasks.results", "gaelp_tasks.tasks", "gaelp_workers", "gaelp_beat")
+CELERY = ("gaelp_tasks.celery_app", "gaelp_tasks.results", "gaelp_tasks.tasks", "gaelp_workers", "gaelp_beat")
 DEMO = ("gaelp_tasks.demo",)
 
 # library -> the modules that may import it; a library that is not here may be imported nowhere

@@ -7,7 +7,7 @@ from celery.backends.cache import CacheBackend
 from kombu.transport.redis import Channel
 
 from gaelp_tasks import overview
-from gaelp_tasks.app import GaelpApp, app
+from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.errors import BrokerUnavailable, NodeFailed
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot

@@ -9,7 +9,7 @@ from celery.app.trace import build_tracer
 from celery.backends.cache import CacheBackend
 from kombu.message import Message
 
-from gaelp_tasks.app import GaelpApp, app
+from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.tasks.embed import embed
 from gaelp_tasks.tasks.invoke import invoke_agent
 from gaelp_workers.request import Request

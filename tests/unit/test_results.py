@@ -9,7 +9,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery.exceptions import TimeoutError as CeleryTimeout
 
 from gaelp_tasks import results, streams
-from gaelp_tasks.app import app
+from gaelp_tasks.celery_app import app
 from gaelp_tasks.errors import BrokerUnavailable, NodeUnreachable, StreamRestarted, StreamUnavailable
 from gaelp_tasks.results import InvocationHandle
 from support.fakes import FakeBroker

@@ -13,7 +13,7 @@ from celery.utils.saferepr import saferepr
 from kombu import Connection, Queue
 from kombu.utils.json import dumps, loads
 
-from gaelp_tasks.app import GaelpApp, app
+from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, NodeError, NodeFailed
 from gaelp_tasks.models import EmbeddingResult, InvocationResult, Tier
 from gaelp_tasks.registry import _registered

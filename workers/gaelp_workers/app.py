@@ -15,7 +15,7 @@ STEPS = (
 
 
 class Consumer(CeleryConsumer):
-    """Celery's consumer with our steps; named by `worker_consumer` in gaelp_tasks.app."""
+    """Celery's consumer with our steps; named by `worker_consumer` in gaelp_tasks.celery_app."""
 
     class Blueprint(CeleryConsumer.Blueprint):
         """Celery's blueprint with our steps."""
