@@ -242,7 +242,6 @@ async def test_the_end_of_a_fenced_run_tells_that_it_is_fenced(place):
     new.start({})
     await sent(place, new)
     with pytest.raises(StreamFenced):
-        with pytest.raises(StreamFenced):
         await old.end({"outcome": "done"})
 
 
