@@ -52,6 +52,11 @@ class Cancellation:
         """Ask the run to stop; from any thread."""
         self._loop.call_soon_threadsafe(self._stop, reason)
 
+    def check(self) -> None:
+        """Stop here if it was asked for; for loops whose awaits might swallow a cancel."""
+        if self.reason is not None:
+            raise Cancelled(self.reason)
+
     def _stop(self, reason: Reason) -> None:
         if self.reason is None:
             self.reason = reason

@@ -8,12 +8,14 @@ thinking (`h`) pieces, and `end` closes the invocation.
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gaelp_tasks.connections import AsyncRedis, Keys, Refused, SyncRedis, lost
 from gaelp_tasks.errors import GaelpError, StreamRestarted
+from gaelp_tasks.models.frozen import well_formed
 
 __all__ = [
     "FIRST",
@@ -27,12 +29,15 @@ __all__ = [
     "follow",
 ]
 
+logger = logging.getLogger(__name__)
+
 FIRST = "0-0"  #: reading after this id reads everything
 LAST_NUMBER = 2**64 - 1  #: above every entry of a run
 BLOCK_S = 1.0  #: how long one read waits before it gives the caller a turn
 BATCH = 512  #: entries per read
-BACKLOG_BYTES = 256 * 1024  #: a writer this far ahead of Redis waits
-RECONNECT_S = 0.1
+BACKLOG_CHARS = 256 * 1024  #: a writer this far ahead of Redis waits
+AGAIN_S = 0.1
+OLD_ID = "equal or smaller"  #: in what Redis says of an id that is not above the last one
 
 
 class StreamFenced(GaelpError):
@@ -98,7 +103,7 @@ class TokenStream:
         self.key = writer.keys.stream(invocation_id)
         self.next = 0  #: number of the next entry
         self.text: list[str] = []  #: pieces that wait for the next round trip
-        self.text_bytes = 0
+        self.waiting = 0  #: characters that Redis has not taken yet
         self.fenced = False
         self._writer = writer
 
@@ -108,17 +113,18 @@ class TokenStream:
 
     def write(self, text: str) -> None:
         """Add a piece of the answer; pieces that gather while Redis answers travel together."""
-        self.text.append(text)
-        self.text_bytes += len(text)
+        self.text.append(well_formed(text))
+        self.waiting += len(text)
         self._writer.wake(self)
 
     def think(self, thinking: str) -> None:
         """Add a piece of the model's thinking."""
-        self._writer.add(self, "h", thinking)
+        self.waiting += len(thinking)
+        self._writer.add(self, "h", well_formed(thinking))
 
     async def room(self) -> None:
         """Wait while too much is on its way. Raises StreamFenced when a later claim has taken over."""
-        while self.text_bytes > BACKLOG_BYTES and not self.fenced:
+        while self.waiting > BACKLOG_CHARS and not self.fenced:
             await self._writer.flushed()
         self._raise_fenced()
 
@@ -210,33 +216,44 @@ class StreamWriter:
         )
         ended = []
         for (stream, entry), reply in zip(owners, replies, strict=True):
-            if isinstance(reply, Refused) and "equal or smaller" in str(reply):
-                stream.fenced = stream.fenced or await self._overtaken(stream)
+            if isinstance(reply, Refused) and not stream.fenced:
+                stream.fenced = await self._overtaken(stream)
             if entry.last and not stream.fenced:
                 ended.append(("PEXPIRE", stream.key, self._ttl_ms))
         if ended:
             await self._execute(ended)
 
+    async def _overtaken(self, stream: TokenStream) -> bool:
+        """Whether the refused id was a later claim's doing, and not our own repeated write."""
+        [newest] = await self._execute([("XREVRANGE", stream.key, "+", "-", "COUNT", 1)])
+        return bool(newest) and int(newest[0][0].partition("-")[0]) > stream.claim
+
     async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies, errors among them; over a broken connection it is tried again, which is harmless."""
+        """The replies; refused ids among them, everything else is tried until Redis takes it.
+
+        A connection that broke, a full or a loading server: the ids make the repetition harmless.
+        """
         while True:
             pipe = self._redis.pipeline(transaction=False)
             for command in commands:
                 pipe.execute_command(*command)
             try:
-                return await pipe.execute(raise_on_error=False)
-            except lost:
-                await asyncio.sleep(RECONNECT_S)
-
-    async def _overtaken(self, stream: TokenStream) -> bool:
-        """Whether the refused id was a later claim's doing, and not our own repeated write."""
-        newest: Any = await self._redis.xrevrange(stream.key, count=1)
-        return bool(newest) and int(newest[0][0].partition("-")[0]) > stream.claim
+                replies = await pipe.execute(raise_on_error=False)
+            except lost as error:
+                trouble: Exception = error
+            else:
+                refusals = [reply for reply in replies if isinstance(reply, Exception)]
+                not_now = [reply for reply in refusals if OLD_ID not in str(reply)]
+                if not not_now:
+                    return replies
+                trouble = not_now[0]
+            logger.warning("A token stream waits for Redis: %s", trouble)
+            await asyncio.sleep(AGAIN_S)
 
     def _settle(self, batch: Mapping[TokenStream, tuple[Any, ...]]) -> None:
         for stream, entries in batch.items():
-            stream.text_bytes = sum(map(len, stream.text))
             rest = self._ready[stream][len(entries) :]
+            stream.waiting = sum(map(len, stream.text)) + sum(len(entry.fields[1]) for entry in rest)
             if rest or stream.text:
                 self._ready[stream] = rest
             else:

@@ -19,7 +19,8 @@ def main() -> None:
     from gaelp_tasks.cli.app import cli  # noqa: PLC0415
     from gaelp_tasks.demo.upfile import read_upfile  # noqa: PLC0415
 
-    if "GAELP_BROKER_URL" not in os.environ:
+    # `gaelp demo` brings a system of its own, also while another one is up
+    if "GAELP_BROKER_URL" not in os.environ and sys.argv[1:2] != ["demo"]:
         os.environ.update(read_upfile() or {})
     try:
         cli(standalone_mode=True)

@@ -88,8 +88,11 @@ def node(app: GaelpApp, url: str) -> Iterator[Check]:
         return reply.json()
 
     try:
-        told, tags, loaded = ask("/api/version"), ask("/api/tags"), ask("/api/ps")
-    except (requests.RequestException, ValueError) as error:
+        told = ask("/api/version")
+        server = told["version"]
+        names = [model["name"] for model in ask("/api/tags")["models"]]
+        in_memory = [model["name"] for model in ask("/api/ps")["models"]]
+    except (requests.RequestException, ValueError, LookupError, TypeError) as error:
         yield Check(
             f"node {url}",
             "fail",
@@ -97,11 +100,7 @@ def node(app: GaelpApp, url: str) -> Iterator[Check]:
             "Start it (`ollama serve`), or set GAELP_OLLAMA_NODES; `make up` brings a small stand-in.",
         )
         return
-    names = [model["name"] for model in tags["models"]]
-    in_memory = [model["name"] for model in loaded["models"]]
-    yield Check(
-        f"node {url}", "ok", f"version {told['version']}, in memory: {', '.join(in_memory) or 'nothing'}"
-    )
+    yield Check(f"node {url}", "ok", f"version {server}, in memory: {', '.join(in_memory) or 'nothing'}")
     wanted = settings.default_model
     if not names:
         yield Check("models", "fail", "the node has none", "Pull one: `ollama pull llama3.2:1b`.")

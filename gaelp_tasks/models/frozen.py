@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, JsonValue
 
-__all__ = ["Frozen", "JsonObject", "JsonText"]
+__all__ = ["Frozen", "JsonObject", "JsonText", "well_formed"]
 
 DEEPEST = 64  #: levels of a JSON value; readers recurse
 
@@ -33,6 +33,11 @@ def _portable(value: Any, level: int = 0) -> Any:
     for item in inner:
         _portable(item, level + 1)
     return value
+
+
+def well_formed(text: str) -> str:
+    """The text with lone surrogates, which no UTF-8 can hold, replaced by '?'."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _encodable(value: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from gaelp_tasks.agents import BaseAgent
 from gaelp_tasks.clients import ChatResponse
+from gaelp_tasks.models.frozen import well_formed
 from gaelp_tasks.models.invocation import Invocation, InvocationResult, StopReason
 from gaelp_tasks.models.usage import Usage
 from gaelp_tasks.registry import agent_class
@@ -59,6 +60,7 @@ class Generation:
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 self._take(chunk, stream)
+                self._run.cancellation.check()
                 await stream.room()
                 if self._size_bytes > limit_bytes or chunk.done_reason == "length":
                     return "length"
@@ -67,14 +69,15 @@ class Generation:
     def _take(self, chunk: ChatResponse, stream: TokenStream) -> None:
         if self._run.first_token_s is None and (chunk.content or chunk.thinking or chunk.tool_calls):
             self._run.first_token_s = self._at.tick() - self._run.started
-        if chunk.content:
-            self._pieces.append(chunk.content)
-            stream.write(chunk.content)
-        if chunk.thinking:
-            stream.think(chunk.thinking)
+        content, thinking = well_formed(chunk.content), well_formed(chunk.thinking)
+        if content:
+            self._pieces.append(content)
+            stream.write(content)
+        if thinking:
+            stream.think(thinking)
         if chunk.tool_calls:
             self._tool_calls += [call.model_dump(mode="json") for call in chunk.tool_calls]
-        self._size_bytes += len(chunk.content.encode()) + len(chunk.thinking.encode())
+        self._size_bytes += len(content.encode()) + len(thinking.encode())
         if chunk.usage is not None:
             self._usage += chunk.usage
 

@@ -1,6 +1,9 @@
 """Fakes for unit tests: a clock, a Redis in memory, one that loses replies, and what a run needs."""
 
-from collections.abc import Mapping
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -9,11 +12,11 @@ import redis
 
 from gaelp_tasks.cancellation import Runs
 from gaelp_tasks.clients import BaseOllamaClient
-from gaelp_tasks.connections import AsyncRedis, Keys
+from gaelp_tasks.connections import AsyncRedis, Keys, SyncRedis, connect, connect_async
 from gaelp_tasks.models import Invocation
 from gaelp_tasks.retries import Outcome, RetryPolicy
 from gaelp_tasks.settings import Settings
-from gaelp_tasks.streams import Event, StreamWriter, parse
+from gaelp_tasks.streams import Event, Piece, StreamWriter, TokenStream, parse
 from gaelp_tasks.tasks.generation import Generation
 from gaelp_tasks.tasks.resources import Resources
 from gaelp_tasks.tasks.walk import Run, walk
@@ -136,3 +139,57 @@ class Workbench:
         last = self.events(invocation_id)[-1]
         assert type(last).__name__ == "End", last
         return last.facts
+
+
+class StreamPlace:
+    """One token stream that nobody else uses, with clients for both of its ends."""
+
+    def __init__(self, client: AsyncRedis, sync: SyncRedis) -> None:
+        self.redis = client
+        self.sync = sync
+        self.keys = Keys(f"{uuid.uuid4()}:")
+        self.key = self.keys.stream("i")
+
+    def writer(self, client: Any = None) -> StreamWriter:
+        return StreamWriter(client or self.redis, self.keys, ttl_s=100.0)
+
+    def entries(self) -> list[Event]:
+        return [parse(entry_id, fields) for entry_id, fields in self.sync.xrange(self.key)]  # type: ignore[union-attr]  redis-py's answers are for both kinds of client
+
+    def text(self) -> str:
+        return "".join(event.text for event in self.entries() if isinstance(event, Piece))
+
+    async def sent(self, stream: TokenStream) -> None:
+        """Wait until everything written so far is in Redis."""
+        while stream._writer.pending(stream):
+            await stream._writer.flushed()
+
+
+@asynccontextmanager
+async def stream_place(broker_url: str | None) -> AsyncIterator[StreamPlace]:
+    """A stream on the Redis at this address, None for one in memory."""
+    if broker_url is None:
+        broker = FakeBroker()
+        place = StreamPlace(broker.client(), broker.sync)
+    else:
+        chosen = Settings(broker_url=broker_url)
+        place = StreamPlace(connect_async(chosen), connect(chosen))
+    yield place
+    place.sync.delete(place.key)
+    await place.redis.aclose()
+    place.sync.close()
+
+
+async def turns(number: int = 20) -> None:
+    """Let everything that could go on without waiting go on."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def assert_one_sentence(text: str) -> None:
+    """What a person reads about a mistake."""
+    assert text.endswith(".")
+    assert not text.endswith("..")
+    assert "\n" not in text
+    assert "pydantic" not in text
+    assert "validation error" not in text

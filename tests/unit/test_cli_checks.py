@@ -31,7 +31,7 @@ def fake_app(*, info=GOOD, error=None, **settings):
 
 @pytest.fixture
 def serve():
-    """`serve(pages)` is the URL of a server that answers these; another path is 404. `serve.headers` it got."""
+    """`serve(pages)` is the URL of a server that answers these, else 404; `serve.headers`: what it got."""
     servers, headers = [], []
 
     def start(pages):
@@ -124,8 +124,8 @@ def test_a_node_without_models_is_told(serve):
     [
         {},
         OLLAMA | {"/api/ps": "no json"},
-        dict.fromkeys(OLLAMA, {}),
-        dict.fromkeys(OLLAMA, []),
+        {path: {} for path in OLLAMA},
+        {path: [] for path in OLLAMA},
         OLLAMA | {"/api/tags": {"models": None}},
     ],
     ids=["404", "no json", "empty objects", "lists", "null"],

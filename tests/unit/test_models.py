@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gaelp_tasks.errors import InvalidInvocation
-from gaelp_tasks.models import Embedding, Invocation, InvocationResult, Message, Tier
+from gaelp_tasks.models import Invocation, Message, Tier
+from support.fakes import assert_one_sentence
 
 LIMIT = 1000
 PIXEL = "iVBORw0KGgo="
@@ -24,14 +25,6 @@ def complaint(**asked):
     with pytest.raises(InvalidInvocation) as caught:
         parse(**asked)
     return str(caught.value)
-
-
-def assert_one_sentence(text):
-    assert text.endswith(".")
-    assert not text.endswith("..")
-    assert "\n" not in text
-    assert "pydantic" not in text
-    assert "validation error" not in text
 
 
 def calls_with(arguments):
@@ -283,15 +276,6 @@ def test_an_error_never_repeats_what_was_given(wrong, secret):
     assert_one_sentence(text)
 
 
-@given(secret=secrets)
-def test_an_error_about_texts_to_embed_never_repeats_them(secret):
-    for wrong in ({"input": [secret, ""]}, {"input": [[secret]]}, {"input": secret, "priority": "x"}):
-        with pytest.raises(InvalidInvocation) as caught:
-            Embedding.parse(wrong, max_prompt_bytes=10_000)
-        assert secret not in str(caught.value)
-        assert_one_sentence(str(caught.value))
-
-
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 said = texts.filter(lambda text: text.strip())
 json_values = st.recursive(
@@ -351,63 +335,3 @@ def test_what_travels_is_json_and_comes_back_the_same(given_arguments):
     assert carried == wire
     assert Invocation.parse(carried, max_prompt_bytes=10**6) == asked
     assert None not in wire.values()
-
-
-# -- embeddings and results
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {},
-        {"input": ""},
-        {"input": []},
-        {"input": ["x", ""]},
-        {"input": ["x", "  "]},
-        {"input": [5]},
-        {"input": 5},
-        {"input": "x" * (LIMIT + 1)},
-        {"input": ["x" * LIMIT, "x"]},
-        {"input": ["x"] * 10_001},
-        {"input": "x", "priority": True},
-        {"input": "x", "tier": "vip"},
-        {"input": "x", "agent": "chat"},
-        {"input": "x", "metadata": {"a": NAN}},
-    ],
-    ids=lambda asked: str(asked)[:30],
-)
-def test_a_malformed_embedding_is_refused_in_one_sentence(asked):
-    with pytest.raises(InvalidInvocation) as caught:
-        Embedding.parse(asked, max_prompt_bytes=LIMIT)
-    assert_one_sentence(str(caught.value))
-
-
-def test_one_text_to_embed_counts_as_a_list_of_one_and_travels_as_json():
-    asked = Embedding.parse({"input": "x" * LIMIT, "tier": "batch"}, max_prompt_bytes=LIMIT)
-    assert asked.input == ("x" * LIMIT,)
-    carried = json.loads(json.dumps(asked.wire()))
-    assert Embedding.parse(carried, max_prompt_bytes=LIMIT) == asked
-    assert "xx" not in asked.summary()
-
-
-def test_a_result_has_the_fields_of_the_contract():
-    result = InvocationResult(
-        id="i", agent="chat", model="m", node="n", tier=Tier.BATCH, priority=5, text="t",
-        stop_reason="stop", attempts=1,
-    )  # fmt: skip
-    mapping = result.model_dump(mode="json")
-    assert mapping.keys() == {
-        "id", "agent", "model", "node", "tier", "priority", "text", "tool_calls", "stop_reason", "attempts",
-        "usage", "timings",
-    }  # fmt: skip
-    assert mapping["usage"].keys() == {"prompt_tokens", "completion_tokens"}
-    assert mapping["timings"].keys() == {"queued_s", "load_s", "first_token_s", "total_s"}
-
-
-@pytest.mark.parametrize("stop_reason", ["shutdown", "eviction", "user", ""])
-def test_a_result_has_no_other_stop_reason_than_those_of_the_contract(stop_reason):
-    with pytest.raises(ValidationError):
-        InvocationResult(
-            id="i", agent="chat", model="m", node="n", tier=Tier.BATCH, priority=5, text="t",
-            stop_reason=stop_reason, attempts=1,
-        )  # fmt: skip

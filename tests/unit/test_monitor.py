@@ -101,7 +101,9 @@ async def test_the_announcement_is_taken_back_at_the_end(bench, duty):
     assert bench.broker.sync.get(KEY) is None
 
 
-@pytest.mark.parametrize("duty_of", [lambda at: announce("w@host", at, lambda: 1, lambda: MEMORY), sweep_cancellations])
+@pytest.mark.parametrize(
+    "duty_of", [lambda at: announce("w@host", at, lambda: 1, lambda: MEMORY), sweep_cancellations]
+)
 async def test_a_duty_ends_though_a_command_swallowed_its_cancel(bench, duty, monkeypatch, duty_of):
     """As wait_for inside redis-py does on Python 3.11 when the answer came in the same turn."""
     bench.at.runs.enter("a")

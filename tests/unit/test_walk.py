@@ -30,7 +30,7 @@ SOON_S = 10  # a test that waits longer than this has failed
 @pytest.fixture
 async def bench(monkeypatch):
     """`bench(*scripts, **settings)` is a process whose client plays these scripts."""
-    monkeypatch.setattr(streams, "RECONNECT_S", 0.0)
+    monkeypatch.setattr(streams, "AGAIN_S", 0.0)
     benches = []
 
     def make(*scripts, client=None, **settings):

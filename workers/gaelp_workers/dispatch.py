@@ -29,7 +29,7 @@ class QueueOrder:
 
     def consume(self, count: int) -> list[str]:
         """Up to `count` queues, the most urgent first."""
-        return in_order(self._queues[:count])
+        return in_order(self._queues)[:count]
 
     def rotate(self, last_used: str) -> str:
         """Nothing to rotate: the order is strict."""

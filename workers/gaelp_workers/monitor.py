@@ -49,6 +49,12 @@ async def sample(
     )
 
 
+def going_on() -> bool:
+    """False once this task was cancelled: on Python 3.11 wait_for can swallow the cancel (cpython #86296)."""
+    task = asyncio.current_task()
+    return task is None or not task.cancelling()
+
+
 async def announce(
     worker: str, at: Resources, slots: Callable[[], int], memory: Callable[[], MemorySnapshot]
 ) -> None:
@@ -57,7 +63,7 @@ async def announce(
     key = at.keys.node(worker)
     poll_s = at.settings.poll_interval_s
     try:
-        while True:
+        while going_on():
             snapshot = await sample(worker, at, slots(), memory, started_at)
             try:
                 await at.redis.set(
@@ -73,7 +79,7 @@ async def announce(
 
 async def hear_cancellations(at: Resources) -> None:
     """Stop runs as soon as somebody calls for it, until cancelled; reconnects."""
-    while True:
+    while going_on():
         with suppress(*unavailable):
             await listen(at.redis, at.keys, at.runs)
         await asyncio.sleep(at.settings.poll_interval_s)
@@ -81,7 +87,7 @@ async def hear_cancellations(at: Resources) -> None:
 
 async def sweep_cancellations(at: Resources) -> None:
     """Look each poll for requests that this process could not hear, until cancelled."""
-    while True:
+    while going_on():
         with suppress(*unavailable):
             await sweep(at.redis, at.keys, at.runs)
         await asyncio.sleep(at.settings.poll_interval_s)

@@ -21,7 +21,8 @@ class Request(CeleryRequest):
         super().__init__(*args, **kwargs)
         given = self._kwargs if isinstance(self._kwargs, dict) else {}
         self._argsrepr = "()"
-        self._kwargsrepr = " ".join(f"{name}={given[name]}"[:100] for name in SHOWN if name in given)
+        # never empty: Celery's error log would put the arguments themselves in its place
+        self._kwargsrepr = " ".join(f"{name}={given[name]}"[:100] for name in SHOWN if name in given) or "{}"
         self._request_dict["argsrepr"] = self._argsrepr
         self._request_dict["kwargsrepr"] = self._kwargsrepr
 

@@ -1,0 +1,99 @@
+"""Token streams, read: late, again, from an id, over a run that started over."""
+
+import pytest
+
+from gaelp_tasks import streams
+from gaelp_tasks.errors import StreamRestarted
+from gaelp_tasks.streams import FIRST, End, Piece, Reading, Start, afollow, before_run, follow
+from support.fakes import stream_place
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
+async def place(request, monkeypatch):
+    monkeypatch.setattr(streams, "BLOCK_S", 0.01)
+    url = request.getfixturevalue("broker").url if request.param == "real" else None
+    async with stream_place(url) as made:
+        yield made
+
+
+async def written(place, *pieces, claim=1):
+    stream = place.writer().open("i", claim)
+    stream.start({"claim": claim})
+    for piece in pieces:
+        stream.write(piece)
+        await place.sent(stream)
+    return stream
+
+
+def read(place, after=FIRST):
+    """The events after an id, up to the first silence."""
+    events = []
+    for event in follow(place.sync, place.key, after):
+        if event is None:
+            return events
+        events.append(event)
+    return events
+
+
+async def test_late_and_resuming_readers_see_the_same_text(place):
+    stream = await written(place, "a", "b", "c", "d")
+    await stream.end({"outcome": "done"})
+    whole = read(place)
+    assert "".join(getattr(event, "text", "") for event in whole) == "abcd"
+    assert read(place) == whole
+    for at, event in enumerate(whole):
+        assert read(place, after=event.id) == whole[at + 1 :]
+
+
+async def test_a_reader_that_waits_gets_what_is_written_later(place):
+    events = afollow(place.redis, place.key)
+    assert await anext(events) is None
+    stream = await written(place, "a")
+    assert [await anext(events), await anext(events)] == place.entries()
+    stream.write("b")
+    later = await anext(events)
+    while later is None:
+        later = await anext(events)
+    assert (later.id, later.text) == ("1-2", "b")
+    await stream.end({})
+    await events.aclose()
+
+
+async def test_more_entries_than_one_read_takes_arrive_once_each(place, monkeypatch):
+    monkeypatch.setattr(streams, "BATCH", 3)
+    await written(place, *map(str, range(10)))
+    assert read(place) == place.entries()
+    assert len(read(place)) == 11
+
+
+def test_a_run_that_starts_over_is_told_only_to_who_has_read_text():
+    reading = Reading()
+    assert reading.take(Start("1-0", 1, {})) == ""
+    assert reading.take(Piece("1-1", 1, "", "hm")) == ""
+    assert reading.take(Start("2-0", 2, {})) == ""
+    assert reading.take(Piece("2-1", 2, "Hel")) == "Hel"
+    with pytest.raises(StreamRestarted, match="started over"):
+        reading.take(Start("3-0", 3, {}))
+
+
+@pytest.mark.parametrize("claims", [[1], [1, 2], [3, 7]])
+async def test_the_newest_run_can_be_read_from_its_first_entry(place, claims):
+    for claim in claims:
+        stream = await written(place, f"text of {claim}", claim=claim)
+    await stream.end({})
+    begin = before_run(place.sync.xrevrange(place.key, count=1))
+    assert [event.id for event in read(place, begin)] == [f"{claims[-1]}-{number}" for number in range(3)]
+
+
+def test_before_any_run_reading_begins_at_the_beginning():
+    assert before_run([]) == FIRST
+
+
+def test_a_silent_second_and_an_empty_piece_add_nothing():
+    reading = Reading()
+    assert reading.take(None) == ""
+    assert reading.take(Piece("1-1", 1, "")) == ""
+    assert not reading.read
+    end = End("1-2", 1, {})
+    assert reading.take(end) == ""
+    assert reading.end is end
