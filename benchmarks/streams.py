@@ -38,8 +38,8 @@ class Plan:
     fast_tokens: int
 
 
-FULL = Plan(rounds=4, seconds=2.5, fast_rounds=5, fast_tokens=20_000)
-QUICK = Plan(rounds=2, seconds=1.0, fast_rounds=3, fast_tokens=10_000)
+FULL = Plan(rounds=3, seconds=2.5, fast_rounds=5, fast_tokens=20_000)
+QUICK = Plan(rounds=1, seconds=1.0, fast_rounds=2, fast_tokens=10_000)
 
 
 class Token(NamedTuple):

@@ -33,8 +33,8 @@ class Plan:
     trips: int  #: idle round trips per round
 
 
-FULL = Plan(rounds=5, tasks=2000, trips=100)
-QUICK = Plan(rounds=3, tasks=600, trips=50)
+FULL = Plan(rounds=5, tasks=600, trips=60)
+QUICK = Plan(rounds=2, tasks=200, trips=30)
 
 
 @dataclass(frozen=True, kw_only=True)

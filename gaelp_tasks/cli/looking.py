@@ -61,6 +61,8 @@ def _print_nodes(nodes: list[NodeSnapshot]) -> None:
             ", ".join(node.loaded) or "-",
             f"{max(0.0, time() - node.seen_at):.0f} s ago",
         )
+    for column in table.columns:
+        column.overflow = "fold"
     out.print(table)
 
 

@@ -9,7 +9,9 @@ from rich.console import Console
 
 __all__ = ["Json", "note", "out", "print_json"]
 
-out = Console(highlight=False, soft_wrap=True)
+WIDE = 200  #: columns where nobody's terminal sets a limit: in a pipe or a file nothing is cut off
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

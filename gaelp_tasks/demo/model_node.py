@@ -33,19 +33,11 @@ class DemoModels:
         """From the cache, else downloaded. Raises PartFailed where the engine or a file cannot be had."""
         if problem := check_engine():
             raise PartFailed(f"The demo model server cannot run here: {problem}.")
-        from gaelp_tasks.demo.weights import (  # noqa: PLC0415  numpy and gguf, of the same extra as the engine
-            WeightsError,
-            fetch_minilm,
-            fetch_smollm2,
-        )
+        # numpy and gguf, of the same extra as the engine
+        from gaelp_tasks.demo.weights import fetch_minilm, fetch_smollm2  # noqa: PLC0415  they may be missing
 
-        def say(line: str) -> None:
-            report(f"{line[0].upper()}{line[1:]}.")
-
-        try:
-            return cls(chat=fetch_smollm2(cache / "models", say), embed=fetch_minilm(cache / "models", say))
-        except WeightsError as error:
-            raise PartFailed(f"The demo's models cannot be had: {error}.") from error
+        folder = cache / "models"
+        return cls(chat=fetch_smollm2(folder, report), embed=fetch_minilm(folder, report))
 
 
 def models_at(url: str, settings: Settings) -> tuple[str, ...]:

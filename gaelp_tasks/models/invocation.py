@@ -95,7 +95,7 @@ class Invocation(Frozen):
             raise ValueError("images belong to a prompt; with messages put them into the message")
         if self.prompt is not None and not self.prompt.strip():
             raise ValueError("the prompt is empty")
-        if self.prompt is None and not self.messages:
+        if self.prompt is None and not any(message.says_something for message in self.messages or ()):
             raise ValueError("the prompt is empty: give prompt or messages")
         return self
 

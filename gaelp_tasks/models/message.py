@@ -53,6 +53,11 @@ class Message(Frozen):
     tool_call_id: str | None = None
 
     @property
+    def says_something(self) -> bool:
+        """False for blank text with nothing beside it."""
+        return bool(self.content.strip() or self.images or self.tool_calls)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of its texts and images, and of its tool calls as JSON."""
         texts = len(self.content.encode()) + len((self.thinking or "").encode())

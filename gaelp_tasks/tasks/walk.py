@@ -66,7 +66,10 @@ class Work(Protocol):
     """What is done between loading the model and settling."""
 
     model: str  #: '' until it is settled which
-    begun: bool  #: something of the answer exists
+
+    @property
+    def begun(self) -> bool:
+        """Something of the answer exists."""
 
     def facts(self) -> dict[str, Any]:
         """What the stream's start tells about it; never a prompt."""
@@ -131,7 +134,9 @@ async def stoppable(run: Run) -> AsyncIterator[None]:
     deadline_s = getattr(run.asked, "deadline_s", None)
     if deadline_s is not None:
         left_s = deadline_s - (run.queued_s or 0.0)
-        alarm = loop.call_later(max(0.0, left_s), run.cancellation.stop, Reason.DEADLINE)
+        if left_s <= 0:
+            raise Cancelled(Reason.DEADLINE)
+        alarm = loop.call_later(left_s, run.cancellation.stop, Reason.DEADLINE)
     try:
         async with run.cancellation:
             yield

@@ -1,4 +1,4 @@
-"""A node that dies, hangs, is busy or stalls, seen through a real worker: every accepted run gets its answer."""
+"""A node that dies, hangs, is busy or stalls, seen through a real worker: every run gets its answer."""
 
 import asyncio
 from itertools import count

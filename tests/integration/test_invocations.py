@@ -198,14 +198,14 @@ def test_a_stream_that_is_no_longer_kept_says_so():
 
 
 def test_neither_log_nor_events_nor_inspect_carry_prompts_or_answers(worker):
-    secret = "xyzzy-secret-prompt"
+    hidden = "xyzzy-hidden-prompt"
     seen = []
     sent = []
 
     def on_event(event):
         if not sent:  # the first heartbeat: from now on nothing is missed
-            options = {"queue": "interactive", "argsrepr": repr([secret])}
-            sent.append(app.send_task("gaelp.invoke_agent", [secret], {"options": SHORT}, **options))
+            options = {"queue": "interactive", "argsrepr": repr([hidden])}
+            sent.append(app.send_task("gaelp.invoke_agent", [hidden], {"options": SHORT}, **options))
         seen.append(event)
 
     with app.connection_for_read() as connection:
@@ -218,7 +218,7 @@ def test_neither_log_nor_events_nor_inspect_carry_prompts_or_answers(worker):
     ours = [event for event in seen if event.get("uuid") == plain.id and event["type"] != "task-sent"]
     assert {event["type"] for event in ours} >= {"task-received", "task-started", "task-succeeded"}
     text = repr(ours) + worker.log()
-    assert secret not in text
+    assert hidden not in text
     assert answer[:20] not in text
 
 

@@ -34,7 +34,8 @@ try:
 except Exception as error:
     refusal = str(error)
 print(json.dumps({
-    "text": hi["text"], "tier": hi["tier"], "low": low["tier"], "odd": odd["tier"], "late": late["stop_reason"],
+    "text": hi["text"], "tier": hi["tier"], "low": low["tier"], "odd": odd["tier"],
+    "late": late["stop_reason"],
     "vectors": len(vectors["embeddings"]), "queued_s": hi["timings"]["queued_s"], "refusal": refusal,
 }))
 """

@@ -154,7 +154,8 @@ class StreamPlace:
         return StreamWriter(client or self.redis, self.keys, ttl_s=100.0)
 
     def entries(self) -> list[Event]:
-        return [parse(entry_id, fields) for entry_id, fields in self.sync.xrange(self.key)]  # type: ignore[union-attr]  redis-py's answers are for both kinds of client
+        found: Any = self.sync.xrange(self.key)
+        return [parse(entry_id, fields) for entry_id, fields in found]
 
     def text(self) -> str:
         return "".join(event.text for event in self.entries() if isinstance(event, Piece))

@@ -335,3 +335,7 @@ def test_what_travels_is_json_and_comes_back_the_same(given_arguments):
     assert carried == wire
     assert Invocation.parse(carried, max_prompt_bytes=10**6) == asked
     assert None not in wire.values()
+
+
+def test_messages_that_say_nothing_are_an_empty_prompt():
+    assert "empty" in complaint(messages=[{"role": "user", "content": " \n"}])
