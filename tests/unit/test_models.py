@@ -315,7 +315,7 @@ invocations = st.fixed_dictionaries(
             {
                 "messages": st.lists(
                     st.fixed_dictionaries(
-                        {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": texts},
+                        {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": said},
                         optional={"thinking": texts, "images": st.just([PIXEL]), "tool_name": names},
                     ),
                     min_size=1,
