@@ -33,8 +33,7 @@ class DemoModels:
         """From the cache, else downloaded. Raises PartFailed where the engine or a file cannot be had."""
         if problem := check_engine():
             raise PartFailed(f"The demo model server cannot run here: {problem}.")
-        # numpy and gguf, of the same extra as the engine
-        from gaelp_tasks.demo.weights import fetch_minilm, fetch_smollm2  # noqa: PLC0415  they may be missing
+        from gaelp_tasks.demo.weights import fetch_minilm, fetch_smollm2  # noqa: PLC0415  of the engine's extra
 
         folder = cache / "models"
         return cls(chat=fetch_smollm2(folder, report), embed=fetch_minilm(folder, report))

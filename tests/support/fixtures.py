@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gaelp_tasks.celery_app import app
+from support.wheel_index import WheelIndex
 from support.worker import WorkerProcess
 
 
@@ -71,3 +72,9 @@ def worker(broker, node: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         GAELP_NUM_PARALLEL="4",
     ) as running:
         yield running
+
+
+@pytest.fixture
+def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelIndex:
+    """Where pip finds what the test publishes, and nothing else."""
+    return WheelIndex(tmp_path / "index", monkeypatch)

