@@ -3,7 +3,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 GAELP := $(VENV)/bin/gaelp
-PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input --quiet
+PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input --quiet --cache-dir .cache/pip
 PYTEST := $(PYTHON) -m pytest
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --annotation-style line --custom-compile-command "make lock"
