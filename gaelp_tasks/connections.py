@@ -1,5 +1,6 @@
 """The only door to redis-py: connections, the names of our keys, and its errors in our words."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = [
     "Trouble",
     "connect",
     "connect_async",
+    "dial",
     "lost",
     "unavailable",
     "worded",
@@ -96,6 +98,16 @@ def connect_async(settings: Settings) -> AsyncRedis:
     return redis.asyncio.Redis.from_url(
         url, retry=redis.asyncio.retry.Retry(NoBackoff(), 1), **_options(settings)
     )
+
+
+async def dial(settings: Settings) -> asyncio.StreamWriter:
+    """A connection opened and logged in, for `Line` to speak on. Raises what redis-py raises."""
+    pool: Any = connect_async(settings).connection_pool
+    connection = pool.make_connection()
+    await connection.connect()
+    writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001  redis-py opens no connection for others
+    connection._reader = connection._writer = None  # noqa: SLF001  or it would close what is no longer its own
+    return writer
 
 
 @contextmanager

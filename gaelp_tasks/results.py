@@ -11,9 +11,10 @@ from celery.result import AsyncResult
 
 from gaelp_tasks import errors
 from gaelp_tasks.cancellation import request_cancel
-from gaelp_tasks.connections import connect_async, worded
+from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import StreamUnavailable
-from gaelp_tasks.streams import FIRST, Event, Reading, afollow, before_run, follow
+from gaelp_tasks.line import open_line
+from gaelp_tasks.streams import FIRST, Event, Reading, abefore_run, afollow, before_run, follow
 
 if TYPE_CHECKING:
     from gaelp_tasks.celery_app import GaelpApp
@@ -55,9 +56,9 @@ class InvocationHandle(AsyncResult):
         reading = Reading()
         waiting = _Patience(self.id, timeout)
         with worded(self.app.settings):
-            async with connect_async(self.app.settings) as redis:
-                begin = before_run(await redis.xrevrange(self._stream_key, count=1))
-                async with aclosing(afollow(redis, self._stream_key, begin)) as events:
+            async with aclosing(open_line(self.app.settings)) as line:
+                begin = await abefore_run(line, self._stream_key)
+                async with aclosing(afollow(line, self._stream_key, begin)) as events:
                     async for event in events:
                         if text := reading.take(event):
                             yield text

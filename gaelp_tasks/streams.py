@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gaelp_tasks.connections import AsyncRedis, Keys, Refused, SyncRedis, lost
+from gaelp_tasks.connections import Keys, Refused, SyncRedis, lost
 from gaelp_tasks.errors import GaelpError, StreamRestarted
+from gaelp_tasks.line import Asks, Command
 from gaelp_tasks.models.frozen import well_formed
 
 __all__ = [
@@ -150,7 +151,7 @@ class StreamWriter:
     single token leaves at once, a flood costs a fraction of a command per token.
     """
 
-    def __init__(self, redis: AsyncRedis, keys: Keys, *, ttl_s: float) -> None:
+    def __init__(self, redis: Asks, keys: Keys, *, ttl_s: float) -> None:
         self.keys = keys
         self._redis = redis
         self._ttl_ms = int(ttl_s * 1000)
@@ -214,7 +215,7 @@ class StreamWriter:
         replies = await self._execute(
             [("XADD", stream.key, entry.id, *entry.fields) for stream, entry in owners]
         )
-        ended = []
+        ended: list[Command] = []
         for (stream, entry), reply in zip(owners, replies, strict=True):
             if isinstance(reply, Refused) and not stream.fenced:
                 stream.fenced = await self._overtaken(stream)
@@ -228,17 +229,14 @@ class StreamWriter:
         [newest] = await self._execute([("XREVRANGE", stream.key, "+", "-", "COUNT", 1)])
         return bool(newest) and int(newest[0][0].partition("-")[0]) > stream.claim
 
-    async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _execute(self, commands: Sequence[Command]) -> list[Any]:
         """The replies; refused ids among them, everything else is tried until Redis takes it.
 
         A connection that broke, a full or a loading server: the ids make the repetition harmless.
         """
         while True:
-            pipe = self._redis.pipeline(transaction=False)
-            for command in commands:
-                pipe.execute_command(*command)
             try:
-                replies = await pipe.execute(raise_on_error=False)
+                replies = await self._redis.ask(*commands)
             except lost as error:
                 trouble: Exception = error
             else:
@@ -281,14 +279,33 @@ def follow(redis: SyncRedis, key: str, after: str = FIRST) -> Iterator[Event | N
             yield event
 
 
-async def afollow(redis: AsyncRedis, key: str, after: str = FIRST) -> AsyncGenerator[Event | None, None]:
+async def afollow(redis: Asks, key: str, after: str = FIRST) -> AsyncGenerator[Event | None, None]:
     """The events after an id, as they come, for ever; None each second in which nothing came."""
     while True:
-        reply: Any = await redis.xread({key: after}, count=BATCH, block=int(BLOCK_S * 1000))
-        for event in _events(reply):
-            if event is not None:
-                after = event.id
-            yield event
+        wait_ms = int(BLOCK_S * 1000)
+        [reply] = await redis.ask(("XREAD", "COUNT", BATCH, "BLOCK", wait_ms, "STREAMS", key, after))
+        if isinstance(reply, Refused):
+            raise reply
+        if not reply:
+            yield None
+            continue
+        [(_, entries)] = reply
+        for entry_id, flat in entries:
+            after = entry_id
+            yield parse(entry_id, _fields(flat))
+
+
+def _fields(pairs: Any) -> Fields:
+    """An entry's fields: redis-py makes a mapping of them, a line gives them as they came."""
+    return pairs if isinstance(pairs, Mapping) else dict(zip(pairs[::2], pairs[1::2], strict=True))
+
+
+async def abefore_run(redis: Asks, key: str) -> str:
+    """`before_run` of what Redis has now."""
+    [newest] = await redis.ask(("XREVRANGE", key, "+", "-", "COUNT", 1))
+    if isinstance(newest, Refused):
+        raise newest
+    return before_run(newest)
 
 
 def _events(reply: Any) -> Iterator[Event | None]:

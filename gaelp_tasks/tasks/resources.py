@@ -12,6 +12,7 @@ from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.clients import BaseOllamaClient, LocalOllamaClient
 from gaelp_tasks.connections import AsyncRedis, Keys, connect_async
 from gaelp_tasks.errors import SettingsError
+from gaelp_tasks.line import open_line
 from gaelp_tasks.retries import RetryPolicy
 from gaelp_tasks.runtime import Runtime, shared_runtime
 from gaelp_tasks.settings import Settings
@@ -50,7 +51,7 @@ async def _build(app: GaelpApp, runtime: Runtime) -> Resources:
         settings=settings,
         keys=app.keys,
         redis=redis,
-        streams=StreamWriter(redis, app.keys, ttl_s=settings.stream_ttl_s),
+        streams=StreamWriter(open_line(settings), app.keys, ttl_s=settings.stream_ttl_s),
         client=LocalOllamaClient.from_settings(settings, node),
         runs=Runs(runtime.loop),
         policy=RetryPolicy(

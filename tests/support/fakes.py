@@ -13,6 +13,7 @@ import redis
 from gaelp_tasks.cancellation import Runs
 from gaelp_tasks.clients import BaseOllamaClient
 from gaelp_tasks.connections import AsyncRedis, Keys, SyncRedis, connect, connect_async
+from gaelp_tasks.line import PlainLine
 from gaelp_tasks.models import Invocation
 from gaelp_tasks.retries import Outcome, RetryPolicy
 from gaelp_tasks.settings import Settings
@@ -98,7 +99,7 @@ class Workbench:
             settings=chosen,
             keys=keys,
             redis=self.redis,
-            streams=StreamWriter(self.redis, keys, ttl_s=chosen.stream_ttl_s),
+            streams=StreamWriter(PlainLine(self.redis), keys, ttl_s=chosen.stream_ttl_s),
             client=client,
             runs=Runs(loop),
             policy=RetryPolicy(attempts=3, base_s=1.0, cap_s=8.0, snooze_s=2.0),
@@ -151,7 +152,7 @@ class StreamPlace:
         self.key = self.keys.stream("i")
 
     def writer(self, client: Any = None) -> StreamWriter:
-        return StreamWriter(client or self.redis, self.keys, ttl_s=100.0)
+        return StreamWriter(PlainLine(client or self.redis), self.keys, ttl_s=100.0)
 
     def entries(self) -> list[Event]:
         found: Any = self.sync.xrange(self.key)

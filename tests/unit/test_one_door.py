@@ -26,6 +26,7 @@ DOORS = {
     ),
     "pydantic_core": ("gaelp_tasks.clients.wire",),
     "pydantic_settings": ("gaelp_tasks.settings",),
+    "hiredis": ("gaelp_tasks.line",),
     "redis": ("gaelp_tasks.connections",),
     "requests": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
     "rich": ("gaelp_tasks.cli", "gaelp_tasks.demo"),

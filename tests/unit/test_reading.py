@@ -4,6 +4,7 @@ import pytest
 
 from gaelp_tasks import streams
 from gaelp_tasks.errors import StreamRestarted
+from gaelp_tasks.line import PlainLine
 from gaelp_tasks.streams import FIRST, End, Piece, Reading, Start, afollow, before_run, follow
 from support.fakes import stream_place
 
@@ -46,7 +47,7 @@ async def test_late_and_resuming_readers_see_the_same_text(place):
 
 
 async def test_a_reader_that_waits_gets_what_is_written_later(place):
-    events = afollow(place.redis, place.key)
+    events = afollow(PlainLine(place.redis), place.key)
     assert await anext(events) is None
     stream = await written(place, "a")
     assert [await anext(events), await anext(events)] == place.entries()

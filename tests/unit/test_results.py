@@ -11,6 +11,7 @@ from celery.exceptions import TimeoutError as CeleryTimeout
 from gaelp_tasks import results, streams
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.errors import BrokerUnavailable, NodeUnreachable, StreamRestarted, StreamUnavailable
+from gaelp_tasks.line import PlainLine
 from gaelp_tasks.results import InvocationHandle
 from support.fakes import FakeBroker
 
@@ -23,7 +24,7 @@ def broker(monkeypatch):
     fake = FakeBroker()
     monkeypatch.setattr(streams, "BLOCK_S", 0.01)
     monkeypatch.setitem(app.__dict__, "redis", fake.sync)
-    monkeypatch.setattr(results, "connect_async", lambda _: fake.client())
+    monkeypatch.setattr(results, "open_line", lambda _: PlainLine(fake.client()))
     return fake
 
 

@@ -125,6 +125,8 @@ def test_watching_ends_when_a_part_does_and_all_others_are_stopped(shell):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_signal_that_means_the_end_interrupts_the_watch(tmp_path, shell, number):
+    if signal.getsignal(number) is signal.SIG_IGN:  # the tests themselves run under nohup
+        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
     stack = Stack()
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gaelp_tasks import streams
 from gaelp_tasks.connections import Keys
 from gaelp_tasks.errors import GaelpError
+from gaelp_tasks.line import PlainLine
 from gaelp_tasks.streams import End, Piece, Reading, Start, StreamFenced, StreamWriter
 from support.fakes import FakeBroker, LosesReplies, stream_place, turns
 
@@ -288,7 +289,7 @@ def test_however_pieces_gather_the_text_is_exact(pieces, lost):
     async def write():
         broker = FakeBroker()
         client = broker.client()
-        stream = StreamWriter(LosesReplies(client, times=lost), Keys(), ttl_s=TTL_S).open("i", 1)
+        stream = StreamWriter(PlainLine(LosesReplies(client, times=lost)), Keys(), ttl_s=TTL_S).open("i", 1)
         stream.start({})
         for piece, pause in pieces:
             stream.write(piece)
