@@ -1,6 +1,7 @@
 """HTTP to one node. The only module that knows aiohttp; whatever goes wrong leaves it as a NodeError."""
 
 import asyncio
+import math
 import os
 import ssl
 import time
@@ -102,7 +103,7 @@ class Transport:
                 finally:
                     response.close()
         except FOREIGN as error:
-            raise self._meaning(error, limit) from error
+            raise self.meaning(error, late=limit.expired()) from error
         if len(answer) > MAX_ANSWER_BYTES:
             raise NodeFailed(
                 f"{self.node} answered with more than {MAX_ANSWER_BYTES:,} bytes: ask for less at once.",
@@ -119,19 +120,12 @@ class Transport:
             async with asyncio.timeout_at(until) as limit:
                 response = await self._send(path, payload, model)
         except FOREIGN as error:
-            raise self._meaning(error, limit) from error
+            raise self.meaning(error, late=limit.expired()) from error
+        body = ByteStream(self, response)
         try:
-            yield ByteStream(self, response)
+            yield body
         finally:
-            response.close()
-
-    async def read(self, response: aiohttp.ClientResponse, until: float | None) -> bytes:
-        """What has arrived, at least one byte; b'' at the end."""
-        try:
-            async with asyncio.timeout_at(until) as limit:
-                return await response.content.readany()
-        except FOREIGN as error:
-            raise self._meaning(error, limit) from error
+            body.close()
 
     async def close(self) -> None:
         """Close all connections, those that other loops opened too."""
@@ -176,8 +170,9 @@ class Transport:
                 await self._sessions.pop(gone).close()
         return session
 
-    def _meaning(self, error: Exception, limit: asyncio.Timeout) -> NodeError | TimeoutError:
-        if limit.expired():
+    def meaning(self, error: Exception, *, late: bool) -> NodeError | TimeoutError:
+        """Our error for one of aiohttp's; `late` when a limit of ours caused it."""
+        if late:
             return TimeoutError()
         kind, words = next((kind, words) for foreign, kind, words in MEANINGS if isinstance(error, foreign))
         words = words.format(node=self.node, reason=_reason(error), connect_s=f"{self._connect_s:g}")
@@ -190,10 +185,41 @@ class ByteStream:
     def __init__(self, transport: Transport, response: aiohttp.ClientResponse) -> None:
         self._transport = transport
         self._response = response
+        self._loop = asyncio.get_running_loop()
+        self._until = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._late = False
 
     async def read(self, until: float | None) -> bytes:
         """What has arrived, at least one byte; b'' at the end. `until` None waits without a limit."""
-        return await self._transport.read(self._response, until)
+        self._until = math.inf if until is None else until
+        if self._alarm is None or self._alarm.when() > self._until:
+            self._set_alarm()
+        try:
+            return await self._response.content.readany()
+        except FOREIGN as error:
+            raise self._transport.meaning(error, late=self._late) from error
+        finally:
+            self._until = math.inf  # a reader that takes its time is not late
+
+    def close(self) -> None:
+        """Hang up."""
+        self._until = math.inf
+        self._set_alarm()
+        self._response.close()
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(self._until, self._ring) if self._until < math.inf else None
+
+    def _ring(self) -> None:
+        """Hang up if it is time: each token moves the time on, and an alarm for each would cost too much."""
+        if self._until > self._loop.time():
+            self._set_alarm()
+        else:
+            self._late = True
+            self._response.close()
 
     async def drain(self) -> None:
         """Read the end of an answer that is complete, so that its connection can serve again."""

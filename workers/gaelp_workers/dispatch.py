@@ -21,15 +21,15 @@ class QueueOrder:
     """kombu's `queue_order_strategy`: its own ones follow the order of consuming, or the alphabet."""
 
     def __init__(self, queues: Sequence[str] | None = None) -> None:
-        self._queues = list(queues or ())
+        self._queues = in_order(queues or ())
 
     def update(self, queues: Sequence[str]) -> None:
         """The queues consumed have changed."""
-        self._queues = list(queues)
+        self._queues = in_order(queues)
 
     def consume(self, count: int) -> list[str]:
         """Up to `count` queues, the most urgent first."""
-        return in_order(self._queues)[:count]
+        return self._queues[:count]
 
     def rotate(self, last_used: str) -> str:
         """Nothing to rotate: the order is strict."""
