@@ -6,7 +6,7 @@ not installed, as in a producer's base install, redis-py does all of it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
 from gaelp_tasks.connections import ANSWER_S, AsyncRedis, Refused, connect_async, dial
@@ -25,7 +25,7 @@ Command = tuple[str | int, ...]
 class Asks(Protocol):
     """What the writer and the readers of streams need of Redis."""
 
-    async def ask(self, *commands: Command) -> list[Any]:
+    def ask(self, *commands: Command) -> Awaitable[list[Any]]:
         """The replies to some commands, in one round trip; an error is a reply, a Refused. Raises `lost`.
 
         Ask only what may be said twice: a broken connection is opened again, and the question repeated.
@@ -73,15 +73,24 @@ class Line(asyncio.Protocol):
         self._due = 0.0  #: when the answer is late, by the loop's clock
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def ask(self, *commands: Command) -> list[Any]:
-        """See Asks."""
+    def ask(self, *commands: Command) -> Awaitable[list[Any]]:
+        """See Asks; on an open line the question is on its way when this returns."""
         request = b"".join(map(self._pack, commands))
-        if self._writer is not None:
-            try:
-                return await self._round_trip(self._writer.transport, request, len(commands))
-            except ConnectionError:
-                pass  # as after a restart of Redis, or a firewall's cut of an idle connection
-        return await self._round_trip(await self._open(), request, len(commands))
+        if self._writer is None:
+            return self._on_a_new_line(request, len(commands))
+        answer = self._send(self._writer.transport, request, len(commands))
+        return self._on_this_line(answer, request, len(commands))
+
+    async def _on_this_line(
+        self, answer: "asyncio.Future[list[Any]]", request: bytes, expected: int
+    ) -> list[Any]:
+        try:
+            return await self._received(answer)
+        except ConnectionError:  # as after a restart of Redis, or a firewall's cut of an idle connection
+            return await self._on_a_new_line(request, expected)
+
+    async def _on_a_new_line(self, request: bytes, expected: int) -> list[Any]:
+        return await self._received(self._send(await self._open(), request, expected))
 
     async def aclose(self) -> None:
         """Hang up."""
@@ -101,9 +110,9 @@ class Line(asyncio.Protocol):
         self._writer.transport.set_protocol(self)
         return self._writer.transport
 
-    async def _round_trip(
+    def _send(
         self, transport: asyncio.WriteTransport, request: bytes, expected: int
-    ) -> list[Any]:
+    ) -> "asyncio.Future[list[Any]]":
         loop = asyncio.get_running_loop()
         self._expected, self._replies = expected, []
         self._answer = loop.create_future()
@@ -112,9 +121,12 @@ class Line(asyncio.Protocol):
             self._alarm = loop.call_at(self._due, self._ring, loop)
         if transport.is_closing():
             self.connection_lost(None)
+        transport.write(request)
+        return self._answer
+
+    async def _received(self, answer: "asyncio.Future[list[Any]]") -> list[Any]:
         try:
-            transport.write(request)
-            return await self._answer
+            return await answer
         except BaseException:
             self._hang_up()  # a late answer would be taken for the next question's
             raise

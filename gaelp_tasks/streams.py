@@ -9,7 +9,7 @@ thinking (`h`) pieces, and `end` closes the invocation.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -139,9 +139,24 @@ class TokenStream:
         Raises StreamFenced when a later claim has taken over.
         """
         self._writer.add(self, "end", json.dumps(facts), last=True)
+        await self.sent()
+        self._raise_fenced()
+
+    async def sent(self) -> None:
+        """Wait until Redis has all that was written, or a later claim has taken over."""
         while self._writer.pending(self):
             await self._writer.flushed()
-        self._raise_fenced()
+
+
+Batch = Mapping[TokenStream, tuple[Entry, ...]]
+
+
+def _additions(batch: Batch) -> list[Command]:
+    return [
+        ("XADD", stream.key, entry.id, *entry.fields)
+        for stream, entries in batch.items()
+        for entry in entries
+    ]
 
 
 class StreamWriter:
@@ -196,25 +211,31 @@ class StreamWriter:
 
     def _run(self) -> None:
         if self._flusher is None:
-            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+            batch, asked = self._take()
+            self._flusher = asyncio.get_running_loop().create_task(self._flush(batch, asked))
 
-    async def _flush(self) -> None:
+    def _take(self) -> tuple[Batch, Awaitable[list[Any]]]:
+        """All that waits, already on its way where the line is open: a task's first step would come later."""
+        for stream in self._ready:
+            self._gather(stream)
+        batch = {stream: tuple(entries) for stream, entries in self._ready.items()}
+        return batch, self._redis.ask(*_additions(batch))
+
+    async def _flush(self, batch: Batch, asked: Awaitable[list[Any]]) -> None:
         try:
-            while self._ready:
-                for stream in self._ready:
-                    self._gather(stream)
-                batch = {stream: tuple(entries) for stream, entries in self._ready.items()}
-                await self._send(batch)
+            while True:
+                await self._send(batch, asked)
                 self._settle(batch)
+                if not self._ready:
+                    return
+                batch, asked = self._take()
         finally:
             self._flusher = None
 
-    async def _send(self, batch: Mapping[TokenStream, tuple[Entry, ...]]) -> None:
+    async def _send(self, batch: Batch, asked: Awaitable[list[Any]]) -> None:
         """One round trip, and one more where a stream has ended."""
         owners = [(stream, entry) for stream, entries in batch.items() for entry in entries]
-        replies = await self._execute(
-            [("XADD", stream.key, entry.id, *entry.fields) for stream, entry in owners]
-        )
+        replies = await self._execute(_additions(batch), asked)
         ended: list[Command] = []
         for (stream, entry), reply in zip(owners, replies, strict=True):
             if isinstance(reply, Refused) and not stream.fenced:
@@ -229,14 +250,17 @@ class StreamWriter:
         [newest] = await self._execute([("XREVRANGE", stream.key, "+", "-", "COUNT", 1)])
         return bool(newest) and int(newest[0][0].partition("-")[0]) > stream.claim
 
-    async def _execute(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies; refused ids among them, everything else is tried until Redis takes it.
+    async def _execute(
+        self, commands: Sequence[Command], asked: Awaitable[list[Any]] | None = None
+    ) -> list[Any]:
+        """The replies to what was `asked` already, or is asked now; it is asked until Redis takes it.
 
-        A connection that broke, a full or a loading server: the ids make the repetition harmless.
+        Refused ids are replies. After a broken connection, or from a full or loading server, the whole
+        question is repeated: the ids make that harmless.
         """
         while True:
             try:
-                replies = await self._redis.ask(*commands)
+                replies = await (asked or self._redis.ask(*commands))
             except lost as error:
                 trouble: Exception = error
             else:
@@ -245,10 +269,11 @@ class StreamWriter:
                 if not not_now:
                     return replies
                 trouble = not_now[0]
+            asked = None
             logger.warning("A token stream waits for Redis: %s", trouble)
             await asyncio.sleep(AGAIN_S)
 
-    def _settle(self, batch: Mapping[TokenStream, tuple[Any, ...]]) -> None:
+    def _settle(self, batch: Batch) -> None:
         for stream, entries in batch.items():
             rest = self._ready[stream][len(entries) :]
             stream.waiting = sum(map(len, stream.text)) + sum(len(entry.fields[1]) for entry in rest)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from gaelp_tasks.tasks.resources import Resources
 
 __all__ = ["Run", "Work", "walk"]
 
+HAND_OVER_S = 2.0  #: for the text of a run that will be repeated to reach its stream
 CLAIMS_TTL_S = 30 * 86_400  #: a fence must outlive whatever could still write
 
 
@@ -182,5 +183,8 @@ async def settle(outcome: Outcome, run: Run, at: Resources) -> None:
         case Failed(error):
             facts = {"outcome": "failed", "error": type(error).__name__, "message": str(error)}
         case Retry() | Snooze():
+            with suppress(TimeoutError):  # without Redis nobody waits for the text either
+                async with asyncio.timeout(HAND_OVER_S):
+                    await run.stream.sent()
             return
     await run.stream.end(facts | {"at": at.now()})
