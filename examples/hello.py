@@ -2,7 +2,7 @@
 
 from gaelp_tasks import embed, invoke_agent
 
-answer = invoke_agent.delay("Why is the sky blue?", agent="chat", tier="interactive")
+answer = invoke_agent.delay("Why is the sky blue? Answer in one sentence.", tier="interactive")
 for piece in answer.stream():
     print(piece, end="", flush=True)
 print("\n", answer.get(timeout=60)["usage"])
