@@ -11,6 +11,7 @@ from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.settings import masked
+from gaelp_tasks.tasks.resources import own_node
 
 __all__ = ["beat", "flower", "worker"]
 
@@ -24,6 +25,7 @@ def worker(
     loglevel: LogLevel = "info",
 ) -> None:
     """Run invocations on this machine's Ollama server. Ctrl-C or SIGTERM drains it."""
+    own_node(app.settings)
     _refuse_unsafe_broker()
     hostname = name or _free_name()
     app.worker_main(["worker", f"--hostname={hostname}", f"--loglevel={loglevel}", *context.args])

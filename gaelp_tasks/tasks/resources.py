@@ -18,7 +18,7 @@ from gaelp_tasks.runtime import Runtime, shared_runtime
 from gaelp_tasks.settings import Settings
 from gaelp_tasks.streams import StreamWriter
 
-__all__ = ["Resources", "shared_resources"]
+__all__ = ["Resources", "own_node", "shared_resources"]
 
 
 @dataclass(slots=True)
@@ -39,13 +39,18 @@ class Resources:
     tick: Callable[[], float] = monotonic  #: seconds, to measure with
 
 
-async def _build(app: GaelpApp, runtime: Runtime) -> Resources:
-    settings = app.settings
+def own_node(settings: Settings) -> str:
+    """The one Ollama server beside this worker. Raises SettingsError where several are named."""
     if len(settings.ollama_nodes) > 1:
         raise SettingsError(
             "GAELP_OLLAMA_NODES: this release runs one Ollama server per worker; start a worker for each."
         )
-    [node] = settings.ollama_nodes
+    return settings.ollama_nodes[0]
+
+
+async def _build(app: GaelpApp, runtime: Runtime) -> Resources:
+    settings = app.settings
+    node = own_node(settings)
     redis = connect_async(settings)
     return Resources(
         settings=settings,
