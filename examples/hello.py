@@ -5,11 +5,13 @@ from gaelp_tasks import embed, invoke_agent
 answer = invoke_agent.delay("Why is the sky blue? Answer in one sentence.", tier="interactive")
 for piece in answer.stream():
     print(piece, end="", flush=True)
-print("\n", answer.get(timeout=60)["usage"])
+print()
+print("tokens:", answer.get(timeout=60)["usage"]["completion_tokens"])
 
-summary = invoke_agent.apply_async(
-    ["Summarise: Redis keeps queues in lists."], {"tier": "batch", "priority": 8}
+title = invoke_agent.apply_async(
+    ["Give this text a title of five words: Honey bees do not sleep through the winter."],
+    {"tier": "batch", "priority": 8, "options": {"num_predict": 20}},
 )
-print(summary.get(timeout=120)["text"])
+print("title:", title.get(timeout=120)["text"])
 
-print(len(embed.delay(["a cat", "a dog"]).get(timeout=60)["embeddings"][0]), "dimensions")
+print("dimensions:", len(embed.delay(["a cat", "a dog"]).get(timeout=60)["embeddings"][0]))
