@@ -62,12 +62,12 @@ async def test_astream_and_late_readers_see_the_same_text():
 
 def test_two_hundred_readers_that_break_off_and_come_back_miss_and_repeat_nothing():
     handle = invoke_agent.delay("Once upon a time", options={"num_predict": 3000, "seed": 3})
-    rng = random.Random(20261121)
 
-    def read_with_breaks(breaks: int) -> str:
-        text, after = "", "0-0"
+    def read_with_breaks(seed: int) -> tuple[str, int]:
+        rng = random.Random(seed)
+        text, after, breaks = "", "0-0", 0
         while True:
-            patience = rng.randrange(1, 40) if breaks > 0 else 1 << 30
+            patience = rng.randrange(1, 5) if breaks < 25 else 1 << 30
             for event in handle.events(after=after):
                 if event is None:
                     continue
@@ -75,15 +75,16 @@ def test_two_hundred_readers_that_break_off_and_come_back_miss_and_repeat_nothin
                 if isinstance(event, Piece):
                     text += event.text
                 elif type(event).__name__ == "End":
-                    return text
+                    return text, breaks
                 patience -= 1
                 if patience == 0:
-                    breaks -= 1
+                    breaks += 1
                     break
 
     with ThreadPoolExecutor(8) as pool:
-        texts = set(pool.map(read_with_breaks, [25] * 8))
-    assert texts == {handle.get(timeout=20)["text"]}
+        texts, breaks = zip(*pool.map(read_with_breaks, range(8)), strict=True)
+    assert {*texts} == {handle.get(timeout=20)["text"]}
+    assert sum(breaks) == 200
 
 
 def test_cancel_stops_the_model_within_a_second_and_keeps_the_text(node):
