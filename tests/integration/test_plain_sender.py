@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -45,11 +45,11 @@ print(json.dumps({
 def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with celery, redis and what they need, and nothing of ours."""
     home = tmp_path_factory.mktemp("service")
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    subprocess.run([*uv, "venv", "--python", sys.executable, str(home)], check=True, cwd=home)
-    pins = str(ROOT / "requirements" / "base.txt")
+    venv.create(home, with_pip=True, symlinks=True)
     python = home / "bin" / "python"
-    subprocess.run([*uv, "pip", "install", "--python", str(python), "-r", pins], check=True, cwd=home)
+    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    pins = str(ROOT / "requirements" / "base.txt")
+    subprocess.run([*pip, "--no-compile", "--require-hashes", "-r", pins], check=True, cwd=home)
     return python
 
 
