@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gaelp_tasks.models import Prompt, ToolCall, Usage
-from gaelp_tasks.models.frozen import Frozen
+from gaelp_tasks.models.frozen import Frozen, JsonObject
 from gaelp_tasks.models.usage import Seconds
 
 __all__ = ["BaseOllamaClient", "ChatResponse", "Embeddings", "ModelInfo"]
@@ -26,6 +26,8 @@ class ChatResponse(Frozen):
     usage: Usage | None = None  #: only on the last
     model: str = ""
     load_s: Seconds | None = None  #: how long the node loaded the model for this answer; only on the last
+    node: str = ""  #: the server that answers; '' where the client has none
+    data: JsonObject | None = None  #: what an agent made of its answer, see InvocationResult.data
 
 
 class Embeddings(Frozen):
@@ -34,6 +36,8 @@ class Embeddings(Frozen):
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage = Usage()
     model: str = ""
+    node: str = ""  #: the server that answered; '' where the client has none
+    cached: int = 0  #: how many of the vectors came from the cache
 
 
 class ModelInfo(Frozen):

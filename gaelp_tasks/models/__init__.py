@@ -1,6 +1,7 @@
 """Plain data: frozen, strict, without effects. Imports only `gaelp_tasks.errors`."""
 
 from gaelp_tasks.models.capacity import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.models.document import Document
 from gaelp_tasks.models.invocation import (
     ENVELOPE_VERSION,
     Embedding,
@@ -14,6 +15,7 @@ from gaelp_tasks.models.usage import Timings, Usage
 
 __all__ = [
     "ENVELOPE_VERSION",
+    "Document",
     "Embedding",
     "EmbeddingResult",
     "FunctionCall",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gaelp_tasks.errors import InvalidInvocation
+from gaelp_tasks.models.document import Document
 from gaelp_tasks.models.frozen import Frozen, JsonObject, JsonText
 from gaelp_tasks.models.message import Image, Message, as_messages
 from gaelp_tasks.models.usage import Timings, Usage
@@ -66,7 +67,11 @@ class Invocation(Frozen):
     priority: Annotated[int, Field(ge=1, le=10, strict=True)] = DEFAULT_PRIORITY  #: 10 first
     options: JsonObject | None = None  #: Ollama's model options; num_ctx belongs to the node
     format: Literal["json"] | JsonObject | None = None  #: "json" or a JSON schema
-    tools: tuple[JsonObject, ...] | None = None  #: tool schemas, as Ollama takes them
+    tools: tuple[Name | JsonObject, ...] | None = None  #: names of registered tools, or schemas as Ollama's
+    mode: Name | None = None  #: one of the agent's own modes; None: its usual one
+    documents: tuple[Document, ...] | None = None  #: what the agent shall rest its answer on
+    parser: Name | None = None  #: a registered parser, applied to the whole text
+    cache: bool | None = None  #: take and keep an exact answer; None: as the node's settings say
     images: tuple[Image, ...] | None = None  #: base64; belong to the prompt
     think: Think | None = None
     deadline_s: PositiveSeconds | None = None  #: wall clock from publication; None: none
@@ -131,10 +136,14 @@ class Invocation(Frozen):
     @property
     def size_bytes(self) -> int:
         """Bytes of all that the caller sends along: texts, images, and the JSON beside them."""
-        return sum(message.size_bytes for message in self.input) + sum(
-            len(json.dumps(value))
-            for value in (self.options, self.format, self.tools, self.metadata)
-            if value
+        return (
+            sum(message.size_bytes for message in self.input)
+            + sum(
+                len(json.dumps(value))
+                for value in (self.options, self.format, self.tools, self.metadata)
+                if value
+            )
+            + sum(document.size_bytes for document in self.documents or ())
         )
 
     @property
@@ -168,6 +177,10 @@ class InvocationResult(Frozen):
     attempts: int  #: runs that counted, this one included
     usage: Usage = Usage()
     timings: Timings = Timings()
+    data: JsonObject = Field(
+        default_factory=dict
+    )  #: what the agent or parser made of the text: parsed, code, citations
+    cached: bool = False  #: the exact answer was known; no model ran
 
 
 class Embedding(Frozen):
@@ -178,6 +191,7 @@ class Embedding(Frozen):
     tier: Tier = Tier.INTERACTIVE
     priority: Annotated[int, Field(ge=1, le=10, strict=True)] = DEFAULT_PRIORITY
     tenant: Name | None = None
+    cache: bool | None = None  #: take and keep vectors; None: as the node's settings say
     metadata: JsonObject | None = None
 
     @classmethod
@@ -222,6 +236,7 @@ class EmbeddingResult(Frozen):
     attempts: int
     usage: Usage = Usage()
     timings: Timings = Timings()
+    cached: int = 0  #: how many of the vectors were known already
 
 
 def one_sentence(error: ValidationError) -> str:

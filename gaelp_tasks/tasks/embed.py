@@ -26,6 +26,7 @@ def embed(
     tier: str | None = None,
     priority: int = DEFAULT_PRIORITY,
     tenant: str | None = None,
+    cache: bool | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Reply:
     """Embed one text or a list of them.

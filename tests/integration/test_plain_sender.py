@@ -3,12 +3,9 @@
 import json
 import os
 import subprocess
-import venv
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.redis, pytest.mark.engine, pytest.mark.slow, pytest.mark.usefixtures("worker")]
 
@@ -39,18 +36,6 @@ print(json.dumps({
     "vectors": len(vectors["embeddings"]), "queued_s": hi["timings"]["queued_s"], "refusal": refusal,
 }))
 """
-
-
-@pytest.fixture(scope="module")
-def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with celery, redis and what they need, and nothing of ours."""
-    home = tmp_path_factory.mktemp("service")
-    venv.create(home, with_pip=True, symlinks=True)
-    python = home / "bin" / "python"
-    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
-    pins = str(ROOT / "requirements" / "base.txt")
-    subprocess.run([*pip, "--no-compile", "--require-hashes", "-r", pins], check=True, cwd=home)
-    return python
 
 
 def test_a_service_with_only_celery_and_redis_gets_its_answers(plain_python: Path, broker):

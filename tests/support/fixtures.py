@@ -1,6 +1,8 @@
 """Real servers for tests: one Redis and one model server for the session, workers where asked for."""
 
 import os
+import subprocess
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,6 +74,18 @@ def worker(broker, node: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         GAELP_NUM_PARALLEL="4",
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with celery, redis and what they need, and nothing of ours."""
+    home = tmp_path_factory.mktemp("service")
+    venv.create(home, with_pip=True, symlinks=True)
+    python = home / "bin" / "python"
+    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    pins = str(Path(__file__).parents[2] / "requirements" / "base.txt")
+    subprocess.run([*pip, "--no-compile", "--require-hashes", "-r", pins], check=True, cwd=home)
+    return python
 
 
 @pytest.fixture

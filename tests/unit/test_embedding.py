@@ -61,7 +61,7 @@ def test_one_text_to_embed_counts_as_a_list_of_one_and_travels_as_json():
     assert "xx" not in asked.summary()
 
 
-def test_a_result_has_the_fields_of_the_contract():
+def test_a_result_has_the_fields_of_the_contract_and_what_came_later():
     result = InvocationResult(
         id="i", agent="chat", model="m", node="n", tier=Tier.BATCH, priority=5, text="t",
         stop_reason="stop", attempts=1,
@@ -69,7 +69,7 @@ def test_a_result_has_the_fields_of_the_contract():
     mapping = result.model_dump(mode="json")
     assert mapping.keys() == {
         "id", "agent", "model", "node", "tier", "priority", "text", "tool_calls", "stop_reason", "attempts",
-        "usage", "timings",
+        "usage", "timings", "data", "cached",
     }  # fmt: skip
     assert mapping["usage"].keys() == {"prompt_tokens", "completion_tokens"}
     assert mapping["timings"].keys() == {"queued_s", "load_s", "first_token_s", "total_s"}
