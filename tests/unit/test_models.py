@@ -256,7 +256,7 @@ WRONG = {
     "think": lambda secret: {"prompt": "x", "think": secret},
     "format": lambda secret: {"prompt": "x", "format": secret},
     "tools": lambda secret: {"prompt": "x", "tools": secret},
-    "tool": lambda secret: {"prompt": "x", "tools": [secret]},
+    "tool": lambda secret: {"prompt": "x", "tools": [secret * 50]},
     "options": lambda secret: {"prompt": "x", "options": secret},
     "metadata": lambda secret: {"prompt": "x", "metadata": [secret]},
     "agent": lambda secret: {"prompt": "x", "agent": secret * 50},

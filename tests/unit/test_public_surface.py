@@ -34,6 +34,7 @@ INVOKE_AGENT = (
     "prompt messages agent model tier priority options format tools images think deadline_s stall_timeout_s "
     "queue_ttl_s idempotency_key tenant metadata"
 )
+ADDED = ("mode", "documents", "parser", "cache")  #: what came after the contract
 TREE = re.compile(r"[├└]── (?P<name>\w+) +(?P<verdict>\w+)")
 
 ERRORS = [value for name, value in vars(errors).items() if isinstance(value, type) and name != "Verdict"]
@@ -55,7 +56,9 @@ def test_the_names_of_a_module_are_sorted_and_real(module):
 
 def test_the_arguments_of_invoke_agent_are_those_of_the_contract():
     parameters = inspect.signature(gaelp_tasks.invoke_agent.run).parameters
-    assert " ".join(parameters) == INVOKE_AGENT
+    names = " ".join(name for name in parameters if name not in ADDED)
+    assert names == INVOKE_AGENT
+    assert set(ADDED) < set(parameters)
     assert {name for name, one in parameters.items() if one.kind is not inspect.Parameter.KEYWORD_ONLY} == {
         "prompt"
     }
