@@ -111,14 +111,15 @@ class Runs:
         return tuple(self._runs)
 
 
-def request_cancel(redis: SyncRedis, keys: Keys, invocation_id: str, *, ttl_s: float) -> None:
-    """Leave a standing request to cancel, and call it out to whoever runs the invocation.
+def request_cancel(redis: SyncRedis, keys: Keys, *invocation_ids: str, ttl_s: float) -> None:
+    """Leave a standing request to cancel, and call it out to whoever runs the invocations.
 
     A queued one ends before it starts; the request is remembered for `ttl_s`. Raises what redis-py raises.
     """
     with redis.pipeline() as pipe:
-        pipe.set(keys.cancel(invocation_id), Reason.USER.value, px=int(ttl_s * 1000))
-        pipe.publish(keys.cancellations, invocation_id)
+        for invocation_id in invocation_ids:
+            pipe.set(keys.cancel(invocation_id), Reason.USER.value, px=int(ttl_s * 1000))
+            pipe.publish(keys.cancellations, invocation_id)
         pipe.execute()
 
 

@@ -1,4 +1,7 @@
-"""The handle of an invocation: Celery's AsyncResult with streams and a cancel that stops the model."""
+"""The handle of an invocation: Celery's AsyncResult with streams and a cancel that stops the model.
+
+Celery's remote control is here as well: revoking one of ours needs no living worker.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
@@ -6,8 +9,10 @@ from contextlib import aclosing, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from celery.app.control import Control as CeleryControl
 from celery.exceptions import TimeoutError as CeleryTimeout
 from celery.result import AsyncResult
+from celery.utils.functional import maybe_list
 
 from gaelp_tasks import errors
 from gaelp_tasks.cancellation import request_cancel
@@ -19,7 +24,7 @@ from gaelp_tasks.streams import FIRST, Event, Reading, abefore_run, afollow, bef
 if TYPE_CHECKING:
     from gaelp_tasks.celery_app import GaelpApp
 
-__all__ = ["InvocationHandle"]
+__all__ = ["Control", "InvocationHandle"]
 
 RESULT_S = 5.0  #: Celery stores the result after the stream has ended
 
@@ -83,6 +88,10 @@ class InvocationHandle(AsyncResult):
         with worded(settings):
             request_cancel(self.app.redis, self.app.keys, self.id, ttl_s=settings.cancel_ttl_s)
 
+    def revoke(self, *_: Any, **__: Any) -> None:
+        """`cancel` under Celery's name, so it needs no living worker; signals and time-outs mean nothing."""
+        self.cancel()
+
     @property
     def _stream_key(self) -> str:
         return self.app.keys.stream(self.id)
@@ -107,6 +116,24 @@ class InvocationHandle(AsyncResult):
                 with suppress(CeleryTimeout):  # not ours: Celery's result can rebuild it, a moment later
                     self.get(timeout=RESULT_S)
             raise getattr(errors, facts["error"], errors.GaelpError)(facts["message"])
+
+
+class Control(CeleryControl):
+    """`app.control`; whatever it does besides is Celery's."""
+
+    app: "GaelpApp"
+
+    def revoke(self, task_id: Any, *args: Any, **options: Any) -> Any:
+        """Leave a standing request to cancel, then tell the workers as Celery does.
+
+        Celery's own message is heard only by workers that live right now. Raises BrokerUnavailable.
+        """
+        settings = self.app.settings
+        with worded(settings):
+            request_cancel(
+                self.app.redis, self.app.keys, *(maybe_list(task_id) or ()), ttl_s=settings.cancel_ttl_s
+            )
+        return super().revoke(task_id, *args, **options)
 
 
 class _Patience:

@@ -1,7 +1,6 @@
 """What our model tasks share: checked before they are published, their prompts kept out of sight."""
 
 import inspect
-import re
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
@@ -10,11 +9,12 @@ from typing import Any, ClassVar, NoReturn
 from celery import Task, uuid
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
+from celery.states import FAILURE
 from kombu.exceptions import OperationalError
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import worded
-from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, NodeError
+from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, InvocationCut, NodeError
 from gaelp_tasks.models.invocation import (
     ENVELOPE_VERSION,
     Embedding,
@@ -24,7 +24,7 @@ from gaelp_tasks.models.invocation import (
     Tier,
 )
 from gaelp_tasks.queues import lower_tier, route, tier_of
-from gaelp_tasks.registry import agent_names
+from gaelp_tasks.registry import refuse_unknown, shown
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Retry, Snooze
 from gaelp_tasks.settings import masked
@@ -60,12 +60,6 @@ def _broker_answers(app: GaelpApp) -> None:
         _answered[url] = now
 
 
-def _named(value: object) -> str:
-    """A name as given; what does not look like one may be a misplaced prompt and is not repeated."""
-    text = str(value)
-    return f"'{text}'" if re.fullmatch(r"[\w.:-]{1,40}", text) else "of that name"
-
-
 class ModelTask(Task):
     """Base of `gaelp.invoke_agent` and `gaelp.embed`."""
 
@@ -82,23 +76,25 @@ class ModelTask(Task):
         self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, queue: str | None
     ) -> Invocation | Embedding:
         """Check a call; the queue may decide the tier. Raises InvalidInvocation."""
-        try:
-            given = inspect.signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments
-        except TypeError as error:
-            raise InvalidInvocation(f"{self.name}: {error}.") from None
+        given = self._bound(args, kwargs)
         asked = given.get("tier")
         if asked is not None and asked not in list(Tier):
-            raise InvalidInvocation(f"tier: {_named(asked)} is none of {', '.join(Tier)}.")
+            raise InvalidInvocation(f"tier: {shown(asked)} is none of {', '.join(Tier)}.")
         given["tier"] = lower_tier(None if asked is None else Tier(asked), queue)
         accepted = type(self).parse(given, max_prompt_bytes=int(self.app.settings.max_prompt_bytes))
         if isinstance(accepted, Invocation):
-            known = agent_names(self.app.settings)
-            if accepted.agent not in known:
-                raise InvalidInvocation(
-                    f"agent: there is no agent {_named(accepted.agent)}; there are: {', '.join(known)} "
-                    "(more by GAELP_AGENTS)."
-                )
+            refuse_unknown(accepted, self.app.settings)
         return accepted
+
+    def _bound(self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+        try:
+            return inspect.signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments
+        except TypeError as error:
+            raise InvalidInvocation(f"{self.name}: {error}.") from None
+
+    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:  # noqa: ARG002  Celery's signature
+        """Refuse arguments that the task does not have; Celery would fail with a TypeError."""
+        self._bound(args, kwargs)
 
     def apply_async(
         self,
@@ -145,6 +141,11 @@ class ModelTask(Task):
         from gaelp_tasks.tasks.walk import Run, walk  # noqa: PLC0415
 
         request = self.request
+        if request.called_directly and self.app.current_worker_task is not None:
+            raise InvalidInvocation(
+                f"{self.name} cannot run inside another task, as map, starmap and chunks would have it: "
+                "publish each call (delay, or a group of signatures)."
+            )
         queue = (request.delivery_info or {}).get("routing_key")
         at = shared_resources()
         invocation_id = request.id or uuid()
@@ -169,8 +170,7 @@ class ModelTask(Task):
             case Done(result):
                 return Reply(result)
             case Cut(result):
-                self.request.callbacks = None
-                self.request.chain = None
+                self._end_what_follows(result)
                 return Reply(result)
             case Retry(after_s, error):
                 self._again(after_s, error, spent=1)
@@ -182,17 +182,28 @@ class ModelTask(Task):
                 raise error
         raise AssertionError(outcome)  # _again raised, and there are no other outcomes
 
+    def _end_what_follows(self, cut: InvocationResult | EmbeddingResult) -> None:
+        """Nothing goes on from partial text: later steps of a chain and the body of a chord fail at once.
+
+        Without that they would wait for ever, for Celery knows this task as one that succeeded.
+        """
+        request = self.request
+        error = InvocationCut(
+            f"Invocation {cut.id} was cut ({cut.stop_reason}); its result holds the partial text, and "
+            "nothing goes on from it."
+        )
+        chain, request.chain, request.callbacks = request.chain, None, None
+        self.backend._fail_chain(chain, error)  # noqa: SLF001  what Celery does after a failed step
+        if request.chord:
+            # a header with groups inside would be joined from the stored results, and ours is no failure
+            self.backend.delete_group(request.group)
+            self.backend.on_chord_part_return(request, FAILURE, error)
+            request.chord = None
+
     def _again(self, after_s: float, error: Exception, *, spent: int) -> NoReturn:
         """Publish the same message again, due in `after_s`; Celery's own retry() would always spend one."""
         request = self.request
-        headers = {
-            name: value
-            for name in ("gaelp_version", "gaelp_published_at")
-            if (value := request.get(name)) is not None
-        }
-        message = self.signature_from_request(
-            request, countdown=after_s, retries=request.retries + spent, headers=headers
-        )
+        message = self.signature_from_request(request, countdown=after_s, retries=request.retries + spent)
         if request.is_eager:
             raise CeleryRetry(exc=error, when=after_s, is_eager=True, sig=message)
         try:

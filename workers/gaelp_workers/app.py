@@ -1,7 +1,10 @@
 """Composition root of the worker: Celery's consumer plus the visible list STEPS."""
 
+from typing import Any
+
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from gaelp_workers.control import NO_AUTOSCALE, Recalls
 from gaelp_workers.steps import Gate, Holding, NodeDuties
 
 __all__ = ["STEPS", "Consumer"]
@@ -11,11 +14,17 @@ STEPS = (
     Gate,  # fetch only while a slot is free
     Holding,  # keep what runs here from being given to others
     NodeDuties,  # announce the node, hear cancellations
+    Recalls,  # end what waits for its time and was cancelled
 )
 
 
 class Consumer(CeleryConsumer):
     """Celery's consumer with our steps; named by `worker_consumer` in gaelp_tasks.celery_app."""
+
+    def __init__(self, *args: Any, controller: Any = None, **kwargs: Any) -> None:
+        if getattr(controller, "autoscale", None):  # it would stay at its minimum for ever and not say so
+            raise SystemExit(NO_AUTOSCALE)
+        super().__init__(*args, controller=controller, **kwargs)
 
     class Blueprint(CeleryConsumer.Blueprint):
         """Celery's blueprint with our steps."""
