@@ -1,9 +1,11 @@
 # One word per chore. `make` alone prints them.
 
 VENV := .venv
+SOLLOL := .venv-sollol
 PYTHON := $(VENV)/bin/python
 GAELP := $(VENV)/bin/gaelp
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input --quiet --cache-dir .cache/pip
+SOLLOL_PIP := $(SOLLOL)/bin/python -m pip --disable-pip-version-check --no-input --quiet --cache-dir .cache/pip
 PYTEST := $(PYTHON) -m pytest
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --annotation-style line --custom-compile-command "make lock"
@@ -15,7 +17,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up test faults lint bench lock clean
+.PHONY: help setup demo up test faults lint bench sollol lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,14 +45,22 @@ lint: setup ## style, format and types
 bench: setup ## measure this machine
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
+# An environment of its own: SOLLOL brings a hundred packages that nothing else here needs (docs/nodes.md).
+sollol: $(SOLLOL)/.installed ## install SOLLOL beside, run the router suite with it, show it at work
+	@$(SOLLOL)/bin/python -m pytest tests/integration/test_sollol.py tests/faults/test_router_faults.py \
+		-k sollol $(ARGS)
+	@$(SOLLOL)/bin/python benchmarks/with_sollol.py
+
 lock: setup ## pin every dependency anew (ARGS=--upgrade takes newer versions)
 	@$(LOCK) $(ARGS) --extra dev pyproject.toml --output-file requirements/dev.txt
 	@$(LOCK) --constraints requirements/dev.txt --extra worker pyproject.toml --output-file requirements/worker.txt
 	@$(LOCK) --constraints requirements/dev.txt pyproject.toml --output-file requirements/base.txt
+	@$(LOCK) --constraints requirements/dev.txt --extra sollol pyproject.toml requirements/sollol.in \
+		--output-file requirements/sollol.txt
 	@$(LOCK) --constraints requirements/dev.txt requirements/build.in --output-file requirements/build.txt
 
 clean: ## remove all that make has put into this checkout, downloads too
-	rm -rf $(VENV) .cache .run dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SOLLOL) .cache .run dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A usable environment is kept; one whose Python has gone is made anew.
@@ -76,4 +86,11 @@ $(VENV)/.locked: $(VENV)/.made requirements/build.txt requirements/dev.txt
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(SOLLOL)/.installed: $(VENV)/.made requirements/build.txt requirements/sollol.txt
+	@echo "installing SOLLOL and all that it needs into $(SOLLOL), which takes minutes"
+	@$(PYTHON) -m venv --clear $(SOLLOL)
+	@$(SOLLOL_PIP) install --require-hashes --no-deps --no-compile -r requirements/build.txt -r requirements/sollol.txt
+	@$(SOLLOL_PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -13,7 +13,7 @@ from gaelp_tasks.demo.parts import Child, Part
 from gaelp_tasks.demo.programs import announced
 from gaelp_tasks.demo.stack import Stack
 
-__all__ = ["cpu_s", "start_ours", "start_plain", "start_redis", "start_relay", "start_source"]
+__all__ = ["cpu_s", "start_node", "start_ours", "start_plain", "start_redis", "start_relay", "start_source"]
 
 HERE = Path(__file__).parent
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -30,10 +30,14 @@ def start_redis(stack: Stack, folder: Path, cache: Path) -> None:
 
 def start_source(stack: Stack, folder: Path) -> str:
     """The token source; returns its address, which our settings learn too."""
-    child = stack.start(_part("source", folder, "source.py"))
-    port = stack.wait_for(child, lambda child: child.output().strip() or None)
-    os.environ["GAELP_OLLAMA_NODES"] = node = f"http://127.0.0.1:{port}"
-    return node
+    _, os.environ["GAELP_OLLAMA_NODES"] = start_node(stack, folder, "source")
+    return os.environ["GAELP_OLLAMA_NODES"]
+
+
+def start_node(stack: Stack, folder: Path, name: str, port: int = 0) -> tuple[Child, str]:
+    """A token source of its own and its address; port 0 is a free one."""
+    child = stack.start(_part(name, folder, "source.py", str(port)))
+    return child, f"http://127.0.0.1:{stack.wait_for(child, lambda child: child.output().strip() or None)}"
 
 
 def start_ours(stack: Stack, folder: Path, *, slots: int) -> Child:

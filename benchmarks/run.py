@@ -1,6 +1,6 @@
 """`make bench`: measures this machine, prints a table and keeps the figures in .run/bench.json.
 
-    benchmarks/run.py [--quick] [--only tasks|streams]
+    benchmarks/run.py [--quick] [--only tasks|streams|clients]
 
 Ours and what it is compared with take turns in every round, and a ratio or difference is taken within the
 round: neighbours on the machine disturb both alike. The median of the rounds counts.
@@ -38,11 +38,12 @@ def scrub() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="40 s instead of 3 minutes")
-    parser.add_argument("--only", choices=("tasks", "streams"), help="one half")
+    parser.add_argument("--only", choices=("tasks", "streams", "clients"), help="one part")
     asked = parser.parse_args()
     scrub()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
+    import clients  # noqa: PLC0415  reads the environment that scrub() has cleaned
     import streams  # noqa: PLC0415  reads the environment that scrub() has cleaned
     import tasks  # noqa: PLC0415
     from figures import table  # noqa: PLC0415
@@ -55,11 +56,14 @@ def main() -> None:
     figures = []
     try:
         with Stack() as stack:
-            start_redis(stack, FOLDER, ROOT / ".cache")
-            if asked.only != "streams":
+            if asked.only != "clients":
+                start_redis(stack, FOLDER, ROOT / ".cache")
+            if asked.only in {None, "tasks"}:
                 figures += tasks.measure_tasks(FOLDER, tasks.QUICK if asked.quick else tasks.FULL)
-            if asked.only != "tasks":
+            if asked.only in {None, "streams"}:
                 figures += streams.measure_streams(FOLDER, streams.QUICK if asked.quick else streams.FULL)
+            if asked.only in {None, "clients"}:
+                figures += clients.measure_clients(FOLDER, clients.QUICK if asked.quick else clients.FULL)
     except GaelpError as error:
         sys.exit(f"make bench: {error}")
     print(table(figures))

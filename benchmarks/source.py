@@ -1,12 +1,14 @@
-"""A model server that spends no time thinking: `python source.py` prints its port, then serves Ollama's API.
+"""A model server that spends no time thinking: `python source.py [PORT]` prints its port, then serves Ollama.
 
 The prompt says what to send, as `{"tokens": 100, "pace_s": 0.05}`; a pace of 0 is as fast as can be.
+Any other prompt, such as a probe's, gets one token.
 Each token is the time at which it leaves, in nanoseconds of the monotonic clock, which processes share.
 """
 
 import asyncio
 import json
 import random
+import sys
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
@@ -31,7 +33,8 @@ def prompt(tokens: int, pace_s: float) -> str:
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
-    asked = json.loads((await request.json())["messages"][-1]["content"])
+    text = (await request.json())["messages"][-1]["content"]
+    asked = json.loads(text if text.startswith("{") else prompt(1, 0))
     tokens, pace_s = int(asked["tokens"]), float(asked["pace_s"])
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     response.enable_chunked_encoding()
@@ -66,14 +69,14 @@ def server() -> web.Application:
     return app
 
 
-async def main() -> None:
+async def main(port: int = 0) -> None:
     runner = web.AppRunner(server(), access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     print(runner.addresses[0][1], flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*map(int, sys.argv[1:])))

@@ -1,7 +1,9 @@
 """The seam to Ollama: what every client can do, and what it hands out."""
 
 import abc
+import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,7 +11,9 @@ from gaelp_tasks.models import Prompt, ToolCall, Usage
 from gaelp_tasks.models.frozen import Frozen, JsonObject
 from gaelp_tasks.models.usage import Seconds
 
-__all__ = ["BaseOllamaClient", "ChatResponse", "Embeddings", "ModelInfo"]
+__all__ = ["PROBE", "BaseOllamaClient", "ChatResponse", "Embeddings", "ModelInfo"]
+
+PROBE = "Hello"  #: what a model is asked to see whether it answers at all
 
 
 class ChatResponse(Frozen):
@@ -96,6 +100,17 @@ class BaseOllamaClient(abc.ABC):
     async def load(self, model: str | None = None) -> float:  # noqa: ARG002  a server-less client has nothing to load
         """Make sure the model is in memory; the seconds that took, 0.0 when it was there."""
         return 0.0
+
+    async def probe(self, model: str | None = None) -> float:
+        """Have the model itself answer one token; the seconds that took. Raises NodeError.
+
+        A server that lists its models may still be unable to run one. What is not in memory is loaded for it.
+        """
+        started = time.monotonic()
+        async with aclosing(self.chat(PROBE, model=model, num_predict=1)) as answer:
+            async for _ in answer:
+                pass
+        return time.monotonic() - started
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """What the node has on disk."""

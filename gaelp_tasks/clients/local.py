@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Self
 
 from gaelp_tasks.clients import wire
-from gaelp_tasks.clients.base import BaseOllamaClient, ChatResponse, Embeddings, ModelInfo
+from gaelp_tasks.clients.base import PROBE, BaseOllamaClient, ChatResponse, Embeddings, ModelInfo
 from gaelp_tasks.clients.limits import Limits
 from gaelp_tasks.clients.transport import Transport
 from gaelp_tasks.errors import (
@@ -171,6 +171,15 @@ class LocalOllamaClient(BaseOllamaClient):
             return self._loaded_at[listed] - started
         self._loaded_at[listed] = time.monotonic()
         return 0.0
+
+    async def probe(self, model: str | None = None) -> float:
+        """Have the model answer: one token, or the vector of one word where it makes those."""
+        name = await self.resolve(model)
+        if not wire.is_embedding(await self._known(ModelInfo(name=name))):
+            return await super().probe(name)
+        started = time.monotonic()
+        await self.embed([PROBE], model=name)
+        return time.monotonic() - started
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """What the node has on disk, the newest first."""

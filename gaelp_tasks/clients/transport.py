@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import wait
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
+from gaelp_tasks.clients.address import without_credentials
 from gaelp_tasks.clients.refusals import refusal, retry_after_s
 from gaelp_tasks.errors import NodeError, NodeFailed, NodeUnreachable, RequestRefused, SettingsError
 
@@ -81,7 +81,7 @@ class Transport:
         self, api_base: str, *, connect_s: float, headers: Mapping[str, str] | None = None, ca_file: str = ""
     ) -> None:
         self._base = api_base.rstrip("/")
-        self.node = _without_credentials(self._base)
+        self.node = without_credentials(self._base)
         self._connect_s = connect_s
         # no compression: a proxy would hold tokens back until its block is full
         self._headers = {
@@ -240,19 +240,6 @@ def _give_back(sessions: Sessions) -> None:
         asyncio.get_running_loop()
     except RuntimeError:  # on a loop's own thread waiting would block the very loop that closes
         wait(closing, timeout=DRAIN_S)
-
-
-def _without_credentials(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise SettingsError(
-            f"'{url.rpartition('@')[2]}' is no address of an Ollama server: write http://host:11434."
-        )
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _checked(headers: Mapping[str, str]) -> dict[str, str]:

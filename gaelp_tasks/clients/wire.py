@@ -221,6 +221,7 @@ def _chunk(document: dict[str, Any], node: str) -> ChatResponse:
             thinking=message.get("thinking") or "",
             done=document.get("done") or False,
             model=document.get("model") or "",
+            node=node,
             **last,
         )
     except (ValueError, TypeError):  # ValidationError is a ValueError
@@ -364,7 +365,7 @@ def embeddings(answer: bytes, texts: Sequence[str], node: str) -> Embeddings:
             node=node,
         )
     usage = Usage(prompt_tokens=found.prompt_eval_count)
-    return Embeddings(vectors=found.embeddings, usage=usage, model=found.model)
+    return Embeddings(vectors=found.embeddings, usage=usage, model=found.model, node=node)
 
 
 def error_in(answer: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What every client promises, on each of them: the fake, a scripted server, a real engine, a real Ollama.
+"""What every client promises, on each of them: the fake, scripted servers, a real engine, a real Ollama.
 
 `engine` needs llama.cpp; `ollama` the program on PATH, or a server with models at GAELP_TEST_OLLAMA_URL.
 """
@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from gaelp_tasks.clients import LocalOllamaClient, ScriptedClient
+from gaelp_tasks.clients import DistributedOllamaClient, LocalOllamaClient, ScriptedClient
 from gaelp_tasks.errors import InvalidInvocation, ModelMissing
 from gaelp_tasks.models import Message
 from support.scripted_server import ScriptedServer
@@ -22,6 +22,8 @@ NOWHERE = "no-such-model:1b"
     params=[
         "scripted",
         "http",
+        "one of one",
+        "one of two",
         pytest.param("engine", marks=pytest.mark.engine),
         pytest.param("ollama", marks=pytest.mark.ollama),
     ]
@@ -33,6 +35,16 @@ async def client(request):
                 yield made
         case "http":
             async with ScriptedServer() as server, LocalOllamaClient(api_base=server.url) as made:
+                yield made
+        case "one of one":
+            async with ScriptedServer() as server, DistributedOllamaClient(pool=[server.url]) as made:
+                yield made
+        case "one of two":
+            async with (
+                ScriptedServer() as server,
+                ScriptedServer() as other,
+                DistributedOllamaClient(pool=[server.url, other.url]) as made,
+            ):
                 yield made
         case "engine":
             async with LocalOllamaClient(api_base=request.getfixturevalue("node")) as made:
@@ -206,6 +218,13 @@ async def test_the_models_hold_what_resolve_names(client):
 async def test_a_named_model_is_resolved_to_itself(client):
     name = await client.resolve(None)
     assert await client.resolve(name) == name
+
+
+async def test_a_model_that_is_probed_answers(client):
+    assert await client.probe() >= 0.0
+    assert await client.probe(await client.resolve(None, embeds=True)) >= 0.0
+    with pytest.raises(ModelMissing, match=NOWHERE):
+        await client.probe(NOWHERE)
 
 
 async def test_the_version_is_told(client):
