@@ -1,7 +1,7 @@
 """Plain data: frozen, strict, without effects. Imports only `gaelp_tasks.errors`."""
 
 from gaelp_tasks.models.capacity import MemorySnapshot, NodeSnapshot
-from gaelp_tasks.models.document import Document
+from gaelp_tasks.models.document import Document, as_documents
 from gaelp_tasks.models.invocation import (
     ENVELOPE_VERSION,
     Embedding,
@@ -29,6 +29,7 @@ __all__ = [
     "Timings",
     "ToolCall",
     "Usage",
+    "as_documents",
     "as_messages",
     "with_system",
 ]

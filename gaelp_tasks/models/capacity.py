@@ -21,17 +21,29 @@ class MemorySnapshot(Frozen):
 
 
 class NodeSnapshot(Frozen):
-    """One worker and its Ollama server; kept in Redis for as long as the worker lives."""
+    """One worker and one of its Ollama servers; kept in Redis for as long as the worker lives."""
 
     worker: str  #: Celery's name of the worker, gaelp@host
     pid: int
-    url: str  #: the Ollama server
-    healthy: bool  #: the server answered the last question
+    url: str  #: the Ollama server, without credentials
+    healthy: bool  #: the server answered the last question, and its model too where it was asked
+    trouble: str = ""  #: one sentence on what is wrong; '' when well
     version: str = ""  #: of the server
     models: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
-    slots: int  #: invocations that may run at once
-    running: tuple[str, ...] = ()  #: their ids
+    slots: int  #: invocations that may run here at once
+    running: tuple[str, ...] = ()  #: ids of those that run here
+    tokens: tuple[int, ...] = ()  #: how many came so far for each of `running`
+    #: ids of the worker's runs that none of its several nodes has answered yet; each of these tells them all
+    unplaced: tuple[str, ...] = ()
+    #: ids of `running` and `unplaced` that embed: they share calls of their model and take no slot
+    embedding: tuple[str, ...] = ()
+    tokens_per_s: Annotated[float, Field(ge=0)] = 0.0  #: of all runs here together, over the last seconds
     memory: MemorySnapshot
     started_at: Seconds  #: Unix time
     seen_at: Seconds  #: Unix time, by the worker's clock
+
+    @property
+    def busy(self) -> int:
+        """How many of its slots are taken."""
+        return len(set(self.running) - set(self.embedding))

@@ -1,16 +1,17 @@
 """One call of an agent, and its result."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from gaelp_tasks.errors import InvalidInvocation
-from gaelp_tasks.models.document import Document
+from gaelp_tasks.models.document import Document, as_documents
 from gaelp_tasks.models.frozen import Frozen, JsonObject, JsonText
 from gaelp_tasks.models.message import Image, Message, as_messages
+from gaelp_tasks.models.shape import as_format
 from gaelp_tasks.models.usage import Timings, Usage
 
 __all__ = [
@@ -108,7 +109,8 @@ class Invocation(Frozen):
     def parse(cls, arguments: Mapping[str, Any], *, max_prompt_bytes: int) -> "Invocation":
         """Build from keyword arguments; a message, list or result mapping as `prompt` becomes `messages`.
 
-        Raises InvalidInvocation with one sentence; the offending value is never repeated in it.
+        A pydantic class as `format` becomes its schema, a function among `tools` its name, a single
+        document a list. Raises InvalidInvocation with one sentence that never repeats the offending value.
         """
         given = {name: value for name, value in arguments.items() if value is not None}
         prompt = given.get("prompt")
@@ -121,6 +123,7 @@ class Invocation(Frozen):
             given["messages"] = as_messages(prompt)
         if "messages" in given:
             given["messages"] = as_messages(given["messages"])
+        given |= _from_objects(given)
         try:
             invocation = cls.model_validate(given)
         except ValidationError as error:
@@ -196,10 +199,19 @@ class Embedding(Frozen):
 
     @classmethod
     def parse(cls, arguments: Mapping[str, Any], *, max_prompt_bytes: int) -> "Embedding":
-        """Build from keyword arguments; a single text counts as a list of one. Raises InvalidInvocation."""
+        """Build from keyword arguments; a single text counts as a list of one.
+
+        A result mapping (the step before in a chain, a member of a chord's header) counts as its text. Raises
+        InvalidInvocation.
+        """
         given = {name: value for name, value in arguments.items() if value is not None}
-        if isinstance(given.get("input"), str):
-            given["input"] = (given["input"],)
+        asked = given.get("input")
+        if isinstance(asked, str | Mapping):
+            asked = (asked,)
+        if isinstance(asked, list | tuple):
+            given["input"] = tuple(
+                item["text"] if isinstance(item, Mapping) and "text" in item else item for item in asked
+            )
         try:
             embedding = cls.model_validate(given)
         except ValidationError as error:
@@ -237,6 +249,28 @@ class EmbeddingResult(Frozen):
     usage: Usage = Usage()
     timings: Timings = Timings()
     cached: int = 0  #: how many of the vectors were known already
+
+
+def _from_objects(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that may be given as objects of Python, in the form that travels."""
+    changed: dict[str, Any] = {}
+    if "format" in given:
+        changed["format"] = as_format(given["format"])
+        if changed["format"] != "json" and not isinstance(changed["format"], Mapping):
+            raise InvalidInvocation('format: give "json", a JSON schema or a model class.')
+    if isinstance(given.get("tools"), str):
+        raise InvalidInvocation("tools: give a list of names and schemas.")
+    if "tools" in given:
+        changed["tools"] = [getattr(one, "__name__", one) for one in _listed(given["tools"])]
+    if "documents" in given:
+        changed["documents"] = as_documents(_listed(given["documents"]))
+    return changed
+
+
+def _listed(value: Any) -> Any:
+    """One of something as a list of it."""
+    is_many = isinstance(value, Iterable) and not isinstance(value, str | Mapping | BaseModel)
+    return value if is_many else [value]
 
 
 def one_sentence(error: ValidationError) -> str:

@@ -18,7 +18,7 @@ from gaelp_tasks.agents import (
 from gaelp_tasks.clients import BaseOllamaClient, ChatResponse, ScriptedClient
 from gaelp_tasks.errors import InvalidInvocation, NodeFailed
 from gaelp_tasks.models import Message
-from gaelp_tasks.registry import BUILT_IN, agent_class
+from gaelp_tasks.registry import AGENTS, READERS, agent_class
 from gaelp_tasks.settings import Settings
 
 SHIPPED = [ChatAgent, CodingAgent, ReasoningAgent, ResearchAgent]
@@ -37,8 +37,10 @@ def conversation_of(client):
         [{"role": "user", "content": "Hi"}],
         [Message(role="user", content="Hi")],
         {"text": "Hi", "stop_reason": "stop"},
+        ["Hi"],
+        iter([Message(role="user", content="Hi")]),
     ],
-    ids=["text", "message", "mapping", "list", "messages", "result"],
+    ids=["text", "message", "mapping", "list", "messages", "result", "texts", "iterator"],
 )
 async def test_every_form_of_input_reaches_the_client_as_the_same_conversation(given):
     client = ScriptedClient()
@@ -83,9 +85,20 @@ def test_the_shipped_agents_differ_in_their_prompts_and_only_chat_has_none():
     assert all(len(prompt) > 300 for prompt in prompts[1:])
 
 
-@pytest.mark.parametrize(("name", "agent"), list(zip(BUILT_IN, SHIPPED, strict=True)))
+@pytest.mark.parametrize(("name", "agent"), list(zip(AGENTS.built_in, SHIPPED, strict=True)))
 def test_each_shipped_agent_is_known_by_its_name(name, agent):
     assert agent_class(name, Settings()) is agent
+
+
+@pytest.mark.parametrize("name", AGENTS.built_in)
+async def test_a_producer_knows_which_built_in_agents_take_documents(name):
+    client = ScriptedClient(["It says so [1]."])
+    asked = agent_class(name, Settings())(client).get_response("Hi", documents=["The document."])
+    if name in READERS:
+        assert (await asked).data["citations"]
+    else:
+        with pytest.raises(InvalidInvocation, match="documents"):
+            await asked
 
 
 async def test_run_streams_chunks_and_passes_options_on():
@@ -222,7 +235,7 @@ async def test_process_is_the_step_between_the_ready_conversation_and_the_answer
 
 
 def test_a_registered_agent_is_found_by_its_name(monkeypatch):
-    monkeypatch.setattr("gaelp_tasks.registry._registered", {})
+    monkeypatch.setattr(AGENTS, "registered", {})
     registered = register_agent("shouting")(CustomAgent)
     assert registered is CustomAgent
     assert agent_class("shouting", Settings()) is CustomAgent
