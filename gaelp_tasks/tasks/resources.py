@@ -6,19 +6,51 @@ from functools import cache
 from random import Random, SystemRandom
 from socket import gethostname
 from time import monotonic, time
+from typing import Any
+from weakref import WeakValueDictionary
 
+from gaelp_tasks.cache import Cache
 from gaelp_tasks.cancellation import Runs
 from gaelp_tasks.celery_app import GaelpApp, app
-from gaelp_tasks.clients import BaseOllamaClient, LocalOllamaClient
-from gaelp_tasks.connections import AsyncRedis, Keys, connect_async
-from gaelp_tasks.errors import SettingsError
+from gaelp_tasks.clients import (
+    BaseOllamaClient,
+    DistributedOllamaClient,
+    LocalOllamaClient,
+    client_from_settings,
+)
+from gaelp_tasks.clients.routers import NodeRouter
+from gaelp_tasks.connections import AsyncRedis, Keys, connect_async, unavailable
 from gaelp_tasks.line import open_line
+from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.queues import route
 from gaelp_tasks.retries import RetryPolicy
 from gaelp_tasks.runtime import Runtime, shared_runtime
 from gaelp_tasks.settings import Settings
 from gaelp_tasks.streams import StreamWriter
+from gaelp_tasks.tasks.digests import Digests
+from gaelp_tasks.tasks.joining import Joiner, Seats
+from gaelp_tasks.tasks.meter import Meter, Tally
 
-__all__ = ["Resources", "own_node", "shared_resources"]
+__all__ = ["Node", "Resources", "shared_resources"]
+
+
+@dataclass(slots=True)
+class Node:
+    """One Ollama server of this worker."""
+
+    url: str  #: without credentials, as people see it and as its answers name it
+    client: BaseOllamaClient  #: of this server alone, for small questions; runs go by `Resources.client`
+    #: a client whose calls let a model stay in memory for so many seconds
+    lasting: Callable[[float], BaseOllamaClient]
+    meter: Meter = field(default_factory=Meter)
+    well: bool = True  #: as the worker last announced it
+    router: NodeRouter | None = None  #: that chooses among several nodes
+    address: str = ""  #: the node's name with that router
+
+    def answered(self, model: str, *, healthy: bool) -> None:
+        """Tell who chooses how the model answered when it was asked: a hung one gets no more calls."""
+        if self.router is not None:
+            self.router.mark(self.address, model, healthy=healthy)
 
 
 @dataclass(slots=True)
@@ -32,32 +64,96 @@ class Resources:
     client: BaseOllamaClient
     runs: Runs
     policy: RetryPolicy
-    node: str  #: the Ollama server's URL
+    nodes: tuple[Node, ...]  #: one or more, among which `client` chooses
     worker: str = field(default_factory=gethostname)
     rng: Random = field(default_factory=SystemRandom)
     now: Callable[[], float] = time  #: Unix seconds, to compare with other machines
     tick: Callable[[], float] = monotonic  #: seconds, to measure with
+    tallies: "WeakValueDictionary[str, Tally]" = field(default_factory=WeakValueDictionary)
+    cache: Cache = field(init=False)
+    digests: Digests = field(init=False)
+    joiner: Joiner = field(init=False)
+    seats: Seats = field(init=False)  #: who embeds here
 
-
-def own_node(settings: Settings) -> str:
-    """The one Ollama server beside this worker. Raises SettingsError where several are named."""
-    if len(settings.ollama_nodes) > 1:
-        raise SettingsError(
-            "GAELP_OLLAMA_NODES: this release runs one Ollama server per worker; start a worker for each."
+    def __post_init__(self) -> None:
+        self.cache = Cache(self.redis, self.keys, self.settings)
+        self.digests = Digests(
+            lambda: [(node.url, node.client) for node in self.nodes],
+            self.tick,
+            fresh_s=self.settings.poll_interval_s,
         )
-    return settings.ollama_nodes[0]
+        seats = self.settings.embed_seats
+        self.seats = Seats(seats, self.tick)
+        self.joiner = Joiner(lambda: self.client, seats=seats, coming=self.seats.coming, backlog=self.backlog)
+
+    async def backlog(self, rank: int) -> bool:
+        """Whether messages of tiers down to this rank wait, which this process is about to fetch."""
+        tiers = {route(tier) for tier in list(Tier)[: rank + 1]}
+        pipe = self.redis.pipeline(transaction=False)
+        for queue in tiers & {*self.seats.fetches_from()}:
+            pipe.llen(self.keys.queue(queue))
+        try:
+            return any(await pipe.execute())
+        except unavailable:
+            return False
+
+    def cache_context(self) -> list[Any]:
+        """What of the nodes changes an answer; without num_ctx each has a default of its own."""
+        num_ctx = self.settings.num_ctx
+        return [num_ctx] if num_ctx else sorted(node.url for node in self.nodes)
+
+    @property
+    def node(self) -> str:
+        """The only node's address; '' where there are several and none has answered yet."""
+        return self.nodes[0].url if len(self.nodes) == 1 else ""
+
+    def shares(self, limit: int) -> list[int]:
+        """How the nodes share the slots of the worker."""
+        whole, rest = divmod(limit, len(self.nodes))
+        return [whole + (number < rest) for number in range(len(self.nodes))]
+
+    def slots(self, limit: int) -> int:
+        """The slots of the nodes that are well; all of them where none is, for then a try must tell."""
+        shares = zip(self.shares(limit), self.nodes, strict=True)
+        return sum(share for share, node in shares if node.well) or limit
+
+    def tally(self, invocation_id: str) -> Tally:
+        """A new count of what one run receives; lives as long as the run keeps it."""
+        made = Tally({node.url: node.meter for node in self.nodes}, self.tick)
+        self.tallies[invocation_id] = made
+        return made
+
+    def running(self) -> dict[str, dict[str, int]]:
+        """Who runs here now, by node, each with its tokens; '' holds those that no node has answered yet."""
+        here: dict[str, dict[str, int]] = {url: {} for url in ("", *(node.url for node in self.nodes))}
+        for invocation_id in self.runs.ids():
+            tally = self.tallies.get(invocation_id)
+            place = self.node or (tally.node if tally else "")
+            here.get(place, here[""])[invocation_id] = tally.tokens if tally else 0
+        return here
+
+
+def _node(settings: Settings, url: str, runs_go_by: BaseOllamaClient) -> Node:
+    def lasting(keep_alive_s: float) -> LocalOllamaClient:
+        return LocalOllamaClient.from_settings(
+            settings.model_copy(update={"keep_alive_s": keep_alive_s}), url
+        )
+
+    client = LocalOllamaClient.from_settings(settings, url)
+    router = runs_go_by.router if isinstance(runs_go_by, DistributedOllamaClient) else None
+    return Node(client.node, client, lasting, router=router, address=url)
 
 
 async def _build(app: GaelpApp, runtime: Runtime) -> Resources:
     settings = app.settings
-    node = own_node(settings)
+    client = client_from_settings(settings)
     redis = connect_async(settings)
     return Resources(
         settings=settings,
         keys=app.keys,
         redis=redis,
         streams=StreamWriter(open_line(settings), app.keys, ttl_s=settings.stream_ttl_s),
-        client=LocalOllamaClient.from_settings(settings, node),
+        client=client,
         runs=Runs(runtime.loop),
         policy=RetryPolicy(
             attempts=settings.retry_attempts,
@@ -65,7 +161,7 @@ async def _build(app: GaelpApp, runtime: Runtime) -> Resources:
             cap_s=settings.retry_cap_s,
             snooze_s=settings.snooze_s,
         ),
-        node=node,
+        nodes=tuple(_node(settings, url, client) for url in settings.ollama_nodes),
     )
 
 

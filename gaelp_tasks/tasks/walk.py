@@ -1,4 +1,4 @@
-"""The walk of one invocation: claim, open the stream, load, work, settle. This is the unit of work."""
+"""The walk of one invocation: claim, open the stream, recall, load, work, settle: the unit of work."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -78,11 +78,20 @@ class Work(Protocol):
     async def resolve(self) -> str:
         """The model that this node will use. Raises ModelMissing."""
 
+    async def recall(self, stream: TokenStream) -> bool:
+        """Take the answer from the cache; False where the model has to make it, or a part of it."""
+
+    async def load(self) -> float:
+        """Have the model in memory; the seconds that took."""
+
     async def do(self, stream: TokenStream) -> StopReason:
         """Do it; the answer so far is kept in the object, whatever happens."""
 
     def result(self, stop_reason: StopReason) -> InvocationResult | EmbeddingResult:
         """The answer, whole or partial."""
+
+    async def keep(self, result: Any) -> None:
+        """Put what the model made into the cache, where that is wanted; never fails."""
 
 
 async def walk(run: Run, work: Work, at: Resources) -> Outcome:
@@ -93,8 +102,7 @@ async def walk(run: Run, work: Work, at: Resources) -> Outcome:
     try:
         stream = await claim(run, work, at)
         async with stoppable(run):
-            await load(run, work, at)
-            outcome: Outcome = Done(work.result(await work.do(stream)))
+            outcome: Outcome = Done(work.result(await answer(run, work, stream)))
     except StreamFenced:
         raise
     except Cancelled as cancelled:
@@ -102,6 +110,8 @@ async def walk(run: Run, work: Work, at: Resources) -> Outcome:
     except Exception as error:  # noqa: BLE001  whatever an agent raises becomes an outcome
         outcome = judge(error, run, work, at)
     await settle(outcome, run, at)
+    if isinstance(outcome, Done) and outcome.result.stop_reason == "stop":
+        await work.keep(outcome.result)
     return outcome
 
 
@@ -146,10 +156,13 @@ async def stoppable(run: Run) -> AsyncIterator[None]:
             alarm.cancel()
 
 
-async def load(run: Run, work: Work, at: Resources) -> None:
-    """Settle on a model and have it in memory before the prompt's clock starts."""
+async def answer(run: Run, work: Work, stream: TokenStream) -> StopReason:
+    """Settle on a model and recall what it said; else have it in memory before the prompt's clock starts."""
     work.model = await work.resolve()
-    run.load_s = await at.client.load(work.model)
+    if await work.recall(stream):
+        return "stop"
+    run.load_s = await work.load()
+    return await work.do(stream)
 
 
 def cut_short(reason: Reason, work: Work) -> Outcome:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.transport.redis import Channel
 
-from gaelp_workers.dispatch import QueueOrder, in_order
+from gaelp_tasks.tasks.embed import embed
+from gaelp_workers.dispatch import EMBEDS, Free, QueueOrder, free, in_order
 
 STRICT = ["system", "interactive", "batch", "background"]
 
@@ -42,6 +43,37 @@ def test_later_changes_replace_what_was_consumed():
     assert order.consume(2) == ["interactive", "batch"]
     order.update([])
     assert order.consume(2) == []
+
+
+@pytest.mark.parametrize(
+    ("invocations", "embeddings", "slots", "seats", "fetches"),
+    [
+        (0, 0, 1, 1, True),
+        (1, 0, 1, 1, False),  # the next may be an invocation
+        (0, 1, 1, 1, False),  # the next may be an embedding
+        (0, 63, 1, 64, True),
+        (3, 63, 4, 64, True),
+        (4, 0, 4, 64, False),
+        (0, 0, 0, 64, False),  # a pool that was shrunk to nothing takes nothing
+        (6, 0, 2, 64, False),  # and neither does one that runs more than it may now
+        (0, 65, 1, 64, False),
+    ],
+)
+def test_the_next_message_is_taken_where_it_has_room_whatever_it_is(
+    invocations, embeddings, slots, seats, fetches
+):
+    held = [EMBEDS] * embeddings + ["gaelp.invoke_agent"] * invocations
+    assert free(held, slots=slots, seats=seats).for_any is fetches
+
+
+@given(st.lists(st.sampled_from([EMBEDS, "gaelp.invoke_agent", "another.task"])), st.integers(0, 9))
+def test_an_embedding_never_takes_a_slot_and_everything_else_does(held, slots):
+    left = free(held, slots=slots, seats=64)
+    assert left == Free(slots - len([name for name in held if name != EMBEDS]), 64 - held.count(EMBEDS))
+
+
+def test_the_task_that_takes_a_seat_is_the_one_that_embeds():
+    assert embed.name == EMBEDS
 
 
 @pytest.mark.parametrize("name", ["consume", "update", "rotate"])

@@ -1,10 +1,13 @@
-"""Which queues this node may take from right now, in order. Pure; kombu asks before each fetch."""
+"""What this node may take right now: from which queues, in order, and whether at all. Pure."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from gaelp_tasks.queues import INBOXES, SYSTEM
 
-__all__ = ["QueueOrder", "in_order"]
+__all__ = ["EMBEDS", "Free", "QueueOrder", "free", "in_order"]
+
+EMBEDS = "gaelp.embed"  #: the task that takes a seat; every other one takes a slot
 
 RANKS = {name: rank for rank, name in enumerate((SYSTEM, *INBOXES))}
 
@@ -15,6 +18,28 @@ def in_order(queues: Sequence[str]) -> list[str]:
     The memory policy will leave out here what has no free slot; an empty list takes nothing.
     """
     return sorted(queues, key=lambda name: RANKS.get(name, len(RANKS)))
+
+
+class Free(NamedTuple):
+    """What is left for the next message; below 0 where the limit was lowered under running work."""
+
+    slots: int
+    seats: int
+
+    @property
+    def for_any(self) -> bool:
+        """Whether one more may be fetched.
+
+        It may be an invocation or an embedding, which is not known before it is here: there must be room for
+        both. 0 slots take nothing.
+        """
+        return self.slots > 0 and self.seats > 0
+
+
+def free(held: Sequence[str], *, slots: int, seats: int) -> Free:
+    """What those held, by the names of their tasks, leave of these slots and seats."""
+    seated = held.count(EMBEDS)
+    return Free(slots - (len(held) - seated), seats - seated)
 
 
 class QueueOrder:

@@ -1,7 +1,8 @@
 """Celery's threads pool with what it lacks: a live limit, terminate, time limits, a drain that ends.
 
-A thread is only a seat: the task's coroutine runs on the loop of this process, and stopping a task is
-cancelling the coroutine, which closes the model's connection even before the first token.
+A thread only waits: the task's coroutine runs on the loop of this process, and stopping a task is cancelling
+the coroutine, which closes the model's connection even before the first token. An invocation takes one of
+`limit` slots; an embedding takes one of `seats`, because embeddings share the calls of their model.
 """
 
 import logging
@@ -18,30 +19,32 @@ from celery.concurrency.thread import TaskPool as ThreadPool
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
+from gaelp_workers.dispatch import EMBEDS
 
 __all__ = ["HARD_MAX", "TaskPool"]
 
 logger = logging.getLogger(__name__)
 
-HARD_MAX = 1024  #: seats that can ever be taken; `limit` moves below it
+HARD_MAX = 1024  #: slots that can ever be taken; `limit` moves below it
 HAND_BACK_S = 5.0  #: after the grace, for stopped runs to settle and give their messages back
 
 
 class TaskPool(ThreadPool):
     """A threads pool whose `limit` may be moved while it works; running tasks are left alone."""
 
-    limit: int  #: tasks that may run at once; read at each fetch
+    limit: int  #: invocations that may run at once; read at each fetch
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.executor = ThreadPoolExecutor(max_workers=HARD_MAX, thread_name_prefix="gaelp-seat")
+        self.seats: int = self.app.settings.embed_seats  #: embeddings that may run at once
+        self.executor = ThreadPoolExecutor(max_workers=HARD_MAX + self.seats, thread_name_prefix="gaelp-seat")
         self.grace_s = float(self.app.settings.drain_grace_s)
         self._tokens = count(1)
         self._running: dict[int, str] = {}
         self._futures: set[Future[Any]] = set()
 
     def grow(self, n: int = 1) -> None:
-        """Allow `n` more tasks at once."""
+        """Allow `n` more invocations at once."""
         self.limit = min(HARD_MAX, self.limit + n)
 
     def shrink(self, n: int = 1) -> None:
@@ -61,9 +64,11 @@ class TaskPool(ThreadPool):
         timeout: float | None = None,
         **_: Any,
     ) -> ApplyResult:
-        """Run a task in a seat, under its limits; `token` becomes Celery's worker_pid of it."""
-        runs = shared_resources().runs
+        """Run a task in a thread, under its limits; `token` becomes Celery's worker_pid of it."""
+        runs, seats = shared_resources().runs, shared_resources().seats
         runs.enter(correlation_id)
+        if args[:1] == (EMBEDS,):  # Celery's request gives the task's name first
+            seats.enter(correlation_id)
         token = next(self._tokens)
         self._running[token] = correlation_id
         alarms = [
@@ -75,6 +80,7 @@ class TaskPool(ThreadPool):
         def done(future: Future[Any]) -> None:
             self._running.pop(token, None)
             self._futures.discard(future)
+            seats.leave(correlation_id)
             runs.leave(correlation_id)
             for alarm in alarms:
                 shared_runtime().loop.call_soon_threadsafe(alarm.cancel)
@@ -94,7 +100,7 @@ class TaskPool(ThreadPool):
         return shared_runtime().run(set_alarm())
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:  # noqa: ARG002  Celery's signature
-        """Stop the task in a seat, as `cancel` does; it settles with its partial text."""
+        """Stop a running task, as `cancel` does; it settles with its partial text."""
         invocation_id = self._running.get(pid)
         if invocation_id is not None:
             shared_resources().runs.stop(invocation_id, Reason.USER)
@@ -116,4 +122,10 @@ class TaskPool(ThreadPool):
         self.on_stop()
 
     def _get_info(self) -> dict[str, Any]:
-        return dict(super()._get_info()) | {"running": len(self._running), "hard-max": HARD_MAX}
+        embedding = len(shared_resources().seats.taken)
+        return dict(super()._get_info()) | {
+            "running": len(self._running) - embedding,
+            "embedding": embedding,
+            "seats": self.seats,
+            "hard-max": HARD_MAX,
+        }

@@ -10,6 +10,7 @@ from celery.worker import state
 
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
+from gaelp_workers.dispatch import Free, free
 from gaelp_workers.memory import host_memory
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
 
@@ -18,8 +19,17 @@ __all__ = ["Gate", "Holding", "NodeDuties"]
 TASKS = "celery.worker.consumer.tasks:Tasks"
 
 
+def held() -> list[str]:
+    """The names of the tasks that this worker runs or is about to run; what waits for its time is not."""
+    while True:
+        try:
+            return [request.name for request in state.reserved_requests]
+        except RuntimeError:  # a run ended in its own thread meanwhile
+            continue
+
+
 class Gate(bootsteps.StartStopStep):
-    """Fetch only while a slot is free; `pool.limit` is read at each fetch, so it may move.
+    """Fetch only while a slot and a seat are free; `pool.limit` is read at each fetch, so it may move.
 
     Celery's own gate (worker_disable_prefetch) pauses the socket while a BRPOP is under way: a message that
     arrives then waits in the buffer, seen by nobody, and is lost with the worker. An outstanding BRPOP is
@@ -31,11 +41,20 @@ class Gate(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         """Replace the channel's own answer; a reconnect makes a new channel and starts the step again."""
         channel = c.task_consumer.channel
+        at = shared_resources()
+
+        def left() -> Free:
+            return free(held(), slots=at.slots(c.pool.limit), seats=c.pool.seats)
 
         def can_consume() -> bool:
-            return bool(getattr(channel, "_in_poll", None)) or len(state.reserved_requests) < c.pool.limit
+            return bool(getattr(channel, "_in_poll", None)) or left().for_any
+
+        def open_queues() -> list[str]:
+            consumer = c.task_consumer  # None while the connection is down
+            return [queue.name for queue in consumer.queues] if consumer and left().slots > 0 else []
 
         channel.qos.can_consume = can_consume
+        at.seats.open_queues = open_queues
 
 
 class Holding(bootsteps.StartStopStep):
