@@ -11,7 +11,6 @@ from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.settings import masked
-from gaelp_tasks.tasks.resources import own_node
 
 __all__ = ["beat", "flower", "worker"]
 
@@ -25,7 +24,6 @@ def worker(
     loglevel: LogLevel = "info",
 ) -> None:
     """Run invocations on this machine's Ollama server. Ctrl-C or SIGTERM drains it."""
-    own_node(app.settings)
     _refuse_unsafe_broker()
     hostname = name or _free_name()
     app.worker_main(["worker", f"--hostname={hostname}", f"--loglevel={loglevel}", *context.args])
@@ -43,14 +41,29 @@ def flower(
     *,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5555,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    control: Annotated[
+        bool, typer.Option("--control", help="Let the browser terminate tasks and steer workers, too.")
+    ] = False,
 ) -> None:
-    """Watch tasks in a browser: read only, login from GAELP_FLOWER_LOGIN=user:password."""
-    login = os.environ.get("GAELP_FLOWER_LOGIN", "")
-    if ":" not in login:
+    """Watch tasks, workers and queues in a browser; no prompt or answer is shown.
+
+    The login comes from GAELP_FLOWER_LOGIN=user:password; every page, file
+    and API call asks for it, but for /healthcheck. Read only without
+    --control. Flags of Flower itself (--max_tasks=5000) go through.
+    """
+    from gaelp_tasks.cli import dashboard  # noqa: PLC0415  Flower takes a second to import
+
+    login = os.environ.get("GAELP_FLOWER_LOGIN", "").strip()
+    if not all(login.partition(":")):
         raise typer.BadParameter("Set GAELP_FLOWER_LOGIN=user:password; Flower shows who runs what.")
-    # by environment, so that the password is in no process list
-    os.environ["FLOWER_BASIC_AUTH"] = login
-    app.start(["flower", f"--address={address}", f"--port={port}", "--read_only", *context.args])
+    if not login.isascii():
+        raise typer.BadParameter("GAELP_FLOWER_LOGIN may hold ASCII characters only: Flower knows no others.")
+    with worded(app.settings):
+        app.redis.ping()
+    try:
+        dashboard.serve(app, address=address, port=port, login=login, control=control, more=context.args)
+    except dashboard.OptionRefused as refused:
+        raise typer.BadParameter(str(refused)) from None
 
 
 def _refuse_unsafe_broker() -> None:

@@ -102,7 +102,22 @@ def test_no_secret_is_in_an_environment(service):
 def test_the_login_of_flower_comes_from_a_file_and_is_needed():
     assert SERVICES["flower"]["secrets"] == ["flower_login"]
     assert set(COMPOSE["secrets"]["flower_login"]) == {"file"}
-    assert "/run/secrets/flower_login" in SERVICES["flower"]["entrypoint"][-1]
+    assert "/run/secrets/flower_login" in SERVICES["flower"]["entrypoint"][2]
+
+
+@pytest.mark.parametrize("flags", ["", "--control"])
+def test_flower_is_read_only_unless_asked_and_its_login_is_in_no_argument(tmp_path, monkeypatch, flags):
+    (tmp_path / "flower_login").write_text("me:pw\n")
+    gaelp = tmp_path / "gaelp"
+    gaelp.write_text('#!/bin/sh\necho "$GAELP_FLOWER_LOGIN" "$@"\n')
+    gaelp.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert SERVICES["flower"]["command"] == "${GAELP_FLOWER_FLAGS:-}"
+    start = [word.replace("$$", "$") for word in SERVICES["flower"]["entrypoint"]]
+    start[2] = start[2].replace("/run/secrets", str(tmp_path))
+    said = subprocess.run([*start, *flags.split()], capture_output=True, text=True, check=True).stdout
+    everywhere = "0.0.0.0"  # noqa: S104  inside its container; compose publishes it on loopback
+    assert said.split() == ["me:pw", "flower", "--address", everywhere, *flags.split()]
 
 
 def test_every_setting_named_here_is_a_setting(service):

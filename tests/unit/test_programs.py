@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"GAELP_OLLAMA_NODES": "http://a,http://b"}, "GAELP_OLLAMA_NODES"),
+        ({"GAELP_OLLAMA_NODES": "http://a,ftp://b"}, "GAELP_OLLAMA_NODES"),
         ({"GAELP_BROKER_URL": "redis://127.0.0.1:1/0"}, "127.0.0.1:1"),
         ({"GAELP_NUM_PARALLEL": "none"}, "GAELP_NUM_PARALLEL"),
     ],
