@@ -1,0 +1,191 @@
+"""Who is tested: how its workers are started, how it is asked to work, and what its clients can read."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+import redis
+from celery import Celery, chain
+
+from faults.history import plain
+from faults.history.model_server import WORKER_HEADER, prompt
+from faults.history.probes import JOURNAL, PATH, PROBE, WORKER
+from faults.history.record import Acceptance
+from gaelp_tasks import app as our_app
+from gaelp_tasks import invoke_agent
+from gaelp_tasks.demo.parts import Part
+from gaelp_tasks.streams import End, Piece, parse
+
+RECORD = "celery-task-meta-"
+PACE_S = 0.02  #: between two tokens of an invocation that takes long
+BATCH = 500  #: ids per question to Redis
+
+
+class Subject(Protocol):
+    """One system under test; ids are the harness's."""
+
+    name: str
+
+    def worker(self, name: str, folder: Path, *, url: str, journal: Path) -> Part:
+        """The program of a worker; it prints ` ready.` once it takes tasks."""
+
+    def publish(self, task_id: str) -> tuple[str, ...]:
+        """Ask for work; the ids that were acknowledged by it. Raises what the publisher would see."""
+
+    def answers(self, store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
+        """What a client that asks now is told of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """Plain Celery with a pool of its own."""
+
+    pool: str  #: threads or prefork
+    slots: int = 8
+    seconds: float = 0.0  #: per task
+    chained: bool = False  #: each task is followed by a second one
+
+    @property
+    def name(self) -> str:
+        return f"plain Celery, {self.pool}"
+
+    def worker(self, name: str, folder: Path, *, url: str, journal: Path) -> Part:
+        os.environ[plain.URL] = url  # the publisher's too
+        more = (f"--pool={self.pool}", f"--concurrency={self.slots}")
+        env = {plain.URL: url, JOURNAL: str(journal), WORKER: name}
+        return _celery(name, folder, "--app=faults.history.plain", *more, env=env)
+
+    def publish(self, task_id: str) -> tuple[str, ...]:
+        return _publish_probe(plain.app, task_id, self.seconds, chained=self.chained)
+
+    def answers(self, store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
+        return records(store, ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OurNoops:
+    """Our worker, running the probe as any other Celery task."""
+
+    name = "gaelp-tasks, no-ops"
+    slots: int = 8
+    seconds: float = 0.0
+    chained: bool = False
+    settings: tuple[tuple[str, str], ...] = ()  #: GAELP_ variables
+
+    def worker(self, name: str, folder: Path, *, url: str, journal: Path) -> Part:
+        env = {JOURNAL: str(journal), WORKER: name, "GAELP_OLLAMA_NODES": "http://127.0.0.1:9"}
+        return _ours(name, folder, url, self, "--include=faults.history.noops", env=env)
+
+    def publish(self, task_id: str) -> tuple[str, ...]:
+        return _publish_probe(our_app, task_id, self.seconds, chained=self.chained)
+
+    def answers(self, store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
+        return records(store, ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """Our worker, running invocations on a model server at `node`."""
+
+    name = "gaelp-tasks, invocations"
+    node: str
+    slots: int = 8
+    seconds: float = 0.0  #: how long a model talks
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def worker(self, name: str, folder: Path, *, url: str, journal: Path) -> Part:
+        env = {
+            "GAELP_OLLAMA_NODES": self.node,
+            "GAELP_OLLAMA_HEADERS": json.dumps({WORKER_HEADER: name}),
+        }
+        return _ours(name, folder, url, self, env=env)
+
+    def publish(self, task_id: str) -> tuple[str, ...]:
+        tokens = 1 + round(self.seconds / PACE_S)
+        invoke_agent.apply_async((prompt(task_id, tokens, PACE_S),), task_id=task_id)
+        return (task_id,)
+
+    def answers(self, store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
+        yield from records(store, ids)
+        for some in _batches(ids):
+            with store.pipeline(transaction=False) as pipe:
+                for task_id in some:
+                    pipe.xrange(our_app.keys.stream(task_id))
+                for task_id, entries in zip(some, pipe.execute(), strict=True):
+                    yield from ends(task_id, entries)
+
+
+def records(store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
+    """The result records that are there now."""
+    for some in _batches(ids):
+        for text in store.mget([RECORD + task_id for task_id in some]):
+            if text and (told := acceptance(text)):
+                yield told
+
+
+def acceptance(record: str) -> Acceptance | None:
+    """What a result record tells a client; None while the task is under way."""
+    told = json.loads(record)
+    if told["status"] not in {"SUCCESS", "FAILURE", "REVOKED"}:
+        return None
+    result = told["result"]
+    text = result["text"] if isinstance(result, dict) and "text" in result else result
+    return Acceptance(told["task_id"], _answer(text), monotonic(), ok=told["status"] == "SUCCESS")
+
+
+def ends(task_id: str, entries: list[tuple[str, dict[str, str]]]) -> Iterator[Acceptance]:
+    """The texts that a stream's `end` marks have closed; each claim writes a text of its own."""
+    texts: dict[int, str] = {}
+    for entry_id, fields in entries:
+        match parse(entry_id, fields):
+            case Piece(claim=claim, text=text):
+                texts[claim] = texts.get(claim, "") + text
+            case End(claim=claim, facts=facts):
+                yield Acceptance(
+                    task_id, _answer(texts.get(claim, "")), monotonic(), ok=facts["outcome"] != "failed"
+                )
+
+
+def _answer(told: Any) -> str:
+    """Short, and different for different answers."""
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def _publish_probe(app: Celery, task_id: str, seconds: float, *, chained: bool) -> tuple[str, ...]:
+    ids = (task_id, f"{task_id}-next") if chained else (task_id,)
+    steps = [app.signature(PROBE, kwargs={"seconds": seconds}).set(task_id=one) for one in ids]
+    if chained:
+        chain(*steps, app=app).apply_async()
+    else:
+        steps[0].apply_async()
+    return ids
+
+
+def _ours(
+    name: str, folder: Path, url: str, subject: OurNoops | Ours, *more: str, env: dict[str, str]
+) -> Part:
+    env = env | {
+        "GAELP_BROKER_URL": url,
+        "GAELP_NUM_PARALLEL": str(subject.slots),
+        "GAELP_VISIBILITY_TIMEOUT_S": str(plain.VISIBILITY_S),
+        **dict(subject.settings),
+    }
+    return _celery(name, folder, "--app=gaelp_tasks", *more, env=env)
+
+
+def _celery(name: str, folder: Path, app: str, *more: str, env: dict[str, str]) -> Part:
+    command = (sys.executable, "-m", "celery", app, "worker", *more)
+    command += (f"--hostname={name}@history", "--loglevel=info", "--without-mingle", "--without-gossip")
+    return Part(name=name, command=command, cwd=folder, env=PATH | env, log=folder / f"{name}.log")
+
+
+def _batches(ids: Collection[str]) -> Iterator[list[str]]:
+    every = list(ids)
+    for first in range(0, len(every), BATCH):
+        yield every[first : first + BATCH]
