@@ -10,12 +10,21 @@ from gaelp_tasks import errors
 
 if TYPE_CHECKING:
     from gaelp_tasks.celery_app import app
-    from gaelp_tasks.registry import register_agent
+    from gaelp_tasks.registry import register_agent, register_parser, register_tool
     from gaelp_tasks.results import InvocationHandle
     from gaelp_tasks.tasks.embed import embed
     from gaelp_tasks.tasks.invoke import invoke_agent
 
-__all__ = ["InvocationHandle", "app", "embed", "errors", "invoke_agent", "register_agent"]
+__all__ = [
+    "InvocationHandle",
+    "app",
+    "embed",
+    "errors",
+    "invoke_agent",
+    "register_agent",
+    "register_parser",
+    "register_tool",
+]
 
 _HOMES = {
     "InvocationHandle": "gaelp_tasks.results",
@@ -23,6 +32,8 @@ _HOMES = {
     "embed": "gaelp_tasks.tasks.embed",
     "invoke_agent": "gaelp_tasks.tasks.invoke",
     "register_agent": "gaelp_tasks.registry",
+    "register_parser": "gaelp_tasks.registry",
+    "register_tool": "gaelp_tasks.registry",
 }
 
 

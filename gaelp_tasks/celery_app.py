@@ -17,6 +17,8 @@ __all__ = ["GaelpApp", "app", "celery_settings"]
 class GaelpApp(Celery):
     """A Celery app that knows our settings and our part of Redis; it reads the environment at first use."""
 
+    control_cls = "gaelp_tasks.results:Control"
+
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(
             "gaelp_tasks",
@@ -74,7 +76,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": 0,
         "worker_pool": "gaelp_workers.pool:TaskPool",
         "worker_consumer": "gaelp_workers.app:Consumer",
-        "worker_concurrency": settings.num_parallel,
+        "worker_concurrency": settings.num_parallel * len(settings.ollama_nodes),
         "beat_scheduler": "gaelp_beat.scheduler:StaticScheduler",
         "task_track_started": True,
         # Flower and `gaelp status` live on events; Celery sends none by default
@@ -82,8 +84,17 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_send_sent_event": True,
         "task_default_queue": route(Tier.INTERACTIVE),
         "task_queues": [_queue(name) for name in (*INBOXES, SYSTEM)],
-        "task_routes": {"gaelp.maintenance.*": {"queue": SYSTEM}},
+        "task_routes": [{"gaelp.maintenance.*": {"queue": SYSTEM}}, _route_foreign],
     }
+
+
+def _route_foreign(name: str, *_: Any, task: Any = None, **__: Any) -> dict[str, str] | None:
+    """Where a task that is not of this app goes unless its signature names a queue.
+
+    Callbacks and bodies of somebody else's chords are sent by our worker; its own default queue would lose
+    them, while Celery's is where most services listen.
+    """
+    return None if task is not None or name.startswith("gaelp.") else {"queue": "celery"}
 
 
 def _queue(name: str) -> Queue:

@@ -62,9 +62,23 @@ class Keys:
         """A standing request to cancel an invocation."""
         return f"{self.namespace}gaelp:cancel:{invocation_id}"
 
-    def node(self, worker: str) -> str:
-        """What a worker announces of its node; '*' for the pattern of all."""
-        return f"{self.namespace}gaelp:node:{worker}"
+    def node(self, worker: str, url: str = "*") -> str:
+        """What a worker announces of one of its nodes; without `url`, or with '*', the pattern of all."""
+        return f"{self.namespace}gaelp:node:{worker}:{url}"
+
+    def cached(self, name: str) -> str:
+        """An entry of the cache."""
+        return f"{self.namespace}gaelp:cache:entry:{name}"
+
+    @property
+    def cache_index(self) -> str:
+        """Every entry of the cache with its size, by the time it ends."""
+        return f"{self.namespace}gaelp:cache:index"
+
+    @property
+    def cache_bytes(self) -> str:
+        """The size of all entries of the cache."""
+        return f"{self.namespace}gaelp:cache:bytes"
 
     @property
     def cancellations(self) -> str:

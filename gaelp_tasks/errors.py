@@ -3,9 +3,11 @@
     GaelpError
     ├── SettingsError            final    a GAELP_ variable is wrong
     ├── InvalidInvocation        final    refused at the call, nothing was published
+    ├── AnswerUnfit              final    a parser or model class cannot take the answer
     ├── BrokerUnavailable        final    Redis does not answer, or refuses
     ├── StreamUnavailable        final    no stream is kept for that id
     ├── StreamRestarted          final    a re-run could not go on from the text already read
+    ├── InvocationCut            final    what was to follow an invocation that was cut, and never ran
     └── NodeError                         anything an Ollama node did
         ├── NodeUnreachable      retry    no connection, or it broke
         ├── NodeBusy             snooze   503: the node's own queue is full
@@ -25,10 +27,12 @@ from enum import StrEnum
 from typing import ClassVar
 
 __all__ = [
+    "AnswerUnfit",
     "BrokerUnavailable",
     "FirstTokenTimeout",
     "GaelpError",
     "InvalidInvocation",
+    "InvocationCut",
     "LoadTimeout",
     "ModelMissing",
     "NodeBusy",
@@ -67,6 +71,10 @@ class InvalidInvocation(GaelpError, ValueError):
     """The call is malformed; nothing was published."""
 
 
+class AnswerUnfit(GaelpError, ValueError):
+    """The text of an answer does not have the form that was asked for; the text itself was streamed."""
+
+
 class BrokerUnavailable(GaelpError, ConnectionError):
     """Redis cannot be reached or refuses to work."""
 
@@ -77,6 +85,10 @@ class StreamUnavailable(GaelpError):
 
 class StreamRestarted(GaelpError):
     """The run started over and its new text does not continue what was already read."""
+
+
+class InvocationCut(GaelpError):
+    """The step before was cut, so this one never ran: its partial text goes on nowhere."""
 
 
 class NodeError(GaelpError):

@@ -1,6 +1,7 @@
 """Looking at the running system: nodes, queues, and where one invocation is."""
 
 import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -13,7 +14,17 @@ from gaelp_tasks.queues import INBOXES
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.streams import End, Event, Start, parse
 
-__all__ = ["Description", "Place", "describe", "find_queued", "live_nodes", "queue_depths"]
+__all__ = [
+    "Description",
+    "Place",
+    "Runner",
+    "busy_slots",
+    "describe",
+    "find_queued",
+    "live_nodes",
+    "queue_depths",
+    "runners",
+]
 
 #: kombu's sub-keys of a queue, one per step of message priority (kombu.transport.redis.Channel)
 SUB_KEYS = ("", "\x06\x163", "\x06\x166", "\x06\x169")
@@ -28,6 +39,20 @@ class Place(NamedTuple):
     position: int  #: 1 is next
 
 
+class Runner(NamedTuple):
+    """One invocation that runs now; what its stream does not tell yet is '' or None."""
+
+    id: str
+    worker: str
+    node: str  #: '' until one of the worker's several nodes has answered
+    agent: str
+    tier: str
+    model: str  #: as asked for; '' is the node's choice
+    attempt: int  #: 1 is the first
+    since: float | None  #: Unix seconds, by the worker's clock
+    tokens: int  #: so far
+
+
 class Description(NamedTuple):
     """What `gaelp show` tells about one invocation."""
 
@@ -36,13 +61,14 @@ class Description(NamedTuple):
     why: str  #: one sentence
     place: Place | None
     start: dict[str, Any]  #: facts of its last start: worker, node, agent, attempt; {} before that
+    node: str  #: that runs it or ran it; '' while that is open
     end: dict[str, Any]  #: facts of its end; {} before that
     result: Any  #: the result mapping, None before the end or for a failure
     error: str  #: what it failed with, '' otherwise
 
 
 def live_nodes(app: GaelpApp) -> list[NodeSnapshot]:
-    """What the workers announce right now, by name. Raises BrokerUnavailable."""
+    """What the workers announce right now of each of their nodes, by worker. Raises BrokerUnavailable."""
     nodes = []
     with worded(app.settings):
         for key in app.redis.scan_iter(match=app.keys.node("*"), count=1000):
@@ -51,7 +77,55 @@ def live_nodes(app: GaelpApp) -> list[NodeSnapshot]:
                 nodes.append(NodeSnapshot.model_validate_json(text))
             except ValidationError:
                 continue  # expired between the two commands, or written by another release
-    return sorted(nodes, key=lambda node: node.worker)
+    return sorted(nodes, key=lambda node: (node.worker, node.url))
+
+
+def busy_slots(nodes: Iterable[NodeSnapshot]) -> int:
+    """Slots that are taken. What no node has answered yet is told by all of its worker, and counts once."""
+    told = list(nodes)
+    embedding = {name for node in told for name in node.embedding}
+    return len({name for node in told for name in (*node.running, *node.unplaced)} - embedding)
+
+
+def runners(app: GaelpApp, nodes: Iterable[NodeSnapshot]) -> list[Runner]:
+    """Who runs now, the longest running first, with the facts of its start. Raises BrokerUnavailable."""
+    places: dict[str, tuple[str, str, int]] = {}
+    for node in nodes:
+        tokens = dict(zip(node.running, node.tokens, strict=False))
+        places |= {name: (node.worker, node.url, tokens.get(name, 0)) for name in node.running}
+        for name in node.unplaced:
+            places.setdefault(name, (node.worker, "", 0))
+    found = [
+        Runner(
+            id=name,
+            worker=worker,
+            node=url,
+            agent=str(facts.get("agent") or ""),
+            tier=str(facts.get("tier") or ""),
+            model=str(facts.get("model") or ""),
+            attempt=int(facts.get("attempt") or 1),
+            since=facts.get("at"),
+            tokens=count,
+        )
+        for (name, (worker, url, count)), facts in zip(
+            places.items(), _starts(app, list(places)), strict=True
+        )
+    ]
+    return sorted(found, key=lambda run: (run.since is None, run.since, run.id))
+
+
+def _starts(app: GaelpApp, ids: list[str]) -> list[dict[str, Any]]:
+    """The facts of each one's newest start, {} where there is none; reads no text of any stream."""
+    if not ids:
+        return []
+    with worded(app.settings), app.redis.pipeline(transaction=False) as pipe:
+        claims: Any = app.redis.mget([app.keys.claims(name) for name in ids])
+        for name, claim in zip(ids, claims, strict=True):
+            first = f"{claim or 0}-0"
+            pipe.xrange(app.keys.stream(name), first, first)
+        replies = pipe.execute()
+    events = [parse(*entries[0]) if entries else None for entries in replies]
+    return [event.facts if isinstance(event, Start) else {} for event in events]
 
 
 def queue_depths(app: GaelpApp) -> dict[str, int]:
@@ -104,6 +178,7 @@ def describe(app: GaelpApp, invocation_id: str) -> Description:
     status, result = meta["status"], meta.get("result")
     place = None if status in {"SUCCESS", "FAILURE", "REVOKED"} else find_queued(app, invocation_id)
     start: Event | None = parse(*entries[0]) if entries else None
+    facts = start.facts if isinstance(start, Start) else {}
     mapping = result if isinstance(result, dict) and status == "SUCCESS" else None
     state = state_of(status, stop_reason=(mapping or {}).get("stop_reason"), in_queue=place is not None)
     return Description(
@@ -111,11 +186,23 @@ def describe(app: GaelpApp, invocation_id: str) -> Description:
         state=state,
         why=_why(app, state, place, cancelled=cancelled),
         place=place,
-        start=start.facts if isinstance(start, Start) else {},
+        start=facts,
+        node=_node_of(app, invocation_id, state, facts, mapping),
         end=newest.facts if isinstance(newest, End) else {},
         result=mapping,
         error=str(result) if status == "FAILURE" else "",
     )
+
+
+def _node_of(
+    app: GaelpApp, invocation_id: str, state: State, facts: dict[str, Any], result: dict[str, Any] | None
+) -> str:
+    """The node that answered; where a worker has several, only its snapshots tell while the run goes on."""
+    if result is not None:
+        return str(result.get("node") or "")
+    if state is State.RUNNING and facts.get("node") == "":
+        return next((node.url for node in live_nodes(app) if invocation_id in node.running), "")
+    return str(facts.get("node") or "")
 
 
 def _why(app: GaelpApp, state: State, place: Place | None, *, cancelled: bool) -> str:
@@ -131,6 +218,6 @@ def _why(app: GaelpApp, state: State, place: Place | None, *, cancelled: bool) -
     nodes = live_nodes(app)
     if not nodes:
         return "No worker is running: start one with `gaelp worker`, or everything with `make up`."
-    busy = sum(len(node.running) for node in nodes)
+    busy = busy_slots(nodes)
     slots = sum(node.slots for node in nodes)
     return f"{place.position - 1} ahead of it in queue {place.queue}; {busy} of {slots} slots are busy."

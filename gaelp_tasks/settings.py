@@ -4,7 +4,7 @@ import json
 import math
 import re
 from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
@@ -34,7 +34,11 @@ class Settings(BaseSettings):
     namespace: str = Field("", description="prefix of every key, so that two clusters share one Redis")
     result_backend: str = Field("", description="where results are kept; empty: the broker")
     ollama_nodes: Comma = Field(
-        ("http://127.0.0.1:11434",), description="Ollama servers of this worker, comma separated"
+        ("http://127.0.0.1:11434",),
+        description="Ollama servers of this worker, comma separated; it spreads its runs over them",
+    )
+    node_router: Literal["least-loaded", "sollol"] = Field(
+        "least-loaded", description="who chooses among several servers: least-loaded, or sollol (an extra)"
     )
     ollama_headers: dict[str, SecretStr] = Field(
         {}, description="JSON object of headers sent to every node, for a proxy that asks for them"
@@ -45,10 +49,24 @@ class Settings(BaseSettings):
     agents: dict[str, str] = Field(
         {}, description='JSON object of more agents by name: {"name": "package.module:Class"}'
     )
-    num_parallel: int = Field(1, ge=1, le=1024, description="slots of a loaded model (OLLAMA_NUM_PARALLEL)")
+    parsers: dict[str, str] = Field(
+        {}, description='JSON object of more parsers by name: {"name": "package.module:function"}'
+    )
+    tools: dict[str, str] = Field(
+        {}, description='JSON object of tools by name: {"name": "package.module:function"}'
+    )
+    num_parallel: int = Field(
+        1, ge=1, le=1024, description="slots of a loaded model on each node (OLLAMA_NUM_PARALLEL)"
+    )
     num_ctx: int = Field(0, ge=0, description="context tokens per slot; 0: the server's own default")
+    embed_seats: int = Field(
+        64, ge=1, le=512, description="embeddings at once; they share calls of their model and take no slot"
+    )
     keep_alive_s: float = Field(300.0, description="how long a model stays loaded unused; negative: for ever")
     poll_interval_s: Positive = Field(1.0, description="how often a worker samples and announces its node")
+    probe_interval_s: NotNegative = Field(
+        30.0, description="a loaded model that was not heard for this long is asked for one token; 0: never"
+    )
     connect_timeout_s: Positive = Field(5.0, description="to open a connection to a node")
     load_timeout_s: Positive = Field(600.0, description="for a model to be loaded; generous for slow disks")
     first_token_timeout_s: Positive = Field(300.0, description="to read the prompt; generous for a CPU node")
@@ -58,6 +76,17 @@ class Settings(BaseSettings):
     )
     max_output_bytes: ByteSize = Field(
         ByteSize(4 * 1024**2), description="longer answers are cut with stop_reason length"
+    )
+    cache_embeddings: bool = Field(True, description="keep vectors in Redis; a call's own cache= counts more")
+    cache_answers: bool = Field(
+        False, description="keep exact answers in Redis where temperature is 0 or a seed is given"
+    )
+    cache_ttl_s: Positive = Field(86_400.0, description="an entry of the cache is kept this long")
+    cache_max_bytes: ByteSize = Field(
+        ByteSize(256 * 1024**2), description="all of the cache; the oldest entries make room"
+    )
+    cache_entry_bytes: ByteSize = Field(
+        ByteSize(1024**2), description="an answer or vector larger than this is not kept"
     )
     retry_attempts: int = Field(4, ge=1, description="runs of one invocation before it fails")
     retry_base_s: Positive = Field(1.0, description="first wait is up to this, doubled each time")
@@ -73,7 +102,9 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+            # each once: a server that is named twice has not twice the slots
+            parts = (part.strip().rstrip("/") for part in value.split(","))
+            return tuple(dict.fromkeys(part for part in parts if part))
         return value
 
     @field_validator("ollama_nodes")
@@ -138,7 +169,8 @@ def _unit(name: str) -> str:
         return "s"
     if name.endswith("_bytes"):
         return "bytes"
-    return {"num_ctx": "tokens", "num_parallel": "slots", "retry_attempts": "runs"}.get(name, "")
+    units = {"num_ctx": "tokens", "num_parallel": "slots", "embed_seats": "seats", "retry_attempts": "runs"}
+    return units.get(name, "")
 
 
 def _shown(name: str, value: Any) -> str:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import typer
 
-from gaelp_tasks.cli import looking, programs, running
+from gaelp_tasks.cli import chat, looking, programs, running, top
 from gaelp_tasks.cli.demo import demo_app
+from gaelp_tasks.cli.models import models_app
+from gaelp_tasks.cli.nodes import nodes_app
 
 __all__ = ["cli"]
 
@@ -19,8 +21,8 @@ cli = typer.Typer(
 )
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Work": (running.run, running.embed, running.attach, running.cancel),
-    "Looking": (looking.status, looking.show, looking.doctor, looking.config),
+    "Work": (running.run, chat.chat, running.embed, running.attach, running.cancel),
+    "Looking": (looking.status, top.top, looking.show, looking.doctor, looking.config),
     "Programs": (programs.worker, programs.beat, programs.flower),
 }
 #: the programs hand what they do not know to Celery
@@ -30,4 +32,6 @@ for panel, verbs in PANELS.items():
     for verb in verbs:
         settings = PASS_ON if panel == "Programs" else None
         cli.command(rich_help_panel=panel, context_settings=settings)(verb)
+cli.add_typer(nodes_app, name="nodes", rich_help_panel="Nodes")
+cli.add_typer(models_app, name="models", rich_help_panel="Nodes")
 cli.add_typer(demo_app, name="demo", rich_help_panel="Programs")

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
-import requests
-
 from gaelp_tasks.celery_app import GaelpApp
-from gaelp_tasks.errors import GaelpError
+from gaelp_tasks.cli.server import Server
+from gaelp_tasks.errors import GaelpError, NodeError
 from gaelp_tasks.overview import live_nodes
 
 __all__ = ["Check", "all_checks"]
 
-ASK_S = 5.0
 GIB = 1024**3
 
 
@@ -78,54 +76,54 @@ def broker(app: GaelpApp) -> Iterator[Check]:
 def node(app: GaelpApp, url: str) -> Iterator[Check]:
     """An Ollama server answers and has models."""
     settings = app.settings
-    headers = {name: value.get_secret_value() for name, value in settings.ollama_headers.items()}
-
-    def ask(path: str) -> Any:
-        reply = requests.get(
-            url + path, headers=headers, timeout=ASK_S, verify=settings.ollama_ca_file or True
-        )
-        reply.raise_for_status()
-        return reply.json()
-
+    server = Server(url, settings)
     try:
-        told = ask("/api/version")
-        server = told["version"]
-        names = [model["name"] for model in ask("/api/tags")["models"]]
-        in_memory = [model["name"] for model in ask("/api/ps")["models"]]
-    except (requests.RequestException, ValueError, LookupError, TypeError) as error:
+        told = server.version()
+        release = told["version"]
+        names, in_memory = server.names(), server.loaded()
+    except (NodeError, LookupError) as error:
+        why = str(error) if isinstance(error, NodeError) else "does not answer as Ollama does"
         yield Check(
-            f"node {url}",
+            f"node {server.name}",
             "fail",
-            f"does not answer as Ollama does ({type(error).__name__})",
+            why,
             "Start it (`ollama serve`), or set GAELP_OLLAMA_NODES; `make up` brings a small stand-in.",
         )
         return
-    yield Check(f"node {url}", "ok", f"version {server}, in memory: {', '.join(in_memory) or 'nothing'}")
-    wanted = settings.default_model
+    finally:
+        server.close()
+    yield Check(
+        f"node {server.name}", "ok", f"version {release}, in memory: {', '.join(in_memory) or 'nothing'}"
+    )
+    wanted, name = settings.default_model, f"models on {server.name}"
     if not names:
-        yield Check("models", "fail", "the node has none", "Pull one: `ollama pull llama3.2:1b`.")
+        yield Check(name, "fail", "the node has none", "Pull one: `gaelp models pull llama3.2:1b`.")
     elif wanted and wanted not in names and f"{wanted}:latest" not in names:
         yield Check(
-            "models", "fail", f"{wanted} (GAELP_DEFAULT_MODEL) is not there", f"Run `ollama pull {wanted}`."
+            name,
+            "fail",
+            f"{wanted} (GAELP_DEFAULT_MODEL) is not there",
+            f"Run `gaelp models pull {wanted} --node {server.name}`.",
         )
     else:
-        yield Check("models", "ok", ", ".join(names))
-    yield parallelism(settings.num_parallel, told.get("num_parallel"))
+        yield Check(name, "ok", ", ".join(names))
+    yield parallelism(settings.num_parallel, told.get("num_parallel"), at=server.name)
 
 
-def parallelism(declared: int, real: int | None) -> Check:
-    """What we run at once on the node against what the node can."""
+def parallelism(declared: int, real: int | None, *, at: str) -> Check:
+    """What we run at once on a node against what the node can."""
+    name = f"parallelism on {at}"
     if real is None:
         return Check(
-            "parallelism",
+            name,
             "ok" if declared == 1 else "warn",
             f"GAELP_NUM_PARALLEL is {declared}; Ollama does not tell what it runs at once",
             "" if declared == 1 else f"Make sure that the server runs with OLLAMA_NUM_PARALLEL={declared}.",
         )
     if real == declared:
-        return Check("parallelism", "ok", f"{real} slots, here and on the node")
+        return Check(name, "ok", f"{real} slots, here and on the node")
     return Check(
-        "parallelism",
+        name,
         "warn",
         f"the node has {real} slots and GAELP_NUM_PARALLEL is {declared}",
         f"Set GAELP_NUM_PARALLEL={real}.",
@@ -143,11 +141,11 @@ def workers(app: GaelpApp) -> Iterator[Check]:
     for found in nodes:
         memory = found.memory
         yield Check(
-            f"worker {found.worker}",
+            f"worker {found.worker} on {found.url}",
             "ok" if found.healthy else "fail",
-            f"{len(found.running)} of {found.slots} slots busy, {memory.free_bytes / GIB:.1f} of "
+            f"{found.busy} of {found.slots} slots busy, {memory.free_bytes / GIB:.1f} of "
             f"{memory.total_bytes / GIB:.1f} GiB free ({memory.source})",
-            "" if found.healthy else f"Its node {found.url} does not answer.",
+            "" if found.healthy else found.trouble or "The node does not answer.",
         )
 
 

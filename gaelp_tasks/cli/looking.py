@@ -1,6 +1,5 @@
 """`gaelp status`, `show`, `doctor`, `config`: looking, without touching."""
 
-from time import time
 from typing import Annotated, Any
 
 import typer
@@ -8,25 +7,25 @@ from rich.table import Table
 
 from gaelp_tasks import app
 from gaelp_tasks.cli import checks
+from gaelp_tasks.cli.nodes import print_nodes
 from gaelp_tasks.cli.output import Json, out, print_json
 from gaelp_tasks.lifecycle import State
-from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.overview import Description, describe, live_nodes, queue_depths
 from gaelp_tasks.settings import load_settings
 
 __all__ = ["config", "doctor", "show", "status"]
 
-GIB = 1024**3
-WIDEST_BAR = 16  #: slots; more are told as a number only
-
 
 def status(*, as_json: Json = False) -> None:
-    """Nodes, slots, memory and queues right now; exit code 1 when no worker is running."""
+    """Nodes, slots, memory and queues right now; exit code 1 when no worker is running.
+
+    Example: gaelp status --json | jq .queues
+    """
     nodes, depths = live_nodes(app), queue_depths(app)
     if as_json:
         print_json({"nodes": [node.model_dump() for node in nodes], "queues": depths})
     else:
-        _print_nodes(nodes)
+        print_nodes(nodes)
         table = Table("queue", "waiting", title="Queues", title_justify="left", box=None)
         for name, depth in depths.items():
             table.add_row(name, str(depth))
@@ -35,43 +34,15 @@ def status(*, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _print_nodes(nodes: list[NodeSnapshot]) -> None:
-    if not nodes:
-        out.print("No worker is running: start one with `gaelp worker`, or everything with `make up`.")
-        return
-    table = Table(
-        "worker",
-        "node",
-        "slots",
-        "memory free",
-        "loaded",
-        "seen",
-        title="Nodes",
-        title_justify="left",
-        box=None,
-    )
-    for node in nodes:
-        busy = min(len(node.running), node.slots)
-        bar = "■" * busy + "□" * (node.slots - busy) if node.slots <= WIDEST_BAR else ""
-        table.add_row(
-            node.worker,
-            node.url if node.healthy else f"[red]{node.url} does not answer[/]",
-            f"{bar} {len(node.running)}/{node.slots}".strip(),
-            f"{node.memory.free_bytes / GIB:.1f} of {node.memory.total_bytes / GIB:.1f} GiB",
-            ", ".join(node.loaded) or "-",
-            f"{max(0.0, time() - node.seen_at):.0f} s ago",
-        )
-    for column in table.columns:
-        column.overflow = "fold"
-    out.print(table)
-
-
 def show(
     invocation_id: Annotated[str, typer.Argument(metavar="ID", help="Id of an invocation.")],
     *,
     as_json: Json = False,
 ) -> None:
-    """State, position, attempts, node and timings of one invocation; exit code 1 for an unknown id."""
+    """State, position, attempts, node and timings of one invocation; exit code 1 for an unknown id.
+
+    Example: gaelp show $(gaelp run "Why is the sky blue?" --detach)
+    """
     told = describe(app, invocation_id)
     if as_json:
         place = told.place._asdict() if told.place else None
@@ -88,7 +59,9 @@ def _print_description(told: Description) -> None:
         rows["position"] = f"{told.place.position} in queue {told.place.queue}"
     if told.why:
         rows["why"] = told.why
-    rows |= {name: told.start[name] for name in ("agent", "worker", "node", "attempt") if name in told.start}
+    rows |= {name: told.start[name] for name in ("agent", "worker", "attempt") if name in told.start}
+    if told.node:
+        rows["node"] = told.node
     if told.result:
         rows |= {
             name: told.result[name] for name in ("model", "stop_reason", "attempts") if name in told.result
@@ -106,7 +79,10 @@ def _print_description(told: Description) -> None:
 def config(
     *, as_json: Json = False, env: Annotated[bool, typer.Option(help="As a .env file.")] = False
 ) -> None:
-    """Every setting with its value, unit, default and meaning."""
+    """Every setting with its value, unit, default and meaning.
+
+    Example: gaelp config --env > .env
+    """
     rows = load_settings().rows()
     if as_json:
         print_json([row._asdict() for row in rows])
@@ -125,7 +101,10 @@ def config(
 
 
 def doctor(*, as_json: Json = False) -> None:
-    """Check broker, nodes, models, workers and versions, and say what to do."""
+    """Check broker, nodes, models, workers and versions, and say what to do.
+
+    Example: GAELP_OLLAMA_NODES=http://a:11434,http://b:11434 gaelp doctor
+    """
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
     found = []
     for check in checks.all_checks(app):

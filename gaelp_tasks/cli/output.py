@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 __all__ = ["Json", "note", "out", "print_json"]
 
@@ -25,4 +26,4 @@ def print_json(value: Any) -> None:
 
 def note(sentence: str) -> None:
     """A remark for the person, on standard error."""
-    _err.print(f"[yellow]gaelp:[/] {sentence}")
+    _err.print(f"[yellow]gaelp:[/] {escape(sentence)}")

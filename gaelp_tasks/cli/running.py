@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from gaelp_tasks import app, invoke_agent
 from gaelp_tasks import embed as embed_task
+from gaelp_tasks import invoke_agent
+from gaelp_tasks.cli.answer import pieces, warn_without_worker
 from gaelp_tasks.cli.output import Json, note, print_json
 from gaelp_tasks.errors import InvalidInvocation
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.results import InvocationHandle
 
-__all__ = ["attach", "cancel", "embed", "run"]
+__all__ = ["ModelName", "attach", "cancel", "embed", "json_object", "run"]
 
 Ids = Annotated[list[str], typer.Argument(help="Ids of invocations.")]
 ModelName = Annotated[str | None, typer.Option(help="Model; the node's default if not given.")]
@@ -46,10 +46,10 @@ def run(  # noqa: PLR0913  one option each
         model=model,
         tier=tier.value,
         priority=priority,
-        options=_json_object(options),
+        options=json_object(options),
         deadline_s=deadline,
     )
-    _warn_without_worker(tier)
+    warn_without_worker(tier)
     if detach:
         print(handle.id)
         return
@@ -76,7 +76,7 @@ def embed(
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
     handle = embed_task.delay(texts, model=model, tier=tier.value)
-    _warn_without_worker(tier)
+    warn_without_worker(tier)
     with _cancelled_by_ctrl_c(handle):
         result = handle.get()
     if as_json:
@@ -117,12 +117,13 @@ def cancel(invocation_ids: Ids, *, as_json: Json = False) -> None:
 
 
 def _print_stream(handle: InvocationHandle) -> None:
-    for piece in handle.stream():
+    for piece in pieces(handle):
         print(piece, end="", flush=True)
     print()
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """The value of --options. Raises InvalidInvocation."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -130,14 +131,6 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInvocation("--options must be a JSON object, for example '{\"temperature\": 0}'.")
     return value
-
-
-def _warn_without_worker(tier: Tier) -> None:
-    if not live_nodes(app):
-        note(
-            f"No worker is running; it waits in queue {tier} until one is (`gaelp worker`, or `make up`). "
-            "Ctrl-C cancels it."
-        )
 
 
 @contextmanager

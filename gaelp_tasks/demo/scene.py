@@ -91,7 +91,7 @@ class Scene:
 
 def node_shown(node: NodeSnapshot) -> str:
     """Slots, memory and loaded models of a node in one line."""
-    busy = min(len(node.running), node.slots)
+    busy = min(node.busy, node.slots)
     slots = "■" * busy + "□" * (node.slots - busy)
     memory = f"{node.memory.free_bytes / GIB:.1f} of {node.memory.total_bytes / GIB:.1f} GiB free"
     return f"slots {slots} {busy}/{node.slots}, memory {memory}, loaded {', '.join(node.loaded) or 'nothing'}"

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from gaelp_tasks import app, embed, invoke_agent
-from gaelp_tasks.errors import ModelMissing, RequestRefused, StreamUnavailable
+from gaelp_tasks.errors import InvocationCut, ModelMissing, RequestRefused, StreamUnavailable
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.overview import describe, live_nodes
 from gaelp_tasks.streams import Piece
@@ -127,7 +127,17 @@ def test_a_cut_run_carries_on_no_chain():
     first = invoke_agent.s("Never stop", options=ENDLESS, deadline_s=0.3)
     chained = (first | invoke_agent.s(agent="coding")).apply_async()
     assert chained.parent.get(timeout=20)["stop_reason"] == "deadline"
-    assert describe(app, chained.id).state is State.UNKNOWN
+    with pytest.raises(InvocationCut):
+        chained.get(timeout=20)
+    with pytest.raises(InvocationCut):
+        list(chained.stream(timeout=20))
+    assert describe(app, chained.id).state is State.FAILED
+
+
+def test_what_waits_for_its_time_need_not_wait_to_be_cancelled():
+    handle = invoke_agent.apply_async(["Later"], {"options": SHORT}, countdown=3600)
+    handle.cancel()
+    assert handle.get(timeout=20)["stop_reason"] == "cancelled"
 
 
 def test_a_chain_passes_the_text_on():

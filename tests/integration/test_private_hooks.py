@@ -3,6 +3,10 @@
 from typing import Any
 
 import pytest
+from celery.backends.base import Backend
+from celery.worker import state
+from celery.worker.control import Panel
+from celery.worker.request import Request
 from kombu.transport.redis import Channel
 
 from gaelp_tasks import app, invoke_agent
@@ -44,6 +48,26 @@ def test_kombu_still_has_the_names_that_the_steps_touch():
     assert hasattr(Channel, "unacked_index_key")
     assert hasattr(Channel.QoS, "can_consume")
     assert hasattr(Channel, "conn_or_acquire")
+
+
+def test_celery_still_has_the_names_that_revoking_and_canvas_touch():
+    """What they do is tested in test_celery_features.py and test_remote_control.py."""
+    assert {"revoke", "terminate", "revoke_by_stamped_headers", "autoscale"} <= Panel.data.keys()
+    assert hasattr(Request, "_eta_timer_entry")
+    assert hasattr(Request, "_already_revoked")
+    assert Request.time_limits == (None, None), "set by the constructor, read as the task starts"
+    assert {"requests", "scheduled_requests", "active_requests", "revoked", "revoked_stamps"} <= vars(
+        state
+    ).keys()
+    assert callable(Backend._fail_chain)
+    assert callable(Backend.on_chord_part_return)
+
+
+def test_the_configuration_can_be_looked_at(worker):
+    """A function among task_routes is nothing that JSON knows."""
+    look = app.control.inspect([worker.name], timeout=5)
+    conf = eventually(look.conf, what="an answer, however busy the machine")[worker.name]
+    assert conf["task_default_queue"] == "interactive"
 
 
 def test_the_gate_follows_the_limit_while_tasks_run(worker, endless):

@@ -19,7 +19,7 @@ from gaelp_tasks.retries import Outcome, RetryPolicy
 from gaelp_tasks.settings import Settings
 from gaelp_tasks.streams import Event, Piece, StreamWriter, TokenStream, parse
 from gaelp_tasks.tasks.generation import Generation
-from gaelp_tasks.tasks.resources import Resources
+from gaelp_tasks.tasks.resources import Node, Resources
 from gaelp_tasks.tasks.walk import Run, walk
 
 NODE = "http://node:11434"
@@ -103,7 +103,7 @@ class Workbench:
             client=client,
             runs=Runs(loop),
             policy=RetryPolicy(attempts=3, base_s=1.0, cap_s=8.0, snooze_s=2.0),
-            node=NODE,
+            nodes=(Node(NODE, client, lambda _: client),),
             worker="w@host",
             rng=Random(7),
             now=self.now,

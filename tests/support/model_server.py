@@ -63,6 +63,13 @@ class ModelServer:
         assert line, f"the model server did not start:\n{self.log()}"
         self.url = json.loads(line)["url"]
 
+    def start_again(self) -> None:
+        """After it ended: on the same port."""
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._flags["port"] = self.url.rpartition(":")[2]
+        self.start()
+
     @property
     def process(self) -> "subprocess.Popen[str]":
         assert self._process is not None

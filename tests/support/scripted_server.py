@@ -4,7 +4,8 @@
         server.on("/api/chat", hang)          # async def hang(request, reply): await reply.gone.wait()
         client = LocalOllamaClient("m", server.url)
 
-Without a handler of its own a path answers as a small, healthy Ollama does.
+Without a handler of its own a path answers as a small, healthy Ollama does. `faulty_node.py` has nodes that
+fail as a whole and come back.
 """
 
 import asyncio
@@ -101,20 +102,25 @@ Handler = Callable[[Request, Reply], Awaitable[None]]
 
 
 class ScriptedServer:
-    """Listens on a free port of 127.0.0.1 (with TLS where `tls` is given) until the block ends."""
+    """Listens on a port of 127.0.0.1 (0: a free one; with TLS where `tls` is given) until the block ends."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, prefix: str = "") -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, prefix: str = "", port: int = 0) -> None:
         self.requests: list[Request] = []
         self.connections = 0  #: opened so far
         self._open: set[_Connection] = set()
         self._handlers: dict[str, Handler] = {}
         self._tls = tls
         self._prefix = prefix
+        self._port = port
         self._loaded: list[str] = []
 
     def on(self, path: str, handler: Handler) -> None:
-        """Answer a path (without the prefix) by this handler from now on."""
+        """Answer a path (without the prefix) by this handler from now on; "*" is every other path."""
         self._handlers[path] = handler
+
+    def heal(self) -> None:
+        """Answer everything as a healthy server from now on."""
+        self._handlers.clear()
 
     def asked(self, path: str) -> list[Request]:
         """The requests of one path so far."""
@@ -122,7 +128,8 @@ class ScriptedServer:
 
     async def answer(self, request: Request, reply: Reply) -> None:
         path = request.path.removeprefix(self._prefix)
-        await self._handlers.get(path, self._healthy)(request, reply)
+        handler = self._handlers.get(path) or self._handlers.get("*") or self._healthy
+        await handler(request, reply)
 
     async def _healthy(self, request: Request, reply: Reply) -> None:
         asked = request.json() if request.body else {}
@@ -168,7 +175,7 @@ class ScriptedServer:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(self), "127.0.0.1", 0, ssl=self._tls
+            lambda: _Connection(self), "127.0.0.1", self._port, ssl=self._tls
         )
         port = self._server.sockets[0].getsockname()[1]
         self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}{self._prefix}"

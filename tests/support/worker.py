@@ -37,17 +37,18 @@ class WorkerProcess:
             )
         eventually(self.announced, within_s=30, what=f"worker is up; its log:\n{self.log()}")
 
-    def announced(self) -> NodeSnapshot | None:
-        """Its snapshot in Redis, None before it is ready."""
+    def announced(self) -> dict[str, NodeSnapshot]:
+        """Its snapshots in Redis by node, empty before it is ready."""
         assert self.process.poll() is None, f"the worker ended:\n{self.log()}"
-        text = app.redis.get(app.keys.node(self.name))
-        snapshot = NodeSnapshot.model_validate_json(text) if text else None
-        return snapshot if snapshot is not None and snapshot.pid == self.process.pid else None
+        keys = app.redis.scan_iter(match=app.keys.node(self.name))
+        texts = filter(None, map(app.redis.get, keys))
+        found = map(NodeSnapshot.model_validate_json, texts)
+        return {snapshot.url: snapshot for snapshot in found if snapshot.pid == self.process.pid}
 
     def runs(self, invocation_id: str) -> bool:
         """Whether it says that it runs this invocation."""
-        snapshot = self.announced()
-        return snapshot is not None and invocation_id in snapshot.running
+        told = self.announced().values()
+        return any(invocation_id in (*snapshot.running, *snapshot.unplaced) for snapshot in told)
 
     @property
     def process(self) -> "subprocess.Popen[bytes]":

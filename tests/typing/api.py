@@ -3,9 +3,20 @@
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, assert_type
 
-from gaelp_tasks import InvocationHandle, errors, register_agent
-from gaelp_tasks.agents import BaseAgent, ChatAgent
-from gaelp_tasks.clients import BaseOllamaClient, ChatResponse, Embeddings, LocalOllamaClient, ScriptedClient
+from pydantic import BaseModel
+
+from gaelp_tasks import InvocationHandle, errors, register_agent, register_parser, register_tool
+from gaelp_tasks.agents import Answer, BaseAgent, ChatAgent
+from gaelp_tasks.clients import (
+    BaseOllamaClient,
+    ChatResponse,
+    DistributedOllamaClient,
+    Embeddings,
+    LocalOllamaClient,
+    ScriptedClient,
+    client_from_settings,
+)
+from gaelp_tasks.clients.routers import LeastLoadedRouter, NodeRouter
 from gaelp_tasks.models import Message
 from gaelp_tasks.settings import Settings, load_settings
 
@@ -40,13 +51,52 @@ async def a_client(client: BaseOllamaClient) -> None:
             assert_type(chunk.done, bool)
 
 
+async def several_nodes(settings: Settings) -> None:
+    assert_type(client_from_settings(settings), BaseOllamaClient)
+    async with DistributedOllamaClient("llama3.2:1b", ["http://a:11434", "http://b:11434"]) as client:
+        assert_type(client, DistributedOllamaClient)
+        assert_type(client.router, NodeRouter)
+    DistributedOllamaClient("llama3.2:1b", {"http://a:11434": 4})
+    DistributedOllamaClient("llama3.2:1b", LeastLoadedRouter(["http://a:11434"], slots=2))
+
+
 async def an_agent(client: BaseOllamaClient) -> None:
     agent = ChatAgent(client)
     assert_type(agent.run("hi"), AsyncGenerator[ChatResponse, None])
     assert_type(await agent.get_full_response(Message(role="user", content="hi")), str)
     assert_type(agent.run_sync("hi"), str)
+    assert_type(await agent.get_response(["hi", {"role": "user", "content": "there"}]), Answer)
+    assert_type(await agent.get_parsed("hi", Town, model="llama3.2:1b", tools=[add]), Town)
     async with agent as same:
         assert_type(same, ChatAgent)
+
+
+class Town(BaseModel):
+    """A form for answers."""
+
+    name: str
+
+
+@register_tool
+def add(a: int, b: int = 0) -> int:
+    """A decorated function keeps its type."""
+    return a + b
+
+
+@register_tool("twice")
+async def double(a: int) -> int:
+    """A tool may be asynchronous."""
+    return 2 * a
+
+
+@register_parser("town")
+def town(text: str) -> Town:
+    """A parser may return a model."""
+    return Town(name=text)
+
+
+assert_type(add(1), int)
+assert_type(town("Ulm"), Town)
 
 
 @register_agent("pirate")

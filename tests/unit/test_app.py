@@ -35,6 +35,22 @@ def test_each_queue_has_an_exchange_and_a_key_of_its_own():
     assert celery_settings(Settings())["task_default_queue"] == "interactive"
 
 
+@pytest.mark.parametrize(
+    ("name", "queue"),
+    [
+        ("gaelp.invoke_agent", "interactive"),
+        ("gaelp.of.another.release", "interactive"),
+        ("gaelp.maintenance.expire_abandoned_streams", "system"),
+        ("celery.map", "interactive"),
+        ("service.note", "celery"),
+    ],
+)
+def test_what_names_no_queue_goes_where_somebody_takes_it(name, queue):
+    app.loader.import_default_modules()
+    assert app.amqp.router.route({}, name, task_type=app.tasks.get(name))["queue"].name == queue
+    assert app.amqp.router.route({"queue": "named"}, name)["queue"].name == "named"
+
+
 def test_settings_become_celerys(made):
     settings = Settings(
         broker_url="redis://h:1/0", result_backend="redis://r:1/1", result_ttl_s=5.0, num_parallel=3,

@@ -241,6 +241,12 @@ async def test_a_request_is_left_standing_with_a_time_to_live(broker):
     assert broker.sync.keys("*") == ["ns:gaelp:cancel:a"]
 
 
+async def test_several_can_be_asked_for_at_once(broker):
+    request_cancel(broker.sync, KEYS, "a", "b", ttl_s=60.0)
+    request_cancel(broker.sync, KEYS, ttl_s=60.0)
+    assert sorted(broker.sync.keys("*")) == ["ns:gaelp:cancel:a", "ns:gaelp:cancel:b"]
+
+
 async def test_a_sweep_stops_those_with_a_request_and_nobody_else(broker, runs):
     wanted, other = runs.enter("a"), runs.enter("b")
     request_cancel(broker.sync, KEYS, "a", ttl_s=60.0)

@@ -101,7 +101,7 @@ def test_a_node_that_answers_tells_its_models(serve):
     assert [check.verdict for check in found.values()] == ["ok"] * 3
     assert "0.9" in found[f"node {url}"].finding
     assert "a:1b" in found[f"node {url}"].finding
-    assert found["models"].finding == "a:1b, b:latest"
+    assert found[f"models on {url}"].finding == "a:1b, b:latest"
     assert all(headers["X-Key"] == "k" for headers in serve.headers)
 
 
@@ -109,14 +109,17 @@ def test_a_node_that_answers_tells_its_models(serve):
     ("wanted", "verdict"), [("a:1b", "ok"), ("b", "ok"), ("", "ok"), ("c", "fail"), ("a", "fail")]
 )
 def test_the_default_model_must_be_there(serve, wanted, verdict):
-    check = by_name(checks.node(fake_app(default_model=wanted), serve(OLLAMA)))["models"]
+    url = serve(OLLAMA)
+    check = by_name(checks.node(fake_app(default_model=wanted), url))[f"models on {url}"]
     assert check.verdict == verdict
-    assert (f"ollama pull {wanted}" in check.advice) is (verdict == "fail")
+    assert (f"gaelp models pull {wanted} --node {url}" in check.advice) is (verdict == "fail")
 
 
-def test_a_node_without_models_is_told(serve):
-    pages = OLLAMA | {"/api/tags": {"models": []}}
-    assert by_name(checks.node(fake_app(), serve(pages)))["models"].verdict == "fail"
+@pytest.mark.parametrize("models", [[], None])
+def test_a_node_without_models_is_told(serve, models):
+    pages = OLLAMA | {"/api/tags": {"models": models}}
+    url = serve(pages)
+    assert by_name(checks.node(fake_app(), url))[f"models on {url}"].verdict == "fail"
 
 
 @pytest.mark.parametrize(
@@ -126,15 +129,22 @@ def test_a_node_without_models_is_told(serve):
         OLLAMA | {"/api/ps": "no json"},
         {path: {} for path in OLLAMA},
         {path: [] for path in OLLAMA},
-        OLLAMA | {"/api/tags": {"models": None}},
+        OLLAMA | {"/api/tags": {"models": ["a", "b"]}},
     ],
-    ids=["404", "no json", "empty objects", "lists", "null"],
+    ids=["404", "no json", "empty objects", "lists", "names alone"],
 )
 def test_what_is_no_ollama_is_a_finding_and_no_traceback(serve, pages):
     url = serve(pages)
     [check] = checks.node(fake_app(), url)
     assert (check.name, check.verdict) == (f"node {url}", "fail")
     assert check.advice
+
+
+def test_no_password_of_a_node_is_printed(serve):
+    url = serve(OLLAMA).replace("http://", "http://me:SECRET@")
+    found = list(checks.node(fake_app(), url))
+    assert [check.verdict for check in found] == ["ok"] * 3
+    assert "SECRET" not in str(found)
 
 
 def test_a_node_that_is_away_is_a_finding(serve):
@@ -156,7 +166,8 @@ def test_a_node_that_is_away_is_a_finding(serve):
     ],
 )
 def test_what_is_declared_is_compared_with_what_the_node_tells(declared, real, verdict, advice):
-    check = checks.parallelism(declared, real)
+    check = checks.parallelism(declared, real, at="http://n")
+    assert check.name == "parallelism on http://n"
     assert check.verdict == verdict
     assert advice in check.advice
     assert bool(check.advice) is bool(advice)
@@ -174,12 +185,16 @@ def snapshot(**facts):
 
 
 def test_workers_are_told_with_their_slots_and_memory(monkeypatch):
-    monkeypatch.setattr(checks, "live_nodes", lambda _: [snapshot(), snapshot(worker="x@h", healthy=False)])
+    monkeypatch.setattr(
+        checks,
+        "live_nodes",
+        lambda _: [snapshot(), snapshot(worker="x@h", healthy=False, trouble="It hangs.")],
+    )
     well, unwell = checks.workers(fake_app())
     assert (well.verdict, well.advice) == ("ok", "")
     assert well.finding == "1 of 2 slots busy, 1.0 of 4.0 GiB free (host)"
-    assert (unwell.name, unwell.verdict) == ("worker x@h", "fail")
-    assert "http://n" in unwell.advice
+    assert (unwell.name, unwell.verdict) == ("worker x@h on http://n", "fail")
+    assert unwell.advice == "It hangs."
 
 
 def test_without_workers_it_says_how_to_start_one(monkeypatch):

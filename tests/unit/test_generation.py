@@ -10,6 +10,7 @@ from gaelp_tasks.clients import ChatResponse
 from gaelp_tasks.clients.scripted import ScriptedClient
 from gaelp_tasks.errors import NodeBusy, StreamStalled
 from gaelp_tasks.models import Embedding, Message, ToolCall, Usage
+from gaelp_tasks.registry import AGENTS
 from gaelp_tasks.retries import Cut, Done, Snooze
 from gaelp_tasks.streams import Piece
 from gaelp_tasks.tasks.embedding import EmbeddingWork
@@ -139,7 +140,7 @@ async def test_an_agent_that_asks_the_model_twice_pays_for_both(bench, monkeypat
                 async for chunk in self.client.chat(messages, **options):
                     yield chunk
 
-    monkeypatch.setattr("gaelp_tasks.registry._registered", {"twice": Twice})
+    monkeypatch.setitem(AGENTS.registered, "twice", Twice)
     made = bench("a", "b")
     outcome = await made.walk(made.run(agent="twice"))
     assert outcome.result.text == "abab"

@@ -1,6 +1,7 @@
 """The node's snapshot, its announcement, and cancellations heard."""
 
 import asyncio
+import json
 import os
 
 import pytest
@@ -9,13 +10,15 @@ from gaelp_tasks.cancellation import Reason, request_cancel
 from gaelp_tasks.clients.scripted import ScriptedClient
 from gaelp_tasks.errors import NodeUnreachable
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.tasks.resources import Node
 from gaelp_workers import monitor
+from gaelp_workers.health import Pulse
 from gaelp_workers.memory import host_memory
 from gaelp_workers.monitor import announce, hear_cancellations, sample, sweep_cancellations
 from support.fakes import NODE, FakeBroker, Workbench
 
 MEMORY = MemorySnapshot(total_bytes=100, free_bytes=40, source="test")
-KEY = "gaelp:node:w@host"
+KEY = f"gaelp:node:w@host:{NODE}"
 
 
 @pytest.fixture
@@ -57,13 +60,26 @@ async def until(look):
     return found
 
 
+async def look(at, number=0, *, slots=3):
+    node = at.nodes[number]
+    return await sample("w@host", at, node, slots, MEMORY, 5.0, Pulse(at, node))
+
+
+def add_node(bench, url):
+    client = ScriptedClient()
+    bench.at.nodes += (Node(url, client, lambda _: client),)
+
+
 async def test_a_snapshot_tells_what_the_node_has_and_runs(bench):
     await bench.at.client.load()
     bench.at.runs.enter("a")
-    snapshot = await sample("w@host", bench.at, 3, lambda: MEMORY, 5.0)
+    tally = bench.at.tally("a")
+    tally.count(NODE, "scripted", 7)
+    snapshot = await look(bench.at)
     assert snapshot == NodeSnapshot(
-        worker="w@host", pid=os.getpid(), url=NODE, healthy=True, version="scripted", models=("scripted",),
-        loaded=("scripted",), slots=3, running=("a",), memory=MEMORY, started_at=5.0, seen_at=bench.now(),
+        worker="w@host", pid=os.getpid(), url=NODE, healthy=True,
+        version="scripted", models=("scripted",), loaded=("scripted",), slots=3, running=("a",),
+        tokens=(7,), memory=MEMORY, started_at=5.0, seen_at=bench.now(),
     )  # fmt: skip
 
 
@@ -74,13 +90,125 @@ async def test_a_node_that_does_not_answer_is_unwell_which_is_no_error(bench, mo
         raise error
 
     monkeypatch.setattr(bench.at.client, question, fail)
-    assert not (await sample("w", bench.at, 1, lambda: MEMORY, 0.0)).healthy
+    snapshot = await look(bench.at)
+    assert (snapshot.healthy, snapshot.running, snapshot.models) == (
+        False,
+        (),
+        ("scripted",) * (question == "loaded"),
+    )
+    assert snapshot.trouble == str(error) or "did not answer" in snapshot.trouble
 
 
 async def test_a_node_that_hangs_is_unwell(bench, monkeypatch):
     monkeypatch.setattr(monitor, "QUESTION_S", 0.01)
     monkeypatch.setattr(bench.at.client, "loaded", lambda: asyncio.Event().wait())
-    assert not (await sample("w", bench.at, 1, lambda: MEMORY, 0.0)).healthy
+    snapshot = await look(bench.at)
+    assert (snapshot.healthy, snapshot.trouble) == (False, f"{NODE} did not answer within 0.01 s.")
+
+
+async def test_each_of_several_nodes_tells_who_runs_there_and_all_who_runs_nowhere_yet(bench):
+    add_node(bench, "http://second")
+    for name in "abc":
+        bench.at.runs.enter(name)
+    tallies = {name: bench.at.tally(name) for name in "abc"}
+    tallies["a"].count(NODE, "m", 1)
+    tallies["b"].count("http://second", "m", 2)
+    tallies["b"].count("http://second", "m", 3)
+    first, second = await look(bench.at, 0), await look(bench.at, 1)
+    assert (first.running, first.tokens, first.unplaced) == (("a",), (1,), ("c",))
+    assert (second.running, second.tokens, second.unplaced) == (("b",), (5,), ("c",))
+    assert (first.url, second.url) == (NODE, "http://second")
+
+
+async def test_a_run_that_moves_to_another_node_is_told_there_alone(bench):
+    add_node(bench, "http://second")
+    bench.at.runs.enter("a")
+    tally = bench.at.tally("a")
+    tally.count(NODE, "m")
+    tally.count("http://second", "m")
+    assert [(await look(bench.at, number)).running for number in (0, 1)] == [(), ("a",)]
+
+
+async def test_a_run_that_began_again_is_on_no_node_before_one_answers(bench):
+    add_node(bench, "http://second")
+    bench.at.runs.enter("a")
+    before = bench.at.tally("a")
+    before.count(NODE, "m")
+    again = bench.at.tally("a")
+    assert (await look(bench.at)).unplaced == ("a",)
+    assert (before.tokens, again.tokens) == (1, 0)
+
+
+async def test_tokens_per_second_are_those_of_this_node(bench):
+    add_node(bench, "http://second")
+    tally = bench.at.tally("a")
+    await look(bench.at)
+    await look(bench.at, 1)
+    tally.count(NODE, "m", 30)
+    bench.tick.advance(2.0)
+    assert (await look(bench.at)).tokens_per_s == 15.0
+    assert (await look(bench.at, 1)).tokens_per_s == 0.0
+
+
+@pytest.mark.parametrize(("limit", "shares"), [(8, [4, 4]), (9, [5, 4]), (1, [1, 0]), (0, [0, 0])])
+async def test_the_nodes_of_a_worker_share_its_slots(bench, limit, shares):
+    add_node(bench, "http://second")
+    assert bench.at.shares(limit) == shares
+    assert bench.at.slots(limit) == limit
+
+
+async def test_the_slots_of_a_node_that_is_unwell_are_not_given_out_while_another_is_well(bench):
+    """Or the runs of both would wait in line at the one that is left."""
+    add_node(bench, "http://second")
+
+    async def fail():
+        raise NodeUnreachable("It is away.")
+
+    bench.at.nodes[0].client.version = fail
+    await look(bench.at, 0)
+    await look(bench.at, 1)
+    assert bench.at.slots(9) == 4
+    bench.at.nodes[1].client.version = fail
+    await look(bench.at, 1)
+    assert bench.at.slots(9) == 9, "none is well: only a try can tell"
+
+
+async def test_embeddings_are_told_apart_for_they_take_no_slot(bench):
+    for name in "ab":
+        bench.at.runs.enter(name)
+    bench.at.seats.enter("b")
+    snapshot = await look(bench.at)
+    assert (snapshot.running, snapshot.embedding, snapshot.busy) == (("a", "b"), ("b",), 1)
+
+
+async def test_every_node_is_announced_under_a_key_of_its_own_and_one_that_hangs_delays_none(bench, duty):
+    add_node(bench, "http://second")
+    bench.at.nodes[1].client.version = lambda: asyncio.Event().wait()
+    add_node(bench, "http://third")
+    task = duty(announce("w@host", bench.at, lambda: 6, lambda: MEMORY))
+    others = [KEY, "gaelp:node:w@host:http://third"]
+    await until(lambda: all(bench.broker.sync.exists(key) for key in others))
+    assert {json.loads(bench.broker.sync.get(key))["slots"] for key in others} == {2}
+    assert not bench.broker.sync.exists("gaelp:node:w@host:http://second")
+    await ended(task)
+    assert bench.broker.sync.keys("gaelp:node:*") == []
+
+
+async def test_becoming_unwell_and_well_again_is_logged_once_each(bench, duty, caplog, monkeypatch):
+    caplog.set_level("INFO", "gaelp_workers.monitor")
+    duty(announce("w@host", bench.at, lambda: 1, lambda: MEMORY))
+    await until(lambda: bench.broker.sync.get(KEY))
+    version, polls = bench.at.client.version, []
+
+    async def fail():
+        polls.append(1)
+        raise NodeUnreachable("It is away.")
+
+    bench.at.client.version = fail
+    await until(lambda: len(polls) > 3)
+    bench.at.client.version = version
+    await until(lambda: "is well again" in caplog.text)
+    assert caplog.text.count("It is away.") == caplog.text.count("well again") == 1
 
 
 async def test_the_announcement_follows_the_node_and_lapses_by_itself(bench, duty):

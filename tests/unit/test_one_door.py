@@ -13,6 +13,7 @@ DEMO = ("gaelp_tasks.demo",)
 DOORS = {
     "aiohttp": ("gaelp_tasks.clients.transport", "gaelp_tasks.demo.model_server"),  # a client, a server
     "celery": (*CELERY, "gaelp_tasks.demo.story"),  # the story is told as a user's program
+    "flower": ("gaelp_tasks.cli.dashboard",),
     "gguf": DEMO,
     "kombu": CELERY,
     "numpy": DEMO,
@@ -20,6 +21,7 @@ DOORS = {
     "pydantic": (
         "gaelp_tasks.models",
         "gaelp_tasks.settings",
+        "gaelp_tasks.tools",  # a function's schema, and its arguments checked
         "gaelp_tasks.overview",  # skips what another release announced
         "gaelp_tasks.clients.wire",
         "gaelp_tasks.demo.model_server.wire",
@@ -30,6 +32,8 @@ DOORS = {
     "redis": ("gaelp_tasks.connections",),
     "requests": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
     "rich": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
+    "sollol": ("gaelp_tasks.clients.routers.sollol",),
+    "tornado": ("gaelp_tasks.cli.dashboard",),  # what Flower is made of
     "typer": ("gaelp_tasks.cli",),
     "xllamacpp": DEMO,
 }

@@ -11,7 +11,17 @@ from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.errors import BrokerUnavailable, NodeFailed
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
-from gaelp_tasks.overview import SUB_KEYS, Place, describe, find_queued, live_nodes, queue_depths
+from gaelp_tasks.overview import (
+    SUB_KEYS,
+    Place,
+    Runner,
+    busy_slots,
+    describe,
+    find_queued,
+    live_nodes,
+    queue_depths,
+    runners,
+)
 from support.fakes import FakeBroker
 
 
@@ -40,7 +50,7 @@ def announce(broker, worker, **facts):
         }
         | facts
     )  # fmt: skip
-    broker.sync.set(f"gaelp:node:{worker}", snapshot.model_dump_json())
+    broker.sync.set(f"gaelp:node:{worker}:{snapshot.url}", snapshot.model_dump_json())
     return snapshot
 
 
@@ -53,6 +63,58 @@ def stream(broker, **entries):
 def test_the_sub_keys_are_those_that_kombu_makes():
     made = [f"{Channel.sep}{step}" if step else "" for step in Channel.priority_steps]
     assert list(SUB_KEYS) == made
+
+
+def test_every_node_of_a_worker_is_listed(broker):
+    second = announce(broker, "a@h", url="http://b:1")
+    first = announce(broker, "a@h", url="http://a:1")
+    other = announce(broker, "b@h", url="http://a:1")
+    assert live_nodes(app) == [first, second, other]
+
+
+def test_a_run_that_is_on_no_node_yet_is_counted_once(broker):
+    announce(broker, "a@h", url="http://a:1", running=("r",), unplaced=("s",))
+    announce(broker, "a@h", url="http://b:1", unplaced=("s",))
+    announce(broker, "b@h", running=("e", "t"), embedding=("e",), slots=1)
+    assert busy_slots(live_nodes(app)) == 3
+    queue(broker, "batch", "i")
+    assert describe(app, "i").why.endswith("3 of 5 slots are busy.")
+
+
+def run_facts(broker, name, claim, **facts):
+    broker.sync.set(f"gaelp:claims:{name}", claim)
+    broker.sync.xadd(f"gaelp:stream:{name}", {"start": json.dumps(facts)}, id=f"{claim}-0")
+    broker.sync.xadd(f"gaelp:stream:{name}", {"t": "SECRET"}, id=f"{claim}-1")
+
+
+def test_who_runs_is_told_with_the_facts_of_its_newest_start_and_its_tokens(broker):
+    announce(broker, "a@h", url="http://a:1", running=("old", "new"), tokens=(5, 6), unplaced=("open",))
+    announce(broker, "a@h", url="http://b:1", unplaced=("open",))
+    announce(broker, "b@h", running=("unknown",))
+    run_facts(broker, "old", 1, agent="chat", at=1.0)
+    run_facts(broker, "old", 2, agent="coding", tier="batch", model="m", attempt=2, at=10.0)
+    run_facts(broker, "new", 1, agent="chat", tier="interactive", model=None, attempt=1, at=20.0)
+    run_facts(broker, "open", 1, agent="chat", tier="background", attempt=1, at=5.0)
+    found = runners(app, live_nodes(app))
+    assert found == [
+        Runner("open", "a@h", "", "chat", "background", "", 1, 5.0, 0),
+        Runner("old", "a@h", "http://a:1", "coding", "batch", "m", 2, 10.0, 5),
+        Runner("new", "a@h", "http://a:1", "chat", "interactive", "", 1, 20.0, 6),
+        Runner("unknown", "b@h", "http://n", "", "", "", 1, None, 0),
+    ]
+    assert "SECRET" not in repr(found)
+    assert runners(app, []) == []
+
+
+def test_a_running_one_tells_its_node_as_soon_as_one_of_several_has_answered(broker):
+    app.backend.store_result("i", {}, "STARTED")
+    run_facts(broker, "i", 1, worker="a@h", node="")
+    announce(broker, "a@h", url="http://a:1", unplaced=("i",))
+    assert describe(app, "i").node == ""
+    announce(broker, "a@h", url="http://a:1", running=("i",))
+    assert describe(app, "i").node == "http://a:1"
+    app.backend.store_result("i", {"text": "x", "node": "http://b:1"}, "SUCCESS")
+    assert describe(app, "i").node == "http://b:1", "the result knows best"
 
 
 def test_nodes_are_listed_by_name_and_what_cannot_be_read_is_left_out(broker):

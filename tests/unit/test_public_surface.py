@@ -11,23 +11,38 @@ from gaelp_tasks.errors import GaelpError, NodeBusy, NodeError, Verdict
 
 # docs/contract names, by the module that offers them
 SURFACE = {
-    gaelp_tasks: {"InvocationHandle", "app", "embed", "errors", "invoke_agent", "register_agent"},
+    gaelp_tasks: {
+        "InvocationHandle",
+        "app",
+        "embed",
+        "errors",
+        "invoke_agent",
+        "register_agent",
+        "register_parser",
+        "register_tool",
+    },
     agents: {
+        "Answer",
         "BaseAgent",
         "ChatAgent",
         "CodingAgent",
+        "Mode",
         "ReasoningAgent",
         "ResearchAgent",
         "register_agent",
+        "register_parser",
+        "register_tool",
     },
     clients: {
         "BaseOllamaClient",
         "ChatResponse",
+        "DistributedOllamaClient",
         "Embeddings",
         "Limits",
         "LocalOllamaClient",
         "ModelInfo",
         "ScriptedClient",
+        "client_from_settings",
     },
 }
 INVOKE_AGENT = (

@@ -2,13 +2,17 @@
 
 import json
 import logging
+from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery
 from celery.app.trace import build_tracer
 from celery.backends.cache import CacheBackend
+from celery.worker import state
 from kombu.message import Message
 
+from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.tasks.embed import embed
 from gaelp_tasks.tasks.invoke import invoke_agent
@@ -17,7 +21,7 @@ from gaelp_workers.request import Request
 SHOWN = {"agent": "chat", "model": "m", "tier": "batch", "priority": 8}
 
 
-def received(task, args, kwargs):
+def received(task, args, kwargs, **headers):
     """The request of a message as plain celery sends it."""
     plain = Celery("plain", set_as_current=False)
     sent = plain.amqp.as_task_v2("i", task.name, args, kwargs)
@@ -26,7 +30,7 @@ def received(task, args, kwargs):
         body=json.dumps(sent.body),
         content_type="application/json",
         content_encoding="utf-8",
-        headers=sent.headers,
+        headers=sent.headers | headers,
         properties=sent.properties,
         delivery_info={"exchange": "", "routing_key": "batch"},
     )
@@ -65,6 +69,62 @@ def test_the_summary_shows_what_is_no_prompt():
     assert request.kwargsrepr == "agent=chat model=m tier=batch priority=8"
     assert request.info()["kwargs"] == request.kwargsrepr
     assert request.info()["id"] == "i"
+
+
+@pytest.fixture
+def revocations():
+    """What this worker was told to revoke."""
+    yield state
+    state.revoked.clear()
+    state.revoked_stamps.clear()
+
+
+@pytest.mark.parametrize(
+    ("ids", "stamps", "recalled"),
+    [
+        ((), {}, False),
+        (("other",), {"job": ["two"], "run": ["one"]}, False),
+        (("i",), {}, True),
+        ((), {"job": ["zero", "one"]}, True),
+        ((), {"job": "one"}, True),
+    ],
+)
+def test_what_was_revoked_is_known_and_runs_all_the_same(revocations, ids, stamps, recalled):
+    """Private: _already_revoked, maybe_expire."""
+    request = received(invoke_agent, ["SECRET"], {}, stamped_headers=["job"], stamps={"job": ["one"]})
+    revocations.revoked.update(ids)
+    revocations.revoked_stamps.update(stamps)
+    assert request.recalled is recalled
+    assert request.revoked() is False
+
+
+@pytest.mark.parametrize("recalled", [True, False])
+def test_a_revoked_one_is_stopped_as_it_takes_its_seat(revocations, monkeypatch, recalled):
+    stopped = []
+    at = SimpleNamespace(runs=SimpleNamespace(stop=lambda *asked: stopped.append(asked)))
+    monkeypatch.setattr("gaelp_workers.request.shared_resources", lambda: at)
+    revocations.revoked.update(["i"] if recalled else [])
+    request = received(invoke_agent, ["SECRET"], {})
+    request.on_accepted(1, monotonic())
+    state.task_ready(request)
+    assert stopped == ([("i", Reason.USER)] if recalled else [])
+
+
+def test_what_has_expired_is_discarded(revocations, monkeypatch):
+    monkeypatch.setattr(GaelpApp, "backend", CacheBackend(app=app, backend="memory"))
+    request = received(invoke_agent, ["SECRET"], {}, expires="2001-01-01T00:00:00+00:00")
+    assert request.revoked() is True
+    assert request.revoked() is True
+    assert app.backend.get_task_meta("i")["status"] == "REVOKED"
+    assert request.acknowledged
+
+
+def test_limits_set_from_afar_hold_where_the_call_names_none(monkeypatch):
+    """Private: time_limits; Celery's own request keeps those of its start."""
+    monkeypatch.setattr(invoke_agent, "time_limit", 40.0)
+    monkeypatch.setattr(invoke_agent, "soft_time_limit", 30.0)
+    assert received(invoke_agent, ["SECRET"], {}).time_limits == (40.0, 30.0)
+    assert received(invoke_agent, ["SECRET"], {}, timelimit=[4.0, None]).time_limits == (4.0, 30.0)
 
 
 @calls

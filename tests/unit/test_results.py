@@ -4,6 +4,7 @@ import json
 from contextlib import aclosing
 
 import pytest
+from celery.app.control import Control as CeleryControl
 from celery.backends.cache import CacheBackend
 from celery.exceptions import TimeLimitExceeded
 from celery.exceptions import TimeoutError as CeleryTimeout
@@ -196,7 +197,31 @@ def test_a_cancel_leaves_a_standing_request_and_calls_it_out(handle, broker):
     calls.close()
 
 
-def test_a_cancel_without_redis_says_so(handle, broker):
+def test_revoking_a_handle_is_cancelling_and_asks_no_worker(handle, broker, monkeypatch):
+    monkeypatch.delattr(CeleryControl, "broadcast")
+    handle.revoke(terminate=True, signal="SIGKILL")
+    assert broker.sync.get("gaelp:cancel:i") == "user"
+
+
+@pytest.mark.parametrize("ids", ["i", ["i"], ("i", "j")])
+def test_our_apps_control_leaves_the_request_and_then_tells_the_workers(handle, broker, monkeypatch, ids):
+    told = []
+    monkeypatch.setattr(
+        CeleryControl, "broadcast", lambda _, command, **options: told.append((command, options))
+    )
+    app.control.revoke(ids, terminate=True)
+    assert broker.sync.get("gaelp:cancel:i") == "user"
+    assert bool(broker.sync.exists("gaelp:cancel:j")) is ("j" in ids)
+    [(command, options)] = told
+    assert (command, options["arguments"]["task_id"], options["arguments"]["terminate"]) == (
+        "revoke",
+        ids,
+        True,
+    )
+
+
+@pytest.mark.parametrize("ask", [lambda handle: handle.cancel(), lambda _: app.control.revoke("i")])
+def test_a_cancel_without_redis_says_so(handle, broker, ask):
     broker.goes_away()
     with pytest.raises(BrokerUnavailable):
-        handle.cancel()
+        ask(handle)

@@ -70,10 +70,12 @@ def test_the_smallest_base_that_the_settings_allow_is_no_overflow(base_s):
 TREE = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, GaelpError)]
 #: A new class of error must be given its line here.
 DECISIONS = {
+    "AnswerUnfit": Failed,
     "BrokerUnavailable": Failed,
     "FirstTokenTimeout": Retry,
     "GaelpError": Failed,
     "InvalidInvocation": Failed,
+    "InvocationCut": Failed,
     "LoadTimeout": Retry,
     "ModelMissing": Failed,
     "NodeBusy": Snooze,

@@ -13,12 +13,22 @@ BAD = {
     "BROKER_URL": ["http://host", "nonsense", "amqp://host"],
     "RESULT_BACKEND": ["http://host", "db+sqlite:///x"],
     "OLLAMA_NODES": [",", " , ", "localhost:11434", "ftp://host", "http://"],
+    "NODE_ROUTER": ["best", "SOLLOL"],
     "OLLAMA_HEADERS": ["x", "[1]", "5", '{"a": 5}'],
     "AGENTS": ["x", "[1]", '{"a": 5}'],
+    "PARSERS": ["x", "[1]", '{"a": 5}'],
+    "TOOLS": ["x", "[1]", '{"a": 5}'],
     "NUM_PARALLEL": ["0", "-1", "1025", "many", "1.5"],
     "NUM_CTX": ["-1", "big"],
+    "EMBED_SEATS": ["0", "-1", "513", "many"],
+    "CACHE_EMBEDDINGS": ["maybe", "2"],
+    "CACHE_ANSWERS": ["maybe", "2"],
+    "CACHE_TTL_S": ["0", "-1", "nan", "inf"],
+    "CACHE_MAX_BYTES": ["-1", "1 potato", "big"],
+    "CACHE_ENTRY_BYTES": ["-1", "1 potato", "big"],
     "KEEP_ALIVE_S": ["nan", "inf", "long"],
     "POLL_INTERVAL_S": ["0", "-1", "nan", "inf", "often"],
+    "PROBE_INTERVAL_S": ["-1", "nan", "inf", "often"],
     "CONNECT_TIMEOUT_S": ["0", "-1", "nan", "inf"],
     "LOAD_TIMEOUT_S": ["0", "-1", "nan", "inf"],
     "FIRST_TOKEN_TIMEOUT_S": ["0", "-1", "nan", "inf"],
@@ -77,7 +87,7 @@ def test_the_sentence_about_a_wrong_setting_shows_no_password(name, value, monke
 def test_settings_are_read_once_from_the_environment(monkeypatch):
     monkeypatch.setenv("GAELP_RETRY_ATTEMPTS", "7")
     monkeypatch.setenv("GAELP_MAX_PROMPT_BYTES", "2KiB")
-    monkeypatch.setenv("GAELP_OLLAMA_NODES", " http://a:1/ ,https://b/ollama/, ")
+    monkeypatch.setenv("GAELP_OLLAMA_NODES", " http://a:1/ ,https://b/ollama/, http://a:1")
     monkeypatch.setenv("GAELP_AGENTS", '{"poet": "poems.agents:Poet"}')
     monkeypatch.setenv("GAELP_RETRY_CAP_S", "")
     first = load_settings()
@@ -107,8 +117,8 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
     for name, field in Settings.model_fields.items():
         row = rows[f"GAELP_{name.upper()}"]
         assert len(row.meaning) > 10, row
-        if isinstance(field.default, int | float):
-            assert row.unit in {"s", "bytes", "tokens", "slots", "runs"}, row
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            assert row.unit in {"s", "bytes", "tokens", "slots", "seats", "runs"}, row
 
 
 def test_the_table_tells_what_was_given_and_what_is_the_default(monkeypatch):

@@ -14,9 +14,9 @@ from kombu import Connection, Queue
 from kombu.utils.json import dumps, loads
 
 from gaelp_tasks.celery_app import GaelpApp, app
-from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, NodeError, NodeFailed
+from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, InvocationCut, NodeError, NodeFailed
 from gaelp_tasks.models import EmbeddingResult, InvocationResult, Tier
-from gaelp_tasks.registry import _registered
+from gaelp_tasks.registry import AGENTS
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.retries import Cut, Done, Failed, Retry, Snooze
 from gaelp_tasks.tasks import base as tasks_base
@@ -132,7 +132,7 @@ def test_a_prompt_given_in_the_wrong_place_is_not_repeated(field):
 
 
 def test_an_agent_registered_here_can_be_called(monkeypatch):
-    monkeypatch.setitem(_registered, "poet", type("Poet", (), {}))
+    monkeypatch.setitem(AGENTS.registered, "poet", type("Poet", (), {}))
     assert invoke_agent.accept(["x"], {"agent": "poet"}, None).agent == "poet"
 
 
@@ -260,10 +260,31 @@ def test_what_is_done_is_replied_and_the_chain_goes_on(request_of):
     assert (request.callbacks, request.chain) == (["next"], ["after"])
 
 
-def test_what_was_cut_is_replied_and_nothing_goes_on(request_of):
-    request = request_of(callbacks=["next"], chain=["after"], errbacks=["on error"])
+def test_what_was_cut_is_replied_and_what_was_to_follow_fails(request_of, post):
+    later = [invoke_agent.s().set(task_id=name) for name in ("last", "next")]
+    request = request_of(callbacks=["callback"], chain=later, errbacks=["on error"])
     assert invoke_agent.deliver(Cut(RESULT))["text"] == "SECRET"
     assert (request.callbacks, request.chain) == (None, None)
+    for name in ("last", "next"):
+        failure = app.backend.get_task_meta(name)
+        assert failure["status"] == "FAILURE"
+        assert isinstance(failure["result"], InvocationCut)
+        assert "SECRET" not in str(failure["result"])
+    assert post() == []
+
+
+def test_a_chord_is_told_that_its_member_was_cut(request_of, post, monkeypatch):
+    told = []
+    monkeypatch.setattr(CacheBackend, "delete_group", lambda _, group: told.append(group))
+    monkeypatch.setattr(
+        CacheBackend, "on_chord_part_return", lambda _, *part: told.append((part[0].chord, *part[1:]))
+    )
+    request = request_of(chord="body", group="g")
+    invoke_agent.deliver(Cut(RESULT))
+    group, (chord, state, error) = told
+    assert (group, chord, state) == ("g", "body", "FAILURE")
+    assert "i was cut" in str(error)
+    assert request.chord is None, "Celery would count it again, as a success"
 
 
 def test_what_failed_raises_its_own_error(request_of):
@@ -298,6 +319,24 @@ def test_a_retry_spends_an_attempt_and_a_snooze_does_not(request_of, post, outco
     assert (headers["gaelp_published_at"], headers["gaelp_version"]) == (123.0, 1)
     assert 29.0 <= datetime.fromisoformat(headers["eta"]).timestamp() - before <= 60.0
     assert arguments(message)["prompt"] == "x"
+
+
+def test_what_runs_again_keeps_all_that_celery_gave_it(request_of, post):
+    """Private: Context.as_execution_options, by signature_from_request."""
+    body = {"callbacks": ["link"], "errbacks": ["error"], "chain": ["next"], "chord": "body"}
+    headers = {
+        "group": "g", "group_index": 3, "root_id": "r", "parent_id": "p", "shadow": "s", "origin": "o",
+        "ignore_result": True, "timelimit": [40.0, 30.0], "expires": "2126-11-20T00:00:00+00:00",
+        "replaced_task_nesting": 1, "stamped_headers": ["job"], "stamps": {"job": ["one"]}, "trace": "t",
+        "gaelp_version": 1, "gaelp_published_at": 123.0,
+    }  # fmt: skip
+    request_of(**body, **headers, reply_to="q")
+    with pytest.raises(CeleryRetry):
+        invoke_agent.deliver(Retry(30.0, NodeFailed("why")))
+    [(_, message)] = post()
+    assert {name: message["headers"].get(name) for name in headers} == headers
+    assert decoded(message)[2] == body
+    assert message["properties"]["reply_to"] == "q"
 
 
 @pytest.mark.parametrize("tier", [None, "interactive", "batch", "background"])

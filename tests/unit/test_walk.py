@@ -47,7 +47,7 @@ async def bench(monkeypatch):
 
 @pytest.fixture
 def agent_that_raises(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry.AGENTS, "registered", {})
 
     def register(error):
         class Clumsy(BaseAgent):

@@ -84,6 +84,7 @@ def test_tokens_come_out_in_order_and_the_last_carries_usage():
         done_reason="stop",
         usage=Usage(prompt_tokens=3, completion_tokens=2),
         model="m",
+        node=NODE,
         load_s=1.5,
     )
 
@@ -114,7 +115,7 @@ def test_each_byte_on_its_own_gives_the_same_chunks():
 
 def test_chunks_before_an_error_in_the_same_bytes_are_handed_out_first():
     assert decoded([token("a") + line(error="boom")]) == (
-        [ChatResponse(content="a", model="m")],
+        [ChatResponse(content="a", model="m", node=NODE)],
         NodeFailed,
     )
 

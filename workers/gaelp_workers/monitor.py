@@ -1,16 +1,18 @@
-"""Announces this node: samples it each poll and keeps its snapshot in Redis while the worker lives."""
+"""Announces this worker's nodes: samples each of them every poll and keeps its snapshot in Redis."""
 
 import asyncio
 import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from gaelp_tasks.cancellation import listen, sweep
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.errors import NodeError
 from gaelp_tasks.models.capacity import MemorySnapshot, NodeSnapshot
-from gaelp_tasks.tasks.resources import Resources
+from gaelp_tasks.tasks.resources import Node, Resources
+from gaelp_workers.health import Pulse
 
 __all__ = ["announce", "hear_cancellations", "sample", "sweep_cancellations"]
 
@@ -21,29 +23,53 @@ QUESTION_S = 5.0  #: a node that answers later than this counts as unwell
 
 
 async def sample(
-    worker: str, at: Resources, slots: int, memory: Callable[[], MemorySnapshot], started_at: float
+    worker: str,
+    at: Resources,
+    node: Node,
+    slots: int,
+    memory: MemorySnapshot,
+    started_at: float,
+    pulse: Pulse,
 ) -> NodeSnapshot:
     """The node right now; a server that does not answer is not healthy, which is no error here."""
-    version, healthy = "", False
+    version, trouble = "", ""
     models: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
-    with suppress(NodeError, TimeoutError):
+    try:
         async with asyncio.timeout(QUESTION_S):
-            version = await at.client.version()
-            models = tuple(model.name for model in await at.client.models())
-            loaded = await at.client.loaded()
-            healthy = True
+            version = await node.client.version()
+            asked_at = at.tick()
+            listed = await node.client.models()
+            at.digests.learn(node.url, listed, asked_at)
+            models = tuple(model.name for model in listed)
+            loaded = await node.client.loaded()
+    except NodeError as error:
+        trouble = str(error)
+    except TimeoutError:
+        trouble = f"{node.url} did not answer within {QUESTION_S:g} s."
+    running = at.running()
+    here, unplaced = running[node.url], tuple(running[""])
+    embedding = tuple(name for name in (*here, *unplaced) if name in at.seats.taken)
+    if not trouble:
+        pulse.feel(loaded, free=len(here) + len(unplaced) - len(embedding) < slots)
+        trouble = pulse.trouble
+    node.well = not trouble
     return NodeSnapshot(
         worker=worker,
         pid=os.getpid(),
-        url=at.node,
-        healthy=healthy,
+        url=node.url,
+        healthy=not trouble,
+        trouble=trouble,
         version=version,
         models=models,
         loaded=loaded,
         slots=slots,
-        running=at.runs.ids(),
-        memory=memory(),
+        running=tuple(here),
+        tokens=tuple(here.values()),
+        unplaced=unplaced,
+        embedding=embedding,
+        tokens_per_s=round(node.meter.rate(at.tick()), 1),
+        memory=memory,
         started_at=started_at,
         seen_at=at.now(),
     )
@@ -58,23 +84,53 @@ def going_on() -> bool:
 async def announce(
     worker: str, at: Resources, slots: Callable[[], int], memory: Callable[[], MemorySnapshot]
 ) -> None:
-    """Publish the snapshot each poll, until cancelled; then take it back."""
+    """Publish a snapshot of each node each poll, until cancelled; then take them back."""
     started_at = at.now()
-    key = at.keys.node(worker)
+    async with asyncio.TaskGroup() as group:  # a node that hangs must not delay the others
+        for number, node in enumerate(at.nodes):
+            mine = partial(_share, at, slots, number)
+            group.create_task(_announce(worker, at, node, mine, memory, started_at))
+
+
+def _share(at: Resources, slots: Callable[[], int], number: int) -> int:
+    return at.shares(slots())[number]
+
+
+async def _announce(
+    worker: str,
+    at: Resources,
+    node: Node,
+    slots: Callable[[], int],
+    memory: Callable[[], MemorySnapshot],
+    started_at: float,
+) -> None:
+    key = at.keys.node(worker, node.url)
     poll_s = at.settings.poll_interval_s
+    lives_ms = int((LIVES * poll_s + QUESTION_S) * 1000)
+    pulse = Pulse(at, node)
+    trouble = ""
     try:
         while going_on():
-            snapshot = await sample(worker, at, slots(), memory, started_at)
+            snapshot = await sample(worker, at, node, slots(), memory(), started_at, pulse)
+            trouble = _log_change(trouble, snapshot)
             try:
-                await at.redis.set(
-                    key, snapshot.model_dump_json(), px=int((LIVES * poll_s + QUESTION_S) * 1000)
-                )
+                await at.redis.set(key, snapshot.model_dump_json(), px=lives_ms)
             except unavailable as error:
                 logger.warning("Cannot announce this node, Redis does not answer: %s", error)
             await asyncio.sleep(poll_s)
     finally:
+        await pulse.stop()
         with suppress(*unavailable):
             await at.redis.delete(key)
+
+
+def _log_change(before: str, snapshot: NodeSnapshot) -> str:
+    """Say once that a node became unwell or well; the trouble to compare the next one with."""
+    if snapshot.trouble and not before:
+        logger.warning("Node %s is unwell: %s", snapshot.url, snapshot.trouble)
+    elif before and not snapshot.trouble:
+        logger.info("Node %s is well again.", snapshot.url)
+    return snapshot.trouble
 
 
 async def hear_cancellations(at: Resources) -> None:
