@@ -140,6 +140,6 @@ def test_celery_beat_with_nothing_else_starts_ours(broker, tmp_path):
 
 
 def begun(log):
-    """What beat has said, once it has begun."""
+    """What beat has said, once it has its schedule: ended earlier, Celery's own imports break off loudly."""
     said = log.read_text()
-    return said if "beat: Starting" in said else ""
+    return said if "Schedule: " in said else ""
