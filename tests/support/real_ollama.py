@@ -14,8 +14,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-CHATML = """{{- range .Messages }}<|im_start|>{{ .Role }}
-{{ .Content }}<|im_end|>
+#: A template with tools is what makes Ollama offer and parse them; without tools it is plain ChatML.
+CHATML = """{{- if .Tools }}<|im_start|>system
+You call functions. The functions are:
+{{ range .Tools }}{{ .Function }}
+{{ end }}Answer with one call, like this:
+<tool_call>
+{"name": "name_of_the_function", "arguments": {"argument": "value"}}
+</tool_call><|im_end|>
+{{ end }}
+{{- range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}
+{{- range .ToolCalls }}<tool_call>
+{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}
+</tool_call>
+{{- end }}<|im_end|>
 {{ end }}<|im_start|>assistant
 """
 STOPS = ["<|im_start|>", "<|im_end|>"]
