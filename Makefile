@@ -12,7 +12,8 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --f
 # more arguments for a chore: make test ARGS="-k stream", make lock ARGS=--upgrade
 ARGS ?=
 
-# A caller's own paths must not reach into the virtual environment.
+# A caller's own paths must not reach into the virtual environment; `up` alone hands them on, to its worker.
+export PYTHONPATH_OF_CALLER := $(value PYTHONPATH)
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ demo: setup ## run the whole system once on this machine, show it, leave nothing
 	@$(GAELP) demo run $(ARGS)
 
 up: setup ## keep the whole system running here until Ctrl-C
-	@$(GAELP) demo up $(ARGS)
+	@PYTHONPATH="$$PYTHONPATH_OF_CALLER" $(GAELP) demo up $(ARGS)
 
 test: setup ## unit, contract and integration tests
 	@$(PYTEST) tests/unit tests/contracts tests/integration $(ARGS)

@@ -1,13 +1,15 @@
 """Looking at the running system: nodes, queues, and where one invocation is."""
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import worded
+from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.queues import INBOXES
@@ -15,6 +17,8 @@ from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.streams import End, Event, Start, parse
 
 __all__ = [
+    "WHOLE",
+    "AmbiguousId",
     "Description",
     "Place",
     "Runner",
@@ -24,12 +28,22 @@ __all__ = [
     "live_nodes",
     "queue_depths",
     "runners",
+    "whole_id",
 ]
 
 #: kombu's sub-keys of a queue, one per step of message priority (kombu.transport.redis.Channel)
 SUB_KEYS = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 PAGE = 1000
+UNACKED = "unacked"  #: kombu's hash of the messages that workers hold
 LOOK_AT_MOST = 20_000  #: messages looked at for one id; a longer queue answers "queued, far back"
+WHOLE = 36  #: characters of the ids that Celery makes
+FEWEST = 6  #: characters that stand for a whole id
+MOST_NAMED = 5  #: ids
+HELD = "A worker has taken it and starts it when it is due."
+
+
+class AmbiguousId(GaelpError):
+    """The beginning of an id that several invocations share."""
 
 
 class Place(NamedTuple):
@@ -142,25 +156,60 @@ def queue_depths(app: GaelpApp) -> dict[str, int]:
 def find_queued(app: GaelpApp, invocation_id: str) -> Place | None:
     """The queue and position of an invocation, None where no queue holds it. Raises BrokerUnavailable."""
     with worded(app.settings):
-        for name in INBOXES:
-            ahead = 0
-            for sub_key in SUB_KEYS:
-                key = app.keys.queue(name) + sub_key
-                for page in range(0, LOOK_AT_MOST, PAGE):
-                    messages: Any = app.redis.lrange(key, -page - PAGE, -page - 1)
-                    for number, message in enumerate(reversed(messages), start=1):
-                        if _id_of(message) == invocation_id:
-                            return Place(name, ahead + number)
-                    ahead += len(messages)
-                    if len(messages) < PAGE:
-                        break
-    return None
+        return next((place for name, place in _queued(app) if name == invocation_id), None)
+
+
+def _queued(app: GaelpApp) -> Iterator[tuple[str | None, Place]]:
+    """The ids in the queues with their places, the next first; None for junk."""
+    for name in INBOXES:
+        ahead = 0
+        for sub_key in SUB_KEYS:
+            key = app.keys.queue(name) + sub_key
+            for page in range(0, LOOK_AT_MOST, PAGE):
+                messages: Any = app.redis.lrange(key, -page - PAGE, -page - 1)
+                for number, message in enumerate(reversed(messages), start=1):
+                    yield _id_of(message), Place(name, ahead + number)
+                ahead += len(messages)
+                if len(messages) < PAGE:
+                    break
+
+
+def _held(app: GaelpApp) -> set[str | None]:
+    """The ids of what workers have taken: it starts, runs, or waits for its countdown."""
+    messages: Any = app.redis.hvals(app.keys.queue(UNACKED))
+    return {_id_of(message) for message in messages}
+
+
+def whole_id(app: GaelpApp, given: str) -> str:
+    """The id that begins like this and is running, queued or has a stream; as given where there is none.
+
+    What is shorter than 6 characters or as long as an id is returned as it is. Raises AmbiguousId,
+    BrokerUnavailable.
+    """
+    if not FEWEST <= len(given) < WHOLE:
+        return given
+    stem = app.keys.stream("")
+    escaped = re.sub(r"([\\*?\[\]])", r"\\\1", given)
+    with worded(app.settings):
+        keys: Any = app.redis.scan_iter(match=f"{stem}{escaped}*", count=1000)
+        known: set[str] = {key.removeprefix(stem) for key in keys}
+        known |= {name for name, _ in _queued(app) if name} | {name for name in _held(app) if name}
+    known |= {name for node in live_nodes(app) for name in (*node.running, *node.unplaced)}
+    found = sorted(name for name in known if name.startswith(given))
+    if given in found or not found:
+        return given
+    if len(found) > 1:
+        more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        raise AmbiguousId(f"{given} could be {', '.join(found[:MOST_NAMED])}{more}: give more of the id.")
+    return found[0]
 
 
 def _id_of(message: str) -> str | None:
+    """The id in a message; what a worker holds is a list that begins with its message."""
     try:
-        return str(json.loads(message)["headers"]["id"])
-    except (ValueError, KeyError, TypeError):
+        read = json.loads(message)
+        return str((read[0] if isinstance(read, list) else read)["headers"]["id"])
+    except (ValueError, LookupError, TypeError):
         return None  # junk in the queue; the worker deals with it
 
 
@@ -177,14 +226,18 @@ def describe(app: GaelpApp, invocation_id: str) -> Description:
         meta = handle.backend.get_task_meta(invocation_id)
     status, result = meta["status"], meta.get("result")
     place = None if status in {"SUCCESS", "FAILURE", "REVOKED"} else find_queued(app, invocation_id)
+    with worded(app.settings):
+        held = status == "PENDING" and place is None and invocation_id in _held(app)
     start: Event | None = parse(*entries[0]) if entries else None
     facts = start.facts if isinstance(start, Start) else {}
     mapping = result if isinstance(result, dict) and status == "SUCCESS" else None
     state = state_of(status, stop_reason=(mapping or {}).get("stop_reason"), in_queue=place is not None)
+    if held:
+        state = State.WAITING
     return Description(
         id=invocation_id,
         state=state,
-        why=_why(app, state, place, cancelled=cancelled),
+        why=HELD if held else _why(app, state, place, cancelled=cancelled),
         place=place,
         start=facts,
         node=_node_of(app, invocation_id, state, facts, mapping),

@@ -1,6 +1,8 @@
 """The command `gaelp`: all verbs in one place."""
 
 from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -19,6 +21,24 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings come from GAELP_... variables: `gaelp config` lists them, `gaelp doctor` checks them.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"gaelp-tasks {version('gaelp-tasks')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _main(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print name and version."),
+    ] = False,
+) -> None:
+    """Call agents on your own Ollama nodes as Celery tasks."""
+
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Work": (running.run, chat.chat, running.embed, running.attach, running.cancel),

@@ -16,8 +16,10 @@ from gaelp_tasks.cli.answer import pieces, warn_without_worker
 from gaelp_tasks.cli.conversation import Conversation
 from gaelp_tasks.cli.output import Json, note
 from gaelp_tasks.cli.running import ModelName, json_object
+from gaelp_tasks.clients.wire import canonical
 from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.registry import agent_names
 from gaelp_tasks.results import InvocationHandle
 
@@ -52,6 +54,7 @@ class Session:
     as_json: bool
     said: Conversation
     failed: bool = False
+    answered: bool = False  #: at least once, and printed
     left_out: int = 0  #: turns that no longer fit
     saved: set[Path] = field(default_factory=set)
 
@@ -109,6 +112,9 @@ class Session:
         warn_without_worker(Tier.INTERACTIVE)
         if not self.as_json:
             for piece in pieces(handle):
+                if not seen and self.answered and not self.person:
+                    print()
+                self.answered = True
                 seen.append(piece)
                 print(piece, end="", flush=True)
             print()
@@ -186,6 +192,7 @@ class Session:
     def _model(self, name: str) -> None:
         if name:
             self.model = None if name == "-" else name
+            _warn_of_unknown_model(self.model)
         note(f"Model: {self.model or 'the default'}.")
 
     def _agent(self, name: str) -> None:
@@ -215,6 +222,18 @@ class Session:
         else:
             self.saved.add(path.resolve())
             note(f"Saved in {path}.")
+
+
+def _warn_of_unknown_model(name: str | None) -> None:
+    """Say it when no announced node has the model; without a worker nobody knows."""
+    try:
+        nodes = live_nodes(app)
+    except GaelpError:
+        return  # the next question tells
+    has = sorted({model for node in nodes for model in node.models})
+    if name and nodes and canonical(name) not in map(canonical, has):
+        known = ", ".join(has) or "none"
+        note(f"No node has {name}; there are: {known}. `gaelp models pull {name}` fetches it.")
 
 
 def chat(

@@ -6,9 +6,10 @@ from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
 from gaelp_tasks.celery_app import GaelpApp
-from gaelp_tasks.cli.server import Server
-from gaelp_tasks.errors import GaelpError, NodeError
+from gaelp_tasks.cli.server import Away, Server
+from gaelp_tasks.errors import GaelpError, NodeError, SettingsError
 from gaelp_tasks.overview import live_nodes
+from gaelp_tasks.registry import AGENTS, PARSERS, TOOLS
 
 __all__ = ["Check", "all_checks"]
 
@@ -27,6 +28,7 @@ class Check(NamedTuple):
 def all_checks(app: GaelpApp) -> Iterator[Check]:
     """Every check, in the order in which trouble is best looked for. Raises SettingsError."""
     yield versions()
+    yield from named(app)
     yield from broker(app)
     for url in app.settings.ollama_nodes:
         yield from node(app, url)
@@ -39,6 +41,23 @@ def versions() -> Check:
     names = ("gaelp-tasks", "celery", "kombu", "redis", "pydantic")
     found = ", ".join(f"{name} {version(name)}" for name in names)
     return Check("versions", "ok", f"Python {platform.python_version()}, {found}")
+
+
+def named(app: GaelpApp) -> Iterator[Check]:
+    """What the settings name as agents, parsers and tools can be imported."""
+    for registry in (AGENTS, PARSERS, TOOLS):
+        given: dict[str, str] = getattr(app.settings, f"{registry.kind}s")
+        found = []
+        for name in given:
+            try:
+                registry.find(name, app.settings)
+            except SettingsError as error:
+                advice = f"Correct {registry.setting}, or install what it names where workers run."
+                yield Check(f"{registry.kind} {name}", "fail", str(error), advice)
+            else:
+                found.append(name)
+        if found:
+            yield Check(f"{registry.kind}s", "ok", ", ".join(found))
 
 
 def broker(app: GaelpApp) -> Iterator[Check]:
@@ -81,13 +100,21 @@ def node(app: GaelpApp, url: str) -> Iterator[Check]:
         told = server.version()
         release = told["version"]
         names, in_memory = server.names(), server.loaded()
+    except Away as away:
+        advice = f"{away.advice[0].upper()}{away.advice[1:]}; `make up` brings a small stand-in."
+        yield Check(f"node {server.name}", "fail", away.reason, advice)
+        return
     except (NodeError, LookupError) as error:
-        why = str(error) if isinstance(error, NodeError) else "does not answer as Ollama does"
+        why = (
+            str(error)
+            if isinstance(error, NodeError)
+            else "does not answer as Ollama does: check GAELP_OLLAMA_NODES."
+        )
         yield Check(
             f"node {server.name}",
             "fail",
-            why,
-            "Start it (`ollama serve`), or set GAELP_OLLAMA_NODES; `make up` brings a small stand-in.",
+            why.removeprefix(f"{server.name} "),
+            "See its log; `make up` brings a small stand-in.",
         )
         return
     finally:
@@ -97,13 +124,18 @@ def node(app: GaelpApp, url: str) -> Iterator[Check]:
     )
     wanted, name = settings.default_model, f"models on {server.name}"
     if not names:
-        yield Check(name, "fail", "the node has none", "Pull one: `gaelp models pull llama3.2:1b`.")
+        yield Check(
+            name,
+            "fail",
+            "the node has none",
+            f"Pull one there: gaelp models pull llama3.2:1b --node {server.name}.",
+        )
     elif wanted and wanted not in names and f"{wanted}:latest" not in names:
         yield Check(
             name,
             "fail",
             f"{wanted} (GAELP_DEFAULT_MODEL) is not there",
-            f"Run `gaelp models pull {wanted} --node {server.name}`.",
+            f"Pull it there: gaelp models pull {wanted} --node {server.name}.",
         )
     else:
         yield Check(name, "ok", ", ".join(names))

@@ -56,7 +56,10 @@ class Rules:
         if path == OPEN and method in READING:
             return None
         if not self._may_enter(authorization):
-            return 401, "Login needed: GAELP_FLOWER_LOGIN says which.\n"
+            return (
+                401,
+                "Login needed: user:password, as in .run/flower.login (make up) or GAELP_FLOWER_LOGIN.\n",
+            )
         if self._control or method in READING or (method == "POST" and path == READING_BY_POST):
             return None
         return 403, "Read only: start it with `gaelp flower --control` to steer workers and tasks.\n"

@@ -8,9 +8,9 @@ from rich.table import Table
 from gaelp_tasks import app
 from gaelp_tasks.cli import checks
 from gaelp_tasks.cli.nodes import print_nodes
-from gaelp_tasks.cli.output import Json, out, print_json
+from gaelp_tasks.cli.output import Json, OneId, out, print_json
 from gaelp_tasks.lifecycle import State
-from gaelp_tasks.overview import Description, describe, live_nodes, queue_depths
+from gaelp_tasks.overview import Description, describe, live_nodes, queue_depths, whole_id
 from gaelp_tasks.settings import load_settings
 
 __all__ = ["config", "doctor", "show", "status"]
@@ -35,7 +35,7 @@ def status(*, as_json: Json = False) -> None:
 
 
 def show(
-    invocation_id: Annotated[str, typer.Argument(metavar="ID", help="Id of an invocation.")],
+    invocation_id: OneId,
     *,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +43,7 @@ def show(
 
     Example: gaelp show $(gaelp run "Why is the sky blue?" --detach)
     """
-    told = describe(app, invocation_id)
+    told = describe(app, whole_id(app, invocation_id))
     if as_json:
         place = told.place._asdict() if told.place else None
         print_json(told._asdict() | {"place": place})

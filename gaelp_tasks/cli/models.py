@@ -228,7 +228,7 @@ def _in_memory(model: Listed) -> str:
     except (ValueError, TypeError):
         return decimal(model.memory_bytes)
     days = left_s / 86_400
-    lasts = "for ever" if days > 365 else f"{max(0.0, left_s):.0f} s more"  # noqa: PLR2004  Ollama's «for ever» is 292 years
+    lasts = "for ever" if days > 365 else f"for {max(0.0, left_s):.0f} s"  # noqa: PLR2004  Ollama's «for ever» is 292 years
     return f"{decimal(model.memory_bytes)}, {lasts}"
 
 

@@ -19,7 +19,8 @@ WIDEST_BAR = 16  #: slots; more are told as a number only
 NARROW = 110  #: columns; below it, what can be spared is left out
 #: of a node: name -> columns that a terminal must have for it
 COLUMNS = {
-    "node": 0, "slots": 0, "tokens/s": 0, "memory free": 60, "loaded": 80, "worker": NARROW, "seen": NARROW,
+    "node": 0, "health": 0, "slots": 0, "tokens/s": 0, "memory free": 60, "loaded": 80, "worker": NARROW,
+    "seen": NARROW,
 }  # fmt: skip
 NO_WORKER = "No worker is running: start one with `gaelp worker`, or everything with `make up`."
 
@@ -56,11 +57,17 @@ def nodes_table(nodes: Sequence[NodeSnapshot], now: float, *, width: int) -> Tab
     table = Table(title="Nodes", title_justify="left", box=None, padding=(0, 2, 0, 0))
     fits = [name for name, from_width in COLUMNS.items() if width >= from_width]
     for name in fits:
-        right = name == "tokens/s"
-        table.add_column(name, overflow="fold", justify="right" if right else "left", no_wrap=right)
+        right, cut = name == "tokens/s", name == "health"
+        table.add_column(
+            name,
+            overflow="ellipsis" if cut else "fold",
+            justify="right" if right else "left",
+            no_wrap=right or cut,
+        )
     for node in nodes:
         row = {
-            "node": escape(node.url) if node.healthy else f"[red]{escape(node.url)} unwell[/]",
+            "node": escape(node.url),
+            "health": health(node) if node.healthy else f"[red]{escape(health(node))}[/]",
             "slots": slots_shown(node),
             "tokens/s": f"{node.tokens_per_s:.1f}",
             "memory free": f"{gib(node.memory.free_bytes)} of {gib(node.memory.total_bytes)} GiB",
@@ -78,6 +85,14 @@ def slots_shown(node: NodeSnapshot) -> str:
     waiting = f" +{len(open_runs)}" if open_runs and node.healthy else ""
     embeds = f", {len(node.embedding)} embed" if node.embedding else ""
     return f"{bar(node.busy, node.slots)} {node.busy}/{node.slots}{waiting}{embeds}".strip()
+
+
+def health(node: NodeSnapshot) -> str:
+    """'ok', or in a few words what is wrong; `troubles` has the sentence."""
+    if node.healthy:
+        return "ok"
+    words = node.trouble.removeprefix(node.url).partition(": ")[0].strip(" .")
+    return words or "does not answer"
 
 
 def troubles(nodes: Sequence[NodeSnapshot]) -> list[str]:

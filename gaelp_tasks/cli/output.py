@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-__all__ = ["Json", "note", "out", "print_json"]
+__all__ = ["Json", "OneId", "note", "out", "print_json"]
 
 WIDE = 200  #: columns where nobody's terminal sets a limit: in a pipe or a file nothing is cut off
 
@@ -16,6 +16,8 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+OneId = Annotated[str, typer.Argument(metavar="ID", help="Id of an invocation, or how it begins.")]
 
 
 def print_json(value: Any) -> None:

@@ -8,17 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
+from gaelp_tasks import app, invoke_agent
 from gaelp_tasks import embed as embed_task
-from gaelp_tasks import invoke_agent
 from gaelp_tasks.cli.answer import pieces, warn_without_worker
-from gaelp_tasks.cli.output import Json, note, print_json
+from gaelp_tasks.cli.output import Json, OneId, note, print_json
 from gaelp_tasks.errors import InvalidInvocation
+from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.overview import WHOLE, AmbiguousId, Description, describe, whole_id
 from gaelp_tasks.results import InvocationHandle
 
 __all__ = ["ModelName", "attach", "cancel", "embed", "json_object", "run"]
 
-Ids = Annotated[list[str], typer.Argument(help="Ids of invocations.")]
+Ids = Annotated[list[str], typer.Argument(help="Ids of invocations, or how they begin.")]
 ModelName = Annotated[str | None, typer.Option(help="Model; the node's default if not given.")]
 TierName = Annotated[Tier, typer.Option(help="How urgent it is.")]
 
@@ -88,12 +90,17 @@ def embed(
 
 
 def attach(
-    invocation_id: Annotated[str, typer.Argument(metavar="ID", help="Id of an invocation.")],
+    invocation_id: OneId,
     *,
     as_json: Json = False,
 ) -> None:
     """Watch the stream of an invocation from its first token; Ctrl-C leaves it running."""
-    handle: InvocationHandle = invoke_agent.AsyncResult(invocation_id)
+    whole = whole_id(app, invocation_id)
+    # two looks: between the parts of one, a short run may have moved on and ended
+    if _unknown(describe(app, whole)) and _unknown(told := describe(app, whole)):
+        note(told.why)
+        raise typer.Exit(1)
+    handle: InvocationHandle = invoke_agent.AsyncResult(whole)
     if as_json:
         for event in handle.events():
             if event is not None:
@@ -106,14 +113,34 @@ def attach(
 
 
 def cancel(invocation_ids: Ids, *, as_json: Json = False) -> None:
-    """Stop invocations, queued or running; their partial text is kept."""
-    for invocation_id in invocation_ids:
-        handle: InvocationHandle = invoke_agent.AsyncResult(invocation_id)
+    """Stop invocations, queued or running; their partial text is kept. Exit code 1 for an unknown id."""
+    asked, troubles = [], []
+    for given in invocation_ids:
+        try:
+            whole = whole_id(app, given)
+        except AmbiguousId as error:
+            troubles.append(str(error))
+            continue
+        handle: InvocationHandle = invoke_agent.AsyncResult(whole)
         handle.cancel()
+        # a whole id may be on its way here; what is shorter may be somebody's own, so its wish is left, too
+        if len(whole) < WHOLE and _unknown(describe(app, whole)):
+            troubles.append(f"Nobody here knows {given}; should it still come, it will be cancelled.")
+        else:
+            asked.append(whole)
+    for trouble in troubles:
+        note(trouble)
     if as_json:
-        print_json({"cancelled": invocation_ids})
-    else:
-        print(f"Asked {len(invocation_ids)} to stop; `gaelp show ID` tells what became of it.")
+        print_json({"cancelled": asked})
+    elif asked:
+        print(f"Asked {len(asked)} to stop; `gaelp show ID` tells what became of it.")
+    if troubles:
+        raise typer.Exit(1)
+
+
+def _unknown(told: Description) -> bool:
+    """Whether there is neither a place, a result nor a stream."""
+    return told.state is State.UNKNOWN and not told.start and not told.end
 
 
 def _print_stream(handle: InvocationHandle) -> None:

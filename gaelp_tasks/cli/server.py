@@ -11,12 +11,21 @@ from gaelp_tasks.clients.wire import canonical, keep_alive_value
 from gaelp_tasks.errors import ModelMissing, NodeError, NodeFailed, NodeUnreachable, RequestRefused
 from gaelp_tasks.settings import Settings
 
-__all__ = ["Listed", "Server", "address"]
+__all__ = ["Away", "Listed", "Server", "address"]
 
 ASK_S = 5.0  #: for small questions
 PULL_SILENCE_S = 1800.0  #: a server that checks what it has pulled says nothing meanwhile
 NOT_FOUND = 404
 MAX_DETAIL = 300  #: characters of a server's own words
+
+
+class Away(NodeUnreachable):
+    """No answer from a server; its sentence is the reason and the advice."""
+
+    def __init__(self, node: str, reason: str, advice: str) -> None:
+        super().__init__(f"{node} {reason}: {advice}.", node=node)
+        self.reason = reason
+        self.advice = advice
 
 
 class Listed(NamedTuple):
@@ -33,7 +42,7 @@ class Listed(NamedTuple):
 
 
 class Server:
-    """A client of one address of GAELP_OLLAMA_NODES. Raises NodeUnreachable, NodeFailed, ModelMissing."""
+    """A client of one address of GAELP_OLLAMA_NODES. Raises Away, NodeFailed, ModelMissing."""
 
     def __init__(self, url: str, settings: Settings) -> None:
         self.name = address(url)
@@ -170,7 +179,7 @@ class Server:
                 allow_redirects=False,  # our headers are meant for this server
             )
         except requests.RequestException as error:
-            raise self._unreachable(error) from error
+            raise self._away(error, read_s) from error
         if reply.status_code == requests.codes.ok:
             return reply
         with reply:
@@ -203,7 +212,7 @@ class Server:
         return f"{self.name} {what}: {words}."
 
     def _missing(self, model: str) -> NodeError:
-        words = f"{self.name} has no model '{model}': pull it with `gaelp models pull {model}`."
+        words = f"{self.name} has no model '{model}'; pull it there: gaelp models pull {model}."
         return ModelMissing(words, node=self.name)
 
     def _foreign(self) -> NodeError:
@@ -211,12 +220,25 @@ class Server:
             f"{self.name} does not answer as Ollama does: check GAELP_OLLAMA_NODES.", node=self.name
         )
 
-    def _unreachable(self, error: requests.RequestException) -> NodeError:
-        why = "did not answer in time" if isinstance(error, requests.Timeout) else "cannot be reached"
-        return NodeUnreachable(
-            f"{self.name} {why} ({type(error).__name__}): start it, or set GAELP_OLLAMA_NODES.",
-            node=self.name,
-        )
+    def _away(self, error: requests.RequestException, read_s: float) -> Away:
+        if isinstance(error, requests.ConnectTimeout):
+            within = f"took no connection within {self._settings.connect_timeout_s:g} s"
+            return Away(self.name, within, "see whether its machine is up, or set GAELP_OLLAMA_NODES")
+        if isinstance(error, requests.Timeout):
+            return Away(self.name, f"did not answer within {read_s:g} s", "it hangs; restart it")
+        cause = _cause(error)
+        why = f"cannot be reached ({cause})" if cause else "cannot be reached"
+        return Away(self.name, why, "start it (`ollama serve`), or set GAELP_OLLAMA_NODES")
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said, 'Connection refused'; '' where it was something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return str(cause.strerror)
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def address(url: str) -> str:

@@ -29,7 +29,7 @@ __all__ = ["View", "frame", "look", "top"]
 
 EVERY_S = 1.0
 LATE_S = 3.0  #: Redis that takes longer than this is told to be away
-SHORT_ID = 8  #: characters; enough to tell two apart, and `gaelp show` takes the whole one
+SHORT_ID = 8  #: characters; enough to tell two apart; `gaelp show`, `attach` and `cancel` take them
 TERMINATED = 143
 #: of the runs: name -> columns that a terminal must have for it
 COLUMNS = {
@@ -98,7 +98,10 @@ def frame(seen: View, now: float, *, width: int, height: int = 0, trouble: str =
     parts += [Text(sentence, style="red") for sentence in troubles(seen.nodes)]
     parts += [Text(), Text.from_markup(f"Waiting  {queues}"), Text()]
     rows = max(1, height - len(parts) - len(seen.nodes) - 4) if height else len(seen.running)
-    parts.append(_runs_table(seen.running[:rows], now, width=width))
+    if seen.running:
+        parts.append(_runs_table(seen.running[:rows], now, width=width))
+    else:
+        parts.append(Text("Running: nothing"))
     if len(seen.running) > rows:
         parts.append(Text(f"and {len(seen.running) - rows} more", style="dim"))
     return Group(*parts)
@@ -112,7 +115,8 @@ def _runs_table(runs: list[Runner], now: float, *, width: int) -> Table:
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for run in runs:
         age = "-" if run.since is None else f"{max(0.0, now - run.since):.0f} s"
-        shown = {"id": run.id[:SHORT_ID], "model": run.model or "-", "age": age, "node": run.node or "-"}
+        model = run.model or ("-" if run.since is None else "default")
+        shown = {"id": run.id[:SHORT_ID], "model": model, "age": age, "node": run.node or "-"}
         row = run._asdict() | shown
         table.add_row(*(escape(str(row[name])) for name in fits))
     return table

@@ -218,7 +218,7 @@ class LocalOllamaClient(BaseOllamaClient):
         kind = "embedding model" if embeds else "model that chats"
         example = "nomic-embed-text" if embeds else "llama3.2"
         raise ModelMissing(
-            f"{self.node} has no {kind}: pull one there, as in: ollama pull {example}.", node=self.node
+            f"{self.node} has no {kind}; pull one there: gaelp models pull {example}.", node=self.node
         )
 
     async def _known(self, info: ModelInfo) -> ModelInfo:

@@ -38,7 +38,8 @@ def refusal(  # noqa: PLR0911  one return for each kind of status
         case HTTPStatus.NOT_FOUND if model:
             hint = "" if detail else "; if it does have it, that address is no Ollama server"
             return ModelMissing(
-                f"{node} has no model '{model}': pull it there (ollama pull {model}) or name another{hint}.",
+                f"{node} has no model '{model}'; pull it there: gaelp models pull {model};"
+                f" or name another{hint}.",
                 node=node,
             )
         case HTTPStatus.NOT_FOUND:

@@ -38,7 +38,7 @@ def the_error(errors: Sequence[NodeError], model: str, nodes: int) -> NodeError:
     if failed or nodes == 1 or not model:
         return (failed or errors)[0]
     return ModelMissing(
-        f"None of the {nodes} nodes has the model '{model}': pull it on one of them (ollama pull {model}), "
+        f"None of the {nodes} nodes has the model '{model}'; pull it there: gaelp models pull {model}; "
         "or name another."
     )
 

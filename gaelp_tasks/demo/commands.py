@@ -43,6 +43,8 @@ def run_up(root: Path, say: Say) -> None:
             write_upfile(folder, system.upfile())
             say(f"Ready after {time.monotonic() - began:.1f} s. In another shell, in this folder:")
             say('  .venv/bin/gaelp run "Why is the sky blue?"')
+            say("Programs of your own that ask the model servers themselves need")
+            say(f"  export GAELP_OLLAMA_NODES={system.shown_nodes()}")
             say("Ctrl-C stops everything.")
             stack.watch()
         except KeyboardInterrupt:

@@ -82,7 +82,7 @@ class Child:
     def wait_for(self, probe: Callable[["Child"], T | None]) -> T:
         """Ask until the probe answers, and return its answer.
 
-        Raises PartFailed, with the last line of the log, when the program ends or its time is over first.
+        Raises PartFailed, with the last line of the log, when the program fails or its time is over first.
         """
         give_up_at = time.monotonic() + self.part.start_within_s
         while self.alive:
@@ -116,5 +116,6 @@ class Child:
 
     def _sentence(self, what: str) -> str:
         lines = [line.strip() for line in self.output().splitlines() if line.strip()]
-        reason = f": {lines[-1].rstrip('.')}" if lines else ""
+        well = self._process.poll() == 0  # the last words of a program that simply ended are no reason
+        reason = f": {lines[-1].rstrip('.')}" if lines and not well else ""
         return f"The {self.part.name} {what}{reason}. Its log is {self.part.log}."

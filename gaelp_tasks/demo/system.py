@@ -60,6 +60,10 @@ class System:
     flower_url: str = ""
     parts: list[Child] = field(default_factory=list)
 
+    def shown_nodes(self) -> str:
+        """GAELP_OLLAMA_NODES without passwords."""
+        return ",".join(map(masked, self.env["GAELP_OLLAMA_NODES"].split(",")))
+
     def upfile(self) -> Mapping[str, object]:
         """The content of .run/up.json."""
         return {

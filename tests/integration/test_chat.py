@@ -88,7 +88,7 @@ def test_ctrl_c_at_the_prompt_leaves(at, tmp_path):
 def test_each_line_of_a_pipe_is_answered_and_nothing_else_is_printed(at, tmp_path):
     done = piped("one\n\n//two\n", at, tmp_path, "--agent=echo")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "You said: one.\nYou said: /two.\n"
+    assert done.stdout == "You said: one.\n\nYou said: /two.\n"
     assert done.stderr == ""
 
 
@@ -96,8 +96,13 @@ def test_a_turn_that_fails_is_one_sentence_and_the_next_one_works(at, tmp_path):
     wrong = "/agent fault\nhi\n/agent nobody\n/model no:such\n/agent chat\nhi\n/nonsense\n"
     done = piped(f"{wrong}/model -\n/agent echo\nhi\n/retry\n", at, tmp_path)
     assert done.returncode == 1
-    assert done.stdout == "You said: hi.\nYou said: hi.\n"
-    for words in ("LookupError", "no agent of that name", "no:such", "no command /nonsense"):
+    assert done.stdout == "You said: hi.\n\nYou said: hi.\n"
+    for words in (
+        "LookupError",
+        "no agent of that name",
+        "No node has no:such; there are: ",
+        "no command /nonsense",
+    ):
         assert words in done.stderr
     assert "Traceback" not in done.stderr
 

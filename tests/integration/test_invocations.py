@@ -12,7 +12,7 @@ import requests
 from gaelp_tasks import app, embed, invoke_agent
 from gaelp_tasks.errors import InvocationCut, ModelMissing, RequestRefused, StreamUnavailable
 from gaelp_tasks.lifecycle import State
-from gaelp_tasks.overview import describe, live_nodes
+from gaelp_tasks.overview import describe, live_nodes, whole_id
 from gaelp_tasks.streams import Piece
 from support.eventually import eventually
 
@@ -32,6 +32,14 @@ def test_an_invocation_streams_the_text_that_it_returns():
     assert result["usage"]["completion_tokens"] == 40
     assert result["timings"]["queued_s"] >= 0
     assert result["timings"]["first_token_s"] <= result["timings"]["total_s"]
+
+
+def test_one_that_waits_for_its_countdown_is_known_by_its_first_characters():
+    handle = invoke_agent.apply_async(["Hi"], {"options": SHORT}, countdown=3)
+    eventually(lambda: describe(app, handle.id).state is State.WAITING)
+    assert whole_id(app, handle.id[:8]) == handle.id
+    handle.cancel()
+    assert handle.get(timeout=20)["stop_reason"] == "cancelled"
 
 
 @pytest.mark.parametrize("tier", ["interactive", "batch", "background"])

@@ -127,7 +127,7 @@ async def test_a_node_without_a_fitting_model_says_how_to_get_one(server, embeds
 
     server.on("/api/tags", tags)
     async with LocalOllamaClient(api_base=server.url) as client:
-        with pytest.raises(ModelMissing, match=f"{words}: pull one there, as in: ollama pull"):
+        with pytest.raises(ModelMissing, match=f"{words}; pull one there: gaelp models pull"):
             await client.resolve(None, embeds=embeds)
 
 

@@ -86,6 +86,7 @@ def test_it_comes_up_whole_tells_where_everything_is_and_goes_whole(tmp_path, no
         assert up["pid"] == program.process.pid
         assert up["ollama_nodes"] == [node]
         assert up["env"]["GAELP_BROKER_URL"] == up["broker_url"]
+        assert f"  export GAELP_OLLAMA_NODES={node}\n" in program.said()
         running = program.left_running()
         for part in up["parts"]:
             assert part["pid"] in running

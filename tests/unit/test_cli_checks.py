@@ -1,6 +1,7 @@
 """What `gaelp doctor` finds, with its advice."""
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ import pytest
 import redis
 
 from gaelp_tasks.cli import checks
-from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_tasks.cli.server import Server
+from gaelp_tasks.errors import BrokerUnavailable, NodeUnreachable
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.settings import Settings
 
@@ -151,8 +153,35 @@ def test_a_node_that_is_away_is_a_finding(serve):
     url = serve(OLLAMA)
     gone = url.rpartition(":")[0] + ":1"
     [check] = checks.node(fake_app(), gone)
-    assert check.verdict == "fail"
-    assert "OLLAMA_NODES" in check.advice
+    assert (check.verdict, check.finding) == ("fail", "cannot be reached (Connection refused)")
+    assert check.advice.startswith("Start it (`ollama serve`), or set GAELP_OLLAMA_NODES")
+
+
+def test_a_node_that_hangs_is_told_to_be_restarted_not_started(monkeypatch):
+    monkeypatch.setitem(Server._document.__kwdefaults__, "read_s", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        [check] = checks.node(fake_app(), url)
+        assert check.finding == "did not answer within 0.1 s"
+        assert check.advice.startswith("It hangs; restart it")
+        with pytest.raises(NodeUnreachable, match="it hangs; restart it") as caught:
+            Server(url, Settings()).models()
+    assert "start it (" not in str(caught.value)
+
+
+def test_what_the_settings_name_is_imported():
+    good, bad = "gaelp_tasks.agents.chat:ChatAgent", "gaelp_tasks.nowhere:Poet"
+    found = by_name(checks.named(fake_app(agents={"mine": good, "poet": bad}, parsers={"p": bad})))
+    assert [(check.name, check.verdict) for check in found.values()] == [
+        ("agent poet", "fail"),
+        ("agents", "ok"),
+        ("parser p", "fail"),
+    ]
+    assert (
+        "GAELP_AGENTS: agent 'poet' is gaelp_tasks.nowhere:Poet, which fails" in found["agent poet"].finding
+    )
+    assert "GAELP_PARSERS" in found["parser p"].advice
+    assert found["agents"].finding == "mine"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,11 @@ def test_nothing_but_the_health_check_opens_without_the_login(control, path):
     assert rules.refusal("POST", "/healthcheck", "")[0] == 401
 
 
+def test_who_has_no_login_is_told_where_it_is():
+    said = Rules(LOGIN, control=False).refusal("GET", "/", "")[1]
+    assert "user:password, as in .run/flower.login (make up) or GAELP_FLOWER_LOGIN" in said
+
+
 def test_only_control_may_change_anything():
     looking, steering = Rules(LOGIN, control=False), Rules(LOGIN, control=True)
     for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):

@@ -44,8 +44,11 @@ def test_every_node_is_a_row_and_what_is_wrong_a_sentence(announced, verb):
     done = gaelp(*verb)
     assert done.exit_code == 0
     row = next(line for line in done.stdout.splitlines() if "http://a:1" in line)
-    assert row.split()[:8] == ["http://a:1", "■□", "1/2", "4.5", "3.0", "of", "8.0", "GiB"]
-    assert "http://b:1 unwell" in done.stdout
+    assert row.split()[:9] == ["http://a:1", "ok", "■□", "1/2", "4.5", "3.0", "of", "8.0", "GiB"]
+    assert next(line.split()[:2] for line in done.stdout.splitlines() if "http://b:1 " in line) == [
+        "http://b:1",
+        "hangs",
+    ]
     assert "http://b:1 hangs.\n" in done.stdout
     assert ("interactive" in done.stdout) is (verb == ("status",))
 

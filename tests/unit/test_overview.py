@@ -13,6 +13,8 @@ from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.overview import (
     SUB_KEYS,
+    UNACKED,
+    AmbiguousId,
     Place,
     Runner,
     busy_slots,
@@ -21,6 +23,7 @@ from gaelp_tasks.overview import (
     live_nodes,
     queue_depths,
     runners,
+    whole_id,
 )
 from support.fakes import FakeBroker
 
@@ -63,6 +66,7 @@ def stream(broker, **entries):
 def test_the_sub_keys_are_those_that_kombu_makes():
     made = [f"{Channel.sep}{step}" if step else "" for step in Channel.priority_steps]
     assert list(SUB_KEYS) == made
+    assert Channel.unacked_key == UNACKED
 
 
 def test_every_node_of_a_worker_is_listed(broker):
@@ -157,6 +161,35 @@ def test_junk_in_a_queue_is_passed_over(broker):
     assert find_queued(app, "i") == Place("interactive", 6)
 
 
+def test_the_beginning_of_an_id_stands_for_it_wherever_it_is(broker):
+    announce(broker, "a@h", running=("running-1",), unplaced=("unplaced-1",))
+    queue(broker, f"batch{SUB_KEYS[1]}", "queued-1")
+    broker.sync.hset("unacked", "tag", json.dumps([{"headers": {"id": "delayed-1"}}, "batch", "batch"]))
+    run_facts(broker, "ended-1", 1)
+    for name in ("running-1", "unplaced-1", "queued-1", "delayed-1", "ended-1"):
+        assert whole_id(app, name[:6]) == name
+        assert whole_id(app, name[:5]) == name[:5], "too short"
+    assert whole_id(app, "nobody") == "nobody"
+    assert whole_id(app, "ended-*") == "ended-*", "no pattern"
+
+
+def test_an_id_that_several_begin_with_is_refused_with_their_names(broker):
+    run_facts(broker, "twins-1", 1)
+    queue(broker, "batch", "twins-2", "twins-10")
+    with pytest.raises(AmbiguousId, match="twins- could be twins-1, twins-10, twins-2: give more"):
+        whole_id(app, "twins-")
+    assert whole_id(app, "twins-1") == "twins-1", "it is one itself"
+
+
+def test_what_a_worker_holds_until_it_is_due_waits(broker):
+    broker.sync.hset("unacked", "tag", json.dumps([{"headers": {"id": "i"}}, "batch", "batch"]))
+    found = describe(app, "i")
+    assert (found.state, found.place) == (State.WAITING, None)
+    assert "when it is due" in found.why
+    app.backend.store_result("i", {}, "STARTED")
+    assert describe(app, "i").state is State.RUNNING
+
+
 def test_an_id_that_nobody_knows_is_unknown(broker):
     found = describe(app, "i")
     assert (found.state, found.place, found.start, found.end, found.result) == (
@@ -214,7 +247,14 @@ def test_a_failed_one_has_its_error_and_no_result(broker):
 
 
 @pytest.mark.parametrize(
-    "look", [live_nodes, queue_depths, lambda app: find_queued(app, "i"), lambda app: describe(app, "i")]
+    "look",
+    [
+        live_nodes,
+        queue_depths,
+        lambda app: find_queued(app, "i"),
+        lambda app: describe(app, "i"),
+        lambda app: whole_id(app, "abcdef"),
+    ],
 )
 def test_without_redis_every_look_says_so(broker, look):
     broker.goes_away()

@@ -117,10 +117,17 @@ def test_waiting_for_one_part_notices_the_end_of_another(shell):
 def test_watching_ends_when_a_part_does_and_all_others_are_stopped(shell):
     with Stack() as stack:
         others = [stack.start(shell(name, FOREVER)) for name in ("a", "b")]
-        stack.start(shell("brief", "echo 'out of paper'; exit 0"))
+        stack.start(shell("brief", "echo 'out of paper'; exit 2"))
         with pytest.raises(PartFailed, match="The brief ended by itself: out of paper"):
             stack.watch()
     assert not any(child.alive for child in others)
+
+
+def test_the_last_words_of_a_part_that_simply_ended_are_not_given_as_a_reason(shell):
+    with Stack() as stack:
+        stack.start(shell("worker", "echo 'Warm shutdown (MainProcess)'; exit 0"))
+        with pytest.raises(PartFailed, match=r"^The worker ended by itself\. Its log is .*worker\.log\.$"):
+            stack.watch()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

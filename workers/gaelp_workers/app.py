@@ -5,6 +5,7 @@ from typing import Any
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from gaelp_workers.control import NO_AUTOSCALE, Recalls
+from gaelp_workers.names import warn_of_names
 from gaelp_workers.steps import Gate, Holding, NodeDuties
 
 __all__ = ["STEPS", "Consumer"]
@@ -25,6 +26,7 @@ class Consumer(CeleryConsumer):
         if getattr(controller, "autoscale", None):  # it would stay at its minimum for ever and not say so
             raise SystemExit(NO_AUTOSCALE)
         super().__init__(*args, controller=controller, **kwargs)
+        warn_of_names(self.app.settings)
 
     class Blueprint(CeleryConsumer.Blueprint):
         """Celery's blueprint with our steps."""

@@ -26,6 +26,7 @@ from gaelp_tasks.demo.model_server.wire import ChatRequest, GenerateRequest, Wri
 _CALL_LIMIT = {
     "n_predict": 512
 }  # a longer call is a model gone astray; num_predict of the request counts first
+_DEFAULTS = {"repeat_penalty": 1.1}  # Ollama's; by the engine's 1.0 a small model says one thing for ever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ async def _run(job: Job) -> AsyncGenerator[tuple[Sequence[str], Answer | None]]:
     since = time.perf_counter_ns()
     async with job.model.use(job.asked.keep_alive) as use:
         fitting = await _what_fits(use.engine, job)
-        request = {**job.constraint, **job.asked.engine_options(), **fitting}
+        request = {**_DEFAULTS, **job.constraint, **job.asked.engine_options(), **fitting}
         async with aclosing(use.engine.complete(request)) as stream:
             async for pieces in stream:
                 yield pieces.texts, _stats(pieces.end, since, use.load_ns) if pieces.end else None

@@ -1,0 +1,73 @@
+"""`gaelp show`, `attach`, `cancel`: what they take for an id, and what they say of one that nobody knows."""
+
+import json
+from uuid import uuid4
+
+import pytest
+from celery.backends.cache import CacheBackend
+from typer.testing import CliRunner
+
+from gaelp_tasks.celery_app import GaelpApp, app
+from gaelp_tasks.cli.app import cli
+from support.fakes import FakeBroker
+
+ID = str(uuid4())
+
+
+@pytest.fixture
+def redis(monkeypatch):
+    """A Redis in memory with one run that has ended, and results in memory."""
+    fake = FakeBroker().sync
+    monkeypatch.setitem(app.__dict__, "redis", fake)
+    backend = CacheBackend(app=app, backend="memory")
+    backend.client.cache.clear()
+    monkeypatch.setattr(GaelpApp, "backend", backend)
+    fake.xadd(f"gaelp:stream:{ID}", {"start": json.dumps({"agent": "chat"})}, id="1-0")
+    fake.xadd(f"gaelp:stream:{ID}", {"t": "Hello"}, id="1-1")
+    fake.xadd(f"gaelp:stream:{ID}", {"end": json.dumps({"outcome": "done"})}, id="1-2")
+    return fake
+
+
+def gaelp(*words):
+    return CliRunner().invoke(cli, words)
+
+
+def test_show_attach_and_cancel_take_the_eight_characters_of_top(redis):
+    assert ID in gaelp("show", ID[:8]).stdout
+    attached = gaelp("attach", ID[:8])
+    assert (attached.exit_code, attached.stdout) == (0, "Hello\n")
+    cancelled = gaelp("cancel", ID[:8])
+    assert (cancelled.exit_code, redis.exists(f"gaelp:cancel:{ID}")) == (0, 1)
+
+
+@pytest.mark.parametrize("unknown", ["abc", "abcdefgh", str(uuid4())])
+def test_attach_to_what_nobody_knows_ends_at_once_with_shows_sentence(redis, unknown):
+    done = gaelp("attach", unknown)
+    assert done.exit_code == 1
+    assert "No queue, stream or result here knows this id" in done.stderr
+
+
+def test_cancel_says_which_it_does_not_know_and_cancels_the_others(redis):
+    redis.xadd("gaelp:stream:twins-1", {"t": "x"}, id="1-0")
+    redis.xadd("gaelp:stream:twins-2", {"t": "x"}, id="1-0")
+    done = gaelp("cancel", "nobody", "twins-", ID)
+    assert done.exit_code == 1
+    assert "Nobody here knows nobody" in done.stderr
+    assert "twins-1, twins-2" in done.stderr
+    assert done.stdout.startswith("Asked 1 to stop")
+    assert redis.exists(f"gaelp:cancel:{ID}")
+    assert not redis.exists("gaelp:cancel:twins-")
+    assert json.loads(gaelp("cancel", "nobody", ID, "--json").stdout) == {"cancelled": [ID]}
+
+
+def test_cancel_never_refuses_a_whole_id(redis):
+    later = str(uuid4())
+    done = gaelp("cancel", later)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert redis.exists(f"gaelp:cancel:{later}"), "the wish waits for it"
+
+
+def test_the_version_is_told_with_the_name():
+    done = gaelp("--version")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("gaelp-tasks ")
