@@ -381,7 +381,7 @@ async def test_embeddings_that_do_not_match_the_texts_are_a_failed_node(server, 
         (503, {"error": "server busy"}, {"Retry-After": "7"}, NodeBusy, r"busy \(503: server busy\)"),
         (503, {"error": "server busy"}, {}, NodeBusy, "try again later"),
         (429, "<html>slow down</html>", {"Retry-After": "1"}, NodeBusy, r"busy \(429\)"),
-        (404, {"error": "model 'm' not found"}, {}, ModelMissing, r"it there: gaelp models pull tiny:latest;"),
+        (404, {"error": "model 'm' not found"}, {}, ModelMissing, "it there: gaelp models pull tiny:latest;"),
         (404, "<html>nginx</html>", {}, ModelMissing, "that address is no Ollama server"),
         (
             400,
