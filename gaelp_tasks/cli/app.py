@@ -8,6 +8,7 @@ import typer
 
 from gaelp_tasks.cli import chat, looking, programs, running, top
 from gaelp_tasks.cli.demo import demo_app
+from gaelp_tasks.cli.dlq import dlq_app
 from gaelp_tasks.cli.models import models_app
 from gaelp_tasks.cli.nodes import nodes_app
 
@@ -52,6 +53,7 @@ for panel, verbs in PANELS.items():
     for verb in verbs:
         settings = PASS_ON if panel == "Programs" else None
         cli.command(rich_help_panel=panel, context_settings=settings)(verb)
+cli.add_typer(dlq_app, name="dlq", rich_help_panel="Looking")
 cli.add_typer(nodes_app, name="nodes", rich_help_panel="Nodes")
 cli.add_typer(models_app, name="models", rich_help_panel="Nodes")
 cli.add_typer(demo_app, name="demo", rich_help_panel="Programs")
