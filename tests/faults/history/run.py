@@ -16,7 +16,8 @@ from faults.history.subjects import Subject
 from support.redis_server import RedisServer
 
 SETTLED_S = 3.0  #: of silence with no message queued or held: longer than a task takes, a zombie's too
-HELD = ("unacked",)  #: hashes of messages that workers hold
+#: hashes of messages that workers hold, plain Celery's and ours, and of those that wait for their time
+HELD = ("unacked", "gaelp:unacked", "gaelp:parked:messages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +134,9 @@ class _Run:
 
 def asked_for(message: str) -> str | None:
     """The task that a message in a queue or in `unacked` asks for; None for what is no message."""
+    line, newline, rest = message.partition("\n")
     try:
-        document = json.loads(message)
+        document = json.loads(rest if newline else line)  # ours keep a line about the message before it
     except ValueError:
         return None
     if isinstance(document, list) and document:  # kombu keeps exchange and routing key beside it
