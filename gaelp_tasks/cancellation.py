@@ -23,6 +23,7 @@ class Reason(StrEnum):
     EVICTION = "eviction"  #: memory is needed
     PREEMPTION = "preemption"  #: a higher tier needs the slot
     SHUTDOWN = "shutdown"  #: the worker is stopping
+    LEASE = "lease"  #: the worker could not renew its lease: another one may run it
 
 
 class Cancelled(GaelpError):
@@ -119,6 +120,7 @@ def request_cancel(redis: SyncRedis, keys: Keys, *invocation_ids: str, ttl_s: fl
     with redis.pipeline() as pipe:
         for invocation_id in invocation_ids:
             pipe.set(keys.cancel(invocation_id), Reason.USER.value, px=int(ttl_s * 1000))
+            pipe.zadd(keys.parked, {invocation_id: 0}, xx=True)  # what waits for its time waits no longer
             pipe.publish(keys.cancellations, invocation_id)
         pipe.execute()
 

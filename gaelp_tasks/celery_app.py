@@ -1,12 +1,13 @@
 """The Celery app: the only file that hides Celery's defaults, each with its reason."""
 
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-from gaelp_tasks.connections import Keys, SyncRedis, connect
+from gaelp_tasks.connections import Keys, SyncRedis, connect, unavailable
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.queues import INBOXES, SYSTEM, route
 from gaelp_tasks.settings import Settings, load_settings
@@ -26,6 +27,13 @@ class GaelpApp(Celery):
         )
         self._given = settings
         self.add_defaults(lambda: celery_settings(self.settings))
+
+    def send_task(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's send_task, and a ring at the doorbell; who does not ring is heard within a poll."""
+        sent = super().send_task(*args, **kwargs)
+        with suppress(*unavailable):
+            self.redis.publish(self.keys.bell, "")
+        return sent
 
     @cached_property
     def settings(self) -> Settings:
@@ -50,17 +58,14 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_url": settings.broker_url,
         "result_backend": settings.results_url,
         "result_expires": settings.result_ttl_s,
+        # or an answer that was given would be told as a failure when Redis is away for a moment
+        "result_backend_always_retry": True,
         "result_backend_transport_options": prefix,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
             **prefix,
             # strict tiers, whatever add_consumer did to the list before
             "queue_order_strategy": "gaelp_workers.dispatch:QueueOrder",
-            # kombu gives back to its queue what nobody has touched for this long; our worker touches what it
-            # holds (gaelp_workers.steps), so this notices a dead worker and does not limit a run
-            "visibility_timeout": settings.visibility_timeout_s,
-            "unacked_restore_interval": 5,
-            "unacked_restore_throttle": 1,
             # one try then an error: a caller must not hang on a dead broker
             "socket_timeout": 30,
             "socket_connect_timeout": settings.connect_timeout_s,

@@ -19,6 +19,8 @@ __all__ = [
     "AsyncRedis",
     "Keys",
     "Refused",
+    "Replica",
+    "ScriptUnknown",
     "SyncRedis",
     "Trouble",
     "connect",
@@ -34,6 +36,10 @@ AsyncRedis = redis.asyncio.Redis
 
 #: The server answered, with an error.
 Refused = redis.ResponseError
+#: The server does not know a script (any more).
+ScriptUnknown = redis.exceptions.NoScriptError
+#: The server is a replica now.
+Replica = redis.exceptions.ReadOnlyError
 #: No answer: the connection broke, or nothing came in time.
 lost = (redis.ConnectionError, redis.TimeoutError, OSError)
 #: Whatever redis-py itself raises.
@@ -81,9 +87,52 @@ class Keys:
         return f"{self.namespace}gaelp:cache:bytes"
 
     @property
+    def unacked(self) -> str:
+        """What workers hold: tag -> record."""
+        return f"{self.namespace}gaelp:unacked"
+
+    @property
+    def leases(self) -> str:
+        """Until when each of them is held: tag -> Unix time in ms, by Redis' own clock."""
+        return f"{self.namespace}gaelp:leases"
+
+    def swept(self, tag: str) -> str:
+        """The mark of a message that was taken from its holder."""
+        return f"{self.namespace}gaelp:swept:{tag}"
+
+    @property
+    def parked(self) -> str:
+        """What is not due: task id -> Unix time in ms."""
+        return f"{self.namespace}gaelp:parked"
+
+    @property
+    def parked_messages(self) -> str:
+        """The messages that are parked: task id -> record."""
+        return f"{self.namespace}gaelp:parked:messages"
+
+    @property
+    def dead(self) -> str:
+        """Dead letters: tag -> Unix time in ms since when."""
+        return f"{self.namespace}gaelp:dead"
+
+    @property
+    def dead_messages(self) -> str:
+        """The dead letters themselves: tag -> record."""
+        return f"{self.namespace}gaelp:dead:messages"
+
+    @property
+    def bell(self) -> str:
+        """Channel on which our publishers say that there is something to take."""
+        return f"{self.namespace}gaelp:bell"
+
+    @property
     def cancellations(self) -> str:
         """Channel on which cancel requests are called out."""
         return f"{self.namespace}gaelp:cancellations"
+
+    def result(self, task_id: str) -> str:
+        """Celery's result of a task."""
+        return f"{self.namespace}celery-task-meta-{task_id}"
 
     def queue(self, name: str) -> str:
         """Celery's list for a queue."""
@@ -100,10 +149,20 @@ def _options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def connect(settings: Settings) -> SyncRedis:
-    """A synchronous client of the broker; connects at the first command, is safe to share between threads."""
+def connect(
+    settings: Settings, *, name: str | None = None, text: bool = True, answer_s: float | None = None
+) -> SyncRedis:
+    """A synchronous client of the broker; connects at the first command, is safe to share between threads.
+
+    `name` is how its connections are called in CLIENT LIST; without `text` it answers in bytes; `answer_s`
+    bounds each wait, and a question is then asked once only.
+    """
     url = settings.broker_url.replace("redis+socket://", "unix://")
-    return redis.Redis.from_url(url, retry=redis.retry.Retry(NoBackoff(), 1), **_options(settings))
+    options = _options(settings) | {"client_name": name, "decode_responses": text}
+    if answer_s is not None:
+        options |= {"socket_timeout": answer_s, "socket_connect_timeout": answer_s}
+    retry = redis.retry.Retry(NoBackoff(), 1 if answer_s is None else 0)
+    return redis.Redis.from_url(url, retry=retry, **options)
 
 
 def connect_async(settings: Settings) -> AsyncRedis:

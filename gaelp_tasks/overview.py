@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
+from time import time
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -34,12 +35,10 @@ __all__ = [
 #: kombu's sub-keys of a queue, one per step of message priority (kombu.transport.redis.Channel)
 SUB_KEYS = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 PAGE = 1000
-UNACKED = "unacked"  #: kombu's hash of the messages that workers hold
 LOOK_AT_MOST = 20_000  #: messages looked at for one id; a longer queue answers "queued, far back"
 WHOLE = 36  #: characters of the ids that Celery makes
 FEWEST = 6  #: characters that stand for a whole id
 MOST_NAMED = 5  #: ids
-HELD = "A worker has taken it and starts it when it is due."
 
 
 class AmbiguousId(GaelpError):
@@ -174,10 +173,10 @@ def _queued(app: GaelpApp) -> Iterator[tuple[str | None, Place]]:
                     break
 
 
-def _held(app: GaelpApp) -> set[str | None]:
-    """The ids of what workers have taken: it starts, runs, or waits for its countdown."""
-    messages: Any = app.redis.hvals(app.keys.queue(UNACKED))
-    return {_id_of(message) for message in messages}
+def _held(app: GaelpApp) -> set[str]:
+    """The ids of what workers have claimed and not settled yet."""
+    records: Any = app.redis.hvals(app.keys.unacked)
+    return {json.loads(record.partition("\n")[0])["id"] for record in records}
 
 
 def whole_id(app: GaelpApp, given: str) -> str:
@@ -193,7 +192,8 @@ def whole_id(app: GaelpApp, given: str) -> str:
     with worded(app.settings):
         keys: Any = app.redis.scan_iter(match=f"{stem}{escaped}*", count=1000)
         known: set[str] = {key.removeprefix(stem) for key in keys}
-        known |= {name for name, _ in _queued(app) if name} | {name for name in _held(app) if name}
+        parked: Any = app.redis.zscan_iter(app.keys.parked, match=f"{escaped}*", count=1000)
+        known |= {name for name, _ in _queued(app) if name} | _held(app) | {name for name, _ in parked}
     known |= {name for node in live_nodes(app) for name in (*node.running, *node.unplaced)}
     found = sorted(name for name in known if name.startswith(given))
     if given in found or not found:
@@ -205,10 +205,8 @@ def whole_id(app: GaelpApp, given: str) -> str:
 
 
 def _id_of(message: str) -> str | None:
-    """The id in a message; what a worker holds is a list that begins with its message."""
     try:
-        read = json.loads(message)
-        return str((read[0] if isinstance(read, list) else read)["headers"]["id"])
+        return str(json.loads(message)["headers"]["id"])
     except (ValueError, LookupError, TypeError):
         return None  # junk in the queue; the worker deals with it
 
@@ -223,21 +221,22 @@ def describe(app: GaelpApp, invocation_id: str) -> Description:
         if newest is not None:
             entries = app.redis.xrange(app.keys.stream(invocation_id), f"{newest.claim}-0", count=1)
         cancelled = bool(app.redis.exists(app.keys.cancel(invocation_id)))
+        due_ms: Any = app.redis.zscore(app.keys.parked, invocation_id)
         meta = handle.backend.get_task_meta(invocation_id)
     status, result = meta["status"], meta.get("result")
     place = None if status in {"SUCCESS", "FAILURE", "REVOKED"} else find_queued(app, invocation_id)
     with worded(app.settings):
-        held = status == "PENDING" and place is None and invocation_id in _held(app)
+        held = invocation_id in _held(app)
     start: Event | None = parse(*entries[0]) if entries else None
     facts = start.facts if isinstance(start, Start) else {}
     mapping = result if isinstance(result, dict) and status == "SUCCESS" else None
     state = state_of(status, stop_reason=(mapping or {}).get("stop_reason"), in_queue=place is not None)
-    if held:
-        state = State.WAITING
+    if state is State.UNKNOWN and (held or due_ms is not None):
+        state = State.RUNNING if held else State.WAITING
     return Description(
         id=invocation_id,
         state=state,
-        why=HELD if held else _why(app, state, place, cancelled=cancelled),
+        why=_why(app, state, place, cancelled=cancelled, due_ms=due_ms),
         place=place,
         start=facts,
         node=_node_of(app, invocation_id, state, facts, mapping),
@@ -258,12 +257,13 @@ def _node_of(
     return str(facts.get("node") or "")
 
 
-def _why(app: GaelpApp, state: State, place: Place | None, *, cancelled: bool) -> str:
+def _why(app: GaelpApp, state: State, place: Place | None, *, cancelled: bool, due_ms: float | None) -> str:
     """One sentence on what it waits for."""
     if state is State.UNKNOWN:
         return "No queue, stream or result here knows this id: it was never accepted, or is forgotten by now."
     if state is State.WAITING:
-        return "It will be queued again when it is due, after an error or for want of room."
+        due = "" if due_ms is None else f", in {max(0.0, due_ms / 1000 - time()):,.0f} s"
+        return f"It will be queued when it is due{due}."
     if state is not State.QUEUED or place is None:
         return ""
     if cancelled:

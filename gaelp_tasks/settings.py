@@ -92,7 +92,9 @@ class Settings(BaseSettings):
     retry_base_s: Positive = Field(1.0, description="first wait is up to this, doubled each time")
     retry_cap_s: Positive = Field(60.0, description="no wait is longer")
     snooze_s: Positive = Field(2.0, description="wait where a node has no room and named no time")
-    visibility_timeout_s: Positive = Field(60.0, description="a dead worker is noticed after this")
+    lease_ttl_s: Positive = Field(
+        5.0, description="a worker that was not heard of for this long has lost its work"
+    )
     drain_grace_s: NotNegative = Field(30.0, description="SIGTERM: running work may finish within this")
     stream_ttl_s: Positive = Field(3600.0, description="a token stream is kept this long after its end")
     result_ttl_s: Positive = Field(86_400.0, description="a result is kept this long")

@@ -139,6 +139,10 @@ class TokenStream:
         Raises StreamFenced when a later claim has taken over.
         """
         self._writer.add(self, "end", json.dumps(facts), last=True)
+        await self.arrived()
+
+    async def arrived(self) -> None:
+        """Wait until Redis has all of it. Raises StreamFenced when a later claim has taken over."""
         await self.sent()
         self._raise_fenced()
 

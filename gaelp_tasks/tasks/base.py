@@ -156,6 +156,7 @@ class ModelTask(Task):
                 attempt=(request.retries or 0) + 1,
                 published_at=request.get("gaelp_published_at"),
                 cancellation=at.runs.enter(invocation_id),
+                claim=request.get("gaelp_claim"),
             )
             outcome = shared_runtime().run(walk(run, make(run, run.asked, at), at))
         except StreamFenced:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from celery.exceptions import TimeLimitExceeded
 
 from gaelp_tasks.cancellation import Cancellation, Cancelled, Reason
-from gaelp_tasks.connections import Trouble
+from gaelp_tasks.connections import Trouble, unavailable
 from gaelp_tasks.errors import StreamStalled
 from gaelp_tasks.models.invocation import (
     Embedding,
@@ -19,14 +19,15 @@ from gaelp_tasks.models.invocation import (
     StopReason,
 )
 from gaelp_tasks.models.usage import Timings
-from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Retry, Snooze, decide
+from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Snooze, decide
 from gaelp_tasks.streams import StreamFenced, TokenStream
 from gaelp_tasks.tasks.resources import Resources
+from gaelp_tasks.tasks.settlement import facts_of, told_before
 
 __all__ = ["Run", "Work", "walk"]
 
+CLAIMS_TTL_S = 86_400  #: of an eager run's claim number
 HAND_OVER_S = 2.0  #: for the text of a run that will be repeated to reach its stream
-CLAIMS_TTL_S = 30 * 86_400  #: a fence must outlive whatever could still write
 
 
 STOP_REASONS: dict[Reason, StopReason] = {
@@ -47,6 +48,7 @@ class Run:
     attempt: int  #: 1 for the first
     published_at: float | None  #: Unix seconds; None from a sender that does not tell
     cancellation: Cancellation
+    claim: int | None = None  #: which claim of the invocation this is; None where none was made (eager)
     stream: TokenStream | None = None  #: None until it is claimed
     started: float = 0.0  #: `tick` when it was claimed
     queued_s: float | None = None
@@ -101,8 +103,11 @@ async def walk(run: Run, work: Work, at: Resources) -> Outcome:
     """
     try:
         stream = await claim(run, work, at)
-        async with stoppable(run):
-            outcome: Outcome = Done(work.result(await answer(run, work, stream)))
+        outcome = await told_before(stream, at)
+        if outcome is None:
+            await admit(run, at)
+            async with stoppable(run):
+                outcome = Done(work.result(await answer(run, work, stream)))
     except StreamFenced:
         raise
     except Cancelled as cancelled:
@@ -116,25 +121,27 @@ async def walk(run: Run, work: Work, at: Resources) -> Outcome:
 
 
 async def claim(run: Run, work: Work, at: Resources) -> TokenStream:
-    """Take the next claim number, open the stream with it, and notice a cancel that came while queued."""
-    pipe = at.redis.pipeline(transaction=False)
-    pipe.incr(at.keys.claims(run.id))
-    pipe.expire(at.keys.claims(run.id), CLAIMS_TTL_S)
-    pipe.get(at.keys.cancel(run.id))
-    number, _, wish = await pipe.execute()
+    """Open the stream with the number of this claim."""
+    if run.claim is None:  # eager: no worker has claimed it
+        run.claim = await at.redis.incr(at.keys.claims(run.id))
+        await at.redis.expire(at.keys.claims(run.id), CLAIMS_TTL_S)
     run.started = at.tick()
     if run.published_at is not None:
         run.queued_s = max(0.0, at.now() - run.published_at)
-    run.stream = at.streams.open(run.id, number)
+    run.stream = at.streams.open(run.id, run.claim)
     run.stream.start(
         work.facts() | {"worker": at.worker, "node": at.node, "attempt": run.attempt, "at": at.now()}
     )
-    if wish is not None:
+    return run.stream
+
+
+async def admit(run: Run, at: Resources) -> None:
+    """Notice what came while it was queued: a cancel, or its time."""
+    if await at.redis.get(at.keys.cancel(run.id)) is not None:
         raise Cancelled(Reason.USER)
     ttl_s = getattr(run.asked, "queue_ttl_s", None)
     if ttl_s is not None and run.queued_s is not None and run.queued_s > ttl_s and run.attempt == 1:
         raise Cancelled(Reason.EXPIRED)
-    return run.stream
 
 
 @asynccontextmanager
@@ -168,7 +175,7 @@ async def answer(run: Run, work: Work, stream: TokenStream) -> StopReason:
 def cut_short(reason: Reason, work: Work) -> Outcome:
     """The outcome of a run that was stopped from outside."""
     match reason:
-        case Reason.EVICTION | Reason.PREEMPTION | Reason.SHUTDOWN:
+        case Reason.EVICTION | Reason.PREEMPTION | Reason.SHUTDOWN | Reason.LEASE:
             return Snooze(0.0, f"stopped: {reason}")
         case Reason.TIME_LIMIT:
             return Failed(TimeLimitExceeded("time_limit"))
@@ -186,18 +193,17 @@ def judge(error: Exception, run: Run, work: Work, at: Resources) -> Outcome:
 
 
 async def settle(outcome: Outcome, run: Run, at: Resources) -> None:
-    """Close the stream of a run that will not be repeated; one that will be keeps its stream open."""
+    """Close the stream of a run that will not be repeated; one that will be keeps its stream open.
+
+    Raises StreamFenced when a later claim has taken over.
+    """
     if run.stream is None:
         return
-    match outcome:
-        case Done(result) | Cut(result):
-            name = "done" if isinstance(outcome, Done) else "cut"
-            facts = {"outcome": name, "stop_reason": result.stop_reason, "usage": result.usage.model_dump()}
-        case Failed(error):
-            facts = {"outcome": "failed", "error": type(error).__name__, "message": str(error)}
-        case Retry() | Snooze():
-            with suppress(TimeoutError):  # without Redis nobody waits for the text either
-                async with asyncio.timeout(HAND_OVER_S):
-                    await run.stream.sent()
-            return
-    await run.stream.end(facts | {"at": at.now()})
+    if isinstance(outcome, Done | Cut | Failed):
+        await run.stream.end(facts_of(outcome) | {"at": at.now()})
+        return
+    with suppress(TimeoutError, *unavailable):  # without Redis nobody waits for the text either
+        async with asyncio.timeout(HAND_OVER_S):
+            await run.stream.arrived()
+            if int(await at.redis.get(at.keys.claims(run.id)) or 0) > run.stream.claim:
+                raise StreamFenced(f"Invocation {run.id} was started again elsewhere.")

@@ -48,13 +48,13 @@ def test_sigterm_gives_back_what_does_not_finish_and_exits_in_time(start_worker,
 
 
 def test_a_killed_workers_run_is_done_by_another(start_worker, node):
-    worker = start_worker(GAELP_OLLAMA_NODES=node, GAELP_VISIBILITY_TIMEOUT_S="2")
+    worker = start_worker(GAELP_OLLAMA_NODES=node, GAELP_LEASE_TTL_S="2")
     handle = invoke_agent.delay("A long story", options=LONG)
     reader = handle.stream(timeout=60)
     next(reader)
     worker.send(signal.SIGKILL)
     worker.wait(within_s=5)
-    start_worker(GAELP_OLLAMA_NODES=node, GAELP_VISIBILITY_TIMEOUT_S="2", name="second")
+    start_worker(GAELP_OLLAMA_NODES=node, GAELP_LEASE_TTL_S="2", name="second")
     with pytest.raises(StreamRestarted):
         for _ in reader:
             pass

@@ -8,6 +8,7 @@ from celery.worker import state
 from celery.worker.control import Panel
 from celery.worker.request import Request
 from kombu.transport.redis import Channel
+from kombu.transport.redis import Transport as KombuTransport
 
 from gaelp_tasks import app, invoke_agent
 from gaelp_tasks.overview import live_nodes
@@ -43,11 +44,15 @@ def slots() -> int:
     return sum(node.slots for node in live_nodes(app))
 
 
-def test_kombu_still_has_the_names_that_the_steps_touch():
-    assert (Channel._in_poll is None) or hasattr(Channel, "_in_poll")
-    assert hasattr(Channel, "unacked_index_key")
-    assert hasattr(Channel.QoS, "can_consume")
-    assert hasattr(Channel, "conn_or_acquire")
+def test_kombu_still_has_the_names_that_the_transport_touches():
+    """What they do is tested in test_claim_faults.py."""
+    assert Channel._in_poll is False
+    assert Channel._brpop_sent_at is None
+    for name in ("_brpop_start", "_brpop_read", "_q_for_pri", "active_queues", "priority_steps", "sep"):
+        assert hasattr(Channel, name), name
+    for name in ("can_consume", "restore_visible", "restore_unacked_once"):
+        assert hasattr(Channel.QoS, name), name
+    assert hasattr(KombuTransport, "_deliver")
 
 
 def test_celery_still_has_the_names_that_revoking_and_canvas_touch():
@@ -71,7 +76,7 @@ def test_the_configuration_can_be_looked_at(worker):
 
 
 def test_the_gate_follows_the_limit_while_tasks_run(worker, endless):
-    """Private: qos.can_consume, channel._in_poll; public: pool_grow and pool_shrink."""
+    """Private: QoS.can_consume, Channel._in_poll; public: pool_grow and pool_shrink."""
     endless(7)
     eventually(lambda: running() == 4, what="four slots, four runs")
     app.control.pool_grow(2, reply=True)
@@ -83,7 +88,7 @@ def test_the_gate_follows_the_limit_while_tasks_run(worker, endless):
 
 
 def test_a_closed_gate_takes_nothing_and_strands_nothing(worker):
-    """A message published while a BRPOP is under way is run or left in the queue, never kept in a buffer."""
+    """A message published while a claim is under way is run or left in the queue, never kept in a buffer."""
     app.control.pool_shrink(4, reply=True)
     eventually(lambda: slots() == 0)
     handles = [invoke_agent.delay("Hi", options={"num_predict": 1}) for _ in range(5)]

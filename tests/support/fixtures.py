@@ -6,6 +6,7 @@ import venv
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -57,7 +58,7 @@ def start_worker(broker, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess
     app.redis.flushdb()
     with ExitStack() as stack:
 
-        def start(*arguments: str, **settings: str) -> WorkerProcess:
+        def start(*arguments: str, **settings: Any) -> WorkerProcess:
             worker = WorkerProcess(tmp_path, *arguments, **{"GAELP_BROKER_URL": broker.url, **settings})
             return stack.enter_context(worker)
 

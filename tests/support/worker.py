@@ -17,11 +17,13 @@ from support.eventually import eventually
 class WorkerProcess:
     """`with WorkerProcess(folder, GAELP_...="...") as worker:`; ended by pid whatever happens."""
 
-    def __init__(self, folder: Path, *arguments: str, name: str = "worker", **settings: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, name: str = "worker", mingle: bool = False, **settings: str
+    ) -> None:
         self.name = f"{name}@test"
         self.log_file = folder / f"{name}.log"
         self._settings: Mapping[str, str] = settings
-        self._arguments = arguments
+        self._arguments = arguments if mingle else ("--without-mingle", *arguments)  # it takes a second
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -29,7 +31,7 @@ class WorkerProcess:
         command = [sys.executable, "-m", "celery", "-A", "gaelp_tasks", "worker", f"--hostname={self.name}"]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--loglevel=INFO", "--without-mingle", *self._arguments],
+                [*command, "--loglevel=INFO", *self._arguments],
                 env=env,
                 stdout=log,
                 stderr=log,

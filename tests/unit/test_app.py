@@ -54,7 +54,7 @@ def test_what_names_no_queue_goes_where_somebody_takes_it(name, queue):
 def test_settings_become_celerys(made):
     settings = Settings(
         broker_url="redis://h:1/0", result_backend="redis://r:1/1", result_ttl_s=5.0, num_parallel=3,
-        visibility_timeout_s=7.0, namespace="two.",
+        namespace="two.",
     )  # fmt: skip
     conf = made(settings).conf
     assert (conf.broker_url, conf.result_backend, conf.result_expires) == (
@@ -63,7 +63,6 @@ def test_settings_become_celerys(made):
         5.0,
     )
     assert conf.worker_concurrency == 3
-    assert conf.broker_transport_options["visibility_timeout"] == 7.0
     assert conf.broker_transport_options["global_keyprefix"] == "two."
     assert conf.result_backend_transport_options["global_keyprefix"] == "two."
 

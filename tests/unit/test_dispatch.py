@@ -46,24 +46,24 @@ def test_later_changes_replace_what_was_consumed():
 
 
 @pytest.mark.parametrize(
-    ("invocations", "embeddings", "slots", "seats", "fetches"),
+    ("invocations", "embeddings", "slots", "seats", "room"),
     [
-        (0, 0, 1, 1, True),
-        (1, 0, 1, 1, False),  # the next may be an invocation
-        (0, 1, 1, 1, False),  # the next may be an embedding
-        (0, 63, 1, 64, True),
-        (3, 63, 4, 64, True),
-        (4, 0, 4, 64, False),
-        (0, 0, 0, 64, False),  # a pool that was shrunk to nothing takes nothing
-        (6, 0, 2, 64, False),  # and neither does one that runs more than it may now
-        (0, 65, 1, 64, False),
+        (0, 0, 1, 1, 1),
+        (1, 0, 1, 1, 0),  # the next may be an invocation
+        (0, 1, 1, 1, 0),  # the next may be an embedding
+        (0, 63, 1, 64, 1),
+        (2, 62, 5, 64, 2),
+        (4, 0, 4, 64, 0),
+        (0, 0, 0, 64, 0),  # a pool that was shrunk to nothing takes nothing
+        (6, 0, 2, 64, 0),  # and neither does one that runs more than it may now
+        (0, 65, 1, 64, 0),
     ],
 )
 def test_the_next_message_is_taken_where_it_has_room_whatever_it_is(
-    invocations, embeddings, slots, seats, fetches
+    invocations, embeddings, slots, seats, room
 ):
     held = [EMBEDS] * embeddings + ["gaelp.invoke_agent"] * invocations
-    assert free(held, slots=slots, seats=seats).for_any is fetches
+    assert free(held, slots=slots, seats=seats).for_any == room
 
 
 @given(st.lists(st.sampled_from([EMBEDS, "gaelp.invoke_agent", "another.task"])), st.integers(0, 9))

@@ -1,6 +1,8 @@
 """Looking at nodes, queues and one invocation."""
 
 import json
+import re
+from time import time
 
 import pytest
 from celery.backends.cache import CacheBackend
@@ -13,7 +15,6 @@ from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.overview import (
     SUB_KEYS,
-    UNACKED,
     AmbiguousId,
     Place,
     Runner,
@@ -66,7 +67,6 @@ def stream(broker, **entries):
 def test_the_sub_keys_are_those_that_kombu_makes():
     made = [f"{Channel.sep}{step}" if step else "" for step in Channel.priority_steps]
     assert list(SUB_KEYS) == made
-    assert Channel.unacked_key == UNACKED
 
 
 def test_every_node_of_a_worker_is_listed(broker):
@@ -164,9 +164,10 @@ def test_junk_in_a_queue_is_passed_over(broker):
 def test_the_beginning_of_an_id_stands_for_it_wherever_it_is(broker):
     announce(broker, "a@h", running=("running-1",), unplaced=("unplaced-1",))
     queue(broker, f"batch{SUB_KEYS[1]}", "queued-1")
-    broker.sync.hset("unacked", "tag", json.dumps([{"headers": {"id": "delayed-1"}}, "batch", "batch"]))
+    broker.sync.zadd("gaelp:parked", {"delayed-1": 1.0})
+    broker.sync.hset("gaelp:unacked", "tag", '{"id": "claimed-1"}\n{}')
     run_facts(broker, "ended-1", 1)
-    for name in ("running-1", "unplaced-1", "queued-1", "delayed-1", "ended-1"):
+    for name in ("running-1", "unplaced-1", "queued-1", "delayed-1", "claimed-1", "ended-1"):
         assert whole_id(app, name[:6]) == name
         assert whole_id(app, name[:5]) == name[:5], "too short"
     assert whole_id(app, "nobody") == "nobody"
@@ -181,12 +182,15 @@ def test_an_id_that_several_begin_with_is_refused_with_their_names(broker):
     assert whole_id(app, "twins-1") == "twins-1", "it is one itself"
 
 
-def test_what_a_worker_holds_until_it_is_due_waits(broker):
-    broker.sync.hset("unacked", "tag", json.dumps([{"headers": {"id": "i"}}, "batch", "batch"]))
+def test_what_waits_for_its_time_tells_for_how_long(broker):
+    broker.sync.zadd("gaelp:parked", {"i": (time() + 90) * 1000})
     found = describe(app, "i")
     assert (found.state, found.place) == (State.WAITING, None)
-    assert "when it is due" in found.why
-    app.backend.store_result("i", {}, "STARTED")
+    assert re.fullmatch(r"It will be queued when it is due, in (89|90) s.", found.why)
+
+
+def test_what_a_worker_has_just_claimed_runs(broker):
+    broker.sync.hset("gaelp:unacked", "tag", '{"id": "i"}\n{}')
     assert describe(app, "i").state is State.RUNNING
 
 

@@ -116,7 +116,7 @@ async def test_tenants_share_nothing(bench):
     made = bench(["x"])
     for tenant in (None, "t", "u"):
         for cached in (False, True):
-            result = (await made.walk(made.run(tenant=tenant, **FIXED))).result
+            result = (await made.walk(made.run(f"{tenant} {cached}", tenant=tenant, **FIXED))).result
             assert result.cached is cached
 
 
@@ -209,10 +209,10 @@ async def test_another_agent_gives_its_own_answer(bench, monkeypatch):
     registry.register_agent("mine")(Mine)
     made = bench(["x"])
     for agent in ("chat", "mine", "coding"):
-        assert not (await made.walk(made.run(agent=agent, **FIXED))).result.cached
+        assert not (await made.walk(made.run(agent, agent=agent, **FIXED))).result.cached
     Mine.system_prompt = "Be long."
-    assert not (await made.walk(made.run(agent="mine", **FIXED))).result.cached
-    assert (await made.walk(made.run(agent="mine", **FIXED))).result.cached
+    assert not (await made.walk(made.run("long", agent="mine", **FIXED))).result.cached
+    assert (await made.walk(made.run("again", agent="mine", **FIXED))).result.cached
 
 
 async def test_tool_calls_and_data_come_along(bench, monkeypatch):

@@ -39,7 +39,7 @@ BAD = {
     "RETRY_BASE_S": ["0", "-1", "nan", "inf"],
     "RETRY_CAP_S": ["0", "-1", "nan", "inf"],
     "SNOOZE_S": ["0", "-1", "nan", "inf"],
-    "VISIBILITY_TIMEOUT_S": ["0", "-1", "nan", "inf"],
+    "LEASE_TTL_S": ["0", "-1", "nan", "inf"],
     "DRAIN_GRACE_S": ["-1", "nan", "inf"],
     "STREAM_TTL_S": ["0", "-1", "nan", "inf"],
     "RESULT_TTL_S": ["0", "-1", "nan", "inf"],

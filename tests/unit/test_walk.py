@@ -95,6 +95,7 @@ async def test_a_whole_answer_is_done_and_streamed(bench):
         "outcome": "done",
         "stop_reason": "stop",
         "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+        "result": result.model_dump(mode="json", exclude={"text"}),
         "at": made.now(),
     }
 
@@ -187,7 +188,7 @@ async def test_the_hard_time_limit_is_a_failure_of_celerys_class(bench):
 
 
 def test_every_reason_has_an_outcome():
-    given_back = {Reason.SHUTDOWN, Reason.EVICTION, Reason.PREEMPTION}
+    given_back = {Reason.SHUTDOWN, Reason.EVICTION, Reason.PREEMPTION, Reason.LEASE}
     assert STOP_REASONS.keys() | given_back | {Reason.TIME_LIMIT} == set(Reason)
 
 

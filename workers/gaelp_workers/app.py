@@ -6,14 +6,14 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from gaelp_workers.control import NO_AUTOSCALE, Recalls
 from gaelp_workers.names import warn_of_names
-from gaelp_workers.steps import Gate, Holding, NodeDuties
+from gaelp_workers.steps import Holding, NodeDuties
+from gaelp_workers.transport import SCHEME
 
 __all__ = ["STEPS", "Consumer"]
 
 #: What our worker does beside Celery's own steps.
 STEPS = (
-    Gate,  # fetch only while a slot is free
-    Holding,  # keep what runs here from being given to others
+    Holding,  # fetch only while a slot is free, and keep what is held from being given to others
     NodeDuties,  # announce the node, hear cancellations
     Recalls,  # end what waits for its time and was cancelled
 )
@@ -27,6 +27,11 @@ class Consumer(CeleryConsumer):
             raise SystemExit(NO_AUTOSCALE)
         super().__init__(*args, controller=controller, **kwargs)
         warn_of_names(self.app.settings)
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:
+        """Celery's connection for consuming, with our transport."""
+        connection = self.app.connection_for_read(heartbeat=heartbeat, transport=SCHEME)
+        return self.ensure_connected(connection)
 
     class Blueprint(CeleryConsumer.Blueprint):
         """Celery's blueprint with our steps."""

@@ -4,6 +4,7 @@ Revoking a model task cancels it: it settles with its partial text wherever it i
 Celery's way. Celery keeps its commands in one registry for the process, where ours replace those of the name.
 """
 
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +16,7 @@ from celery.worker.control import Panel, nok, ok
 
 from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.connections import unavailable
+from gaelp_tasks.tasks.base import ModelTask
 from gaelp_workers.request import Request
 
 __all__ = ["NO_AUTOSCALE", "Recalls"]
@@ -33,14 +35,16 @@ def revoke(state: Any, task_id: Any, **_: Any) -> Any:
     """
     ids = set(maybe_list(task_id) or ())
     known = {an_id: held.requests[an_id] for an_id in ids if an_id in held.requests}
+    app = state.app
+    waiting = ids - known.keys()
     others = {an_id for an_id, request in known.items() if not isinstance(request, Request)}
+    others |= {an_id for an_id in waiting if is_parked_by_another(app, an_id)}
     if others:
         celerys.revoke(state, others)
     ours = ids - others
     held.revoked.update(ours)
-    app = state.app
-    if ours:
-        request_cancel(app.redis, app.keys, *ours, ttl_s=app.settings.cancel_ttl_s)
+    if ours | waiting:
+        request_cancel(app.redis, app.keys, *(ours | waiting), ttl_s=app.settings.cancel_ttl_s)
     for an_id in ours & known.keys():
         end(known[an_id], state.consumer.pool)
     return ok(f"tasks {', '.join(sorted(ids))} flagged as revoked")
@@ -70,6 +74,15 @@ def revoke_by_stamped_headers(state: Any, headers: Any, **_: Any) -> Any:
 def autoscale(state: Any, max: Any = None, min: Any = None) -> Any:  # noqa: A002, ARG001  Celery's names
     """Modify autoscale settings."""
     return nok(NO_AUTOSCALE)
+
+
+def is_parked_by_another(app: Any, task_id: str) -> bool:
+    """Whether it waits in Redis for its time and calls no model."""
+    record: Any = app.redis.hget(app.keys.parked_messages, task_id)
+    if record is None:
+        return False
+    task = app.tasks.get(json.loads(record.partition("\n")[2])["headers"]["task"])
+    return not isinstance(task, ModelTask)
 
 
 def end(request: Request, pool: Any) -> None:

@@ -27,13 +27,13 @@ class Free(NamedTuple):
     seats: int
 
     @property
-    def for_any(self) -> bool:
-        """Whether one more may be fetched.
+    def for_any(self) -> int:
+        """How many more may be fetched.
 
-        It may be an invocation or an embedding, which is not known before it is here: there must be room for
-        both. 0 slots take nothing.
+        Each may be an invocation or an embedding, which is not known before it is here: there must be room
+        for both. 0 slots take nothing.
         """
-        return self.slots > 0 and self.seats > 0
+        return max(0, min(self.slots, self.seats))
 
 
 def free(held: Sequence[str], *, slots: int, seats: int) -> Free:

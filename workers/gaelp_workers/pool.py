@@ -20,6 +20,7 @@ from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
 from gaelp_workers.dispatch import EMBEDS
+from gaelp_workers.transport import Transport
 
 __all__ = ["HARD_MAX", "TaskPool"]
 
@@ -67,6 +68,7 @@ class TaskPool(ThreadPool):
         """Run a task in a thread, under its limits; `token` becomes Celery's worker_pid of it."""
         runs, seats = shared_resources().runs, shared_resources().seats
         runs.enter(correlation_id)
+        Transport.leases.begin(correlation_id)
         if args[:1] == (EMBEDS,):  # Celery's request gives the task's name first
             seats.enter(correlation_id)
         token = next(self._tokens)
@@ -82,6 +84,9 @@ class TaskPool(ThreadPool):
             self._futures.discard(future)
             seats.leave(correlation_id)
             runs.leave(correlation_id)
+            if not future.cancelled() and future.exception() is not None:
+                logger.error("Celery could not run %s.", correlation_id, exc_info=future.exception())
+                Transport.leases.spoil(correlation_id)
             for alarm in alarms:
                 shared_runtime().loop.call_soon_threadsafe(alarm.cancel)
 

@@ -1,89 +1,93 @@
 """Our bootsteps in Celery's consumer. They touch private names of celery and kombu; each has a test."""
 
 import asyncio
-import time
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 from celery import bootsteps
-from celery.worker import state
 
+from gaelp_tasks.cancellation import Reason
+from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
 from gaelp_workers.dispatch import Free, free
+from gaelp_workers.leases import Keeper, Leases, connection_name
 from gaelp_workers.memory import host_memory
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
+from gaelp_workers.transport import Transport
 
-__all__ = ["Gate", "Holding", "NodeDuties"]
+__all__ = ["Holding", "NodeDuties"]
+
+DAY_S = 86_400.0
+BEATS = 10  #: renewals per lease
+ENVELOPE = 4  #: a message is at most this many times the largest prompt: base64, escapes, headers
 
 TASKS = "celery.worker.consumer.tasks:Tasks"
 
 
-def held() -> list[str]:
-    """The names of the tasks that this worker runs or is about to run; what waits for its time is not."""
-    while True:
-        try:
-            return [request.name for request in state.reserved_requests]
-        except RuntimeError:  # a run ended in its own thread meanwhile
-            continue
-
-
-class Gate(bootsteps.StartStopStep):
-    """Fetch only while a slot and a seat are free; `pool.limit` is read at each fetch, so it may move.
-
-    Celery's own gate (worker_disable_prefetch) pauses the socket while a BRPOP is under way: a message that
-    arrives then waits in the buffer, seen by nobody, and is lost with the worker. An outstanding BRPOP is
-    therefore always read.
-    """
-
-    requires = (TASKS,)
-
-    def start(self, c: Any) -> None:
-        """Replace the channel's own answer; a reconnect makes a new channel and starts the step again."""
-        channel = c.task_consumer.channel
-        at = shared_resources()
-
-        def left() -> Free:
-            return free(held(), slots=at.slots(c.pool.limit), seats=c.pool.seats)
-
-        def can_consume() -> bool:
-            return bool(getattr(channel, "_in_poll", None)) or left().for_any
-
-        def open_queues() -> list[str]:
-            consumer = c.task_consumer  # None while the connection is down
-            return [queue.name for queue in consumer.queues] if consumer and left().slots > 0 else []
-
-        channel.qos.can_consume = can_consume
-        at.seats.open_queues = open_queues
+def stop_run(task_id: str) -> None:
+    """Stop a run whose lease has ended."""
+    shared_resources().runs.stop(task_id, Reason.LEASE)
 
 
 class Holding(bootsteps.StartStopStep):
-    """Keep the messages that this worker holds young, however long they run.
+    """Fetch by claims while a slot is free, and keep the leases of what is held.
 
-    kombu gives a message back to its queue when nobody has touched it for `visibility_timeout`, which must be
-    short to notice a dead worker and would otherwise re-run every task that is longer.
+    What runs outlives a lost connection under its lease; what was only reserved is given back, for Celery
+    forgets it.
     """
 
-    requires = (TASKS,)
-
     def __init__(self, c: Any, **kwargs: Any) -> None:
-        self._timer: Any = None
         super().__init__(c, **kwargs)
+        settings = c.app.settings
+        holder = uuid4().hex[:16]
+        same_redis = settings.results_url == settings.broker_url
+        self._leases = Leases(
+            c.app.redis,
+            c.app.keys,
+            holder=holder,
+            ttl_s=settings.lease_ttl_s,
+            claims_ttl_s=settings.result_ttl_s + DAY_S,
+            results=c.app.backend.get_key_for_task(".").decode().removesuffix(".") if same_redis else "",
+        )
+        self._keeper = Keeper(
+            self._leases,
+            connect(settings, name=connection_name(holder), answer_s=settings.lease_ttl_s / 5),
+            every_s=settings.lease_ttl_s / BEATS,
+            on_lost=stop_run,
+        )
+        Transport.leases = self._leases
+        Transport.room = lambda: self.left(c).for_any
+        Transport.most_bytes = int(settings.max_prompt_bytes) * ENVELOPE
 
-    def register_with_event_loop(self, c: Any, hub: Any) -> None:
-        """Touch three times per visibility timeout."""
-        if self._timer is not None:
-            self._timer.cancel()
-        every_s = c.app.settings.visibility_timeout_s / 3
-        self._timer = hub.call_repeatedly(every_s, self.touch, c)
+    def left(self, c: Any) -> Free:
+        """Slots and seats that nothing held takes; `pool.limit` may move at any time."""
+        slots = shared_resources().slots(c.pool.limit)
+        return free(self._leases.names, slots=slots, seats=c.pool.seats)
 
-    def touch(self, c: Any) -> None:
-        """Renew what is running, reserved or waiting for its time."""
-        channel = c.task_consumer.channel
-        held = [tag for tag in tuple(channel.qos._delivered) if tag not in channel.qos._dirty]  # noqa: SLF001  kombu keeps no public list
-        if held:
-            with channel.conn_or_acquire() as redis:
-                redis.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
+    def start(self, c: Any) -> None:
+        """Begin to renew; after a reconnect the keeper is still there."""
+
+        def open_queues() -> list[str]:
+            consumer = c.task_consumer  # None while the connection is down
+            return [queue.name for queue in consumer.queues] if consumer and self.left(c).slots > 0 else []
+
+        shared_resources().seats.open_queues = open_queues
+        if not self._keeper.is_alive():
+            self._leases.load()
+            self._keeper.start()
+
+    def stop(self, c: Any) -> None:  # noqa: ARG002  Celery's signature
+        """The connection is gone, or the worker stops: what does not run yet is for others."""
+        with suppress(*unavailable):  # then their leases run out
+            self._leases.give_back(*self._leases.idle)
+
+    def shutdown(self, c: Any) -> None:
+        """Nothing runs here any more."""
+        self.stop(c)
+        self._keeper.stop()
 
 
 class NodeDuties(bootsteps.StartStopStep):

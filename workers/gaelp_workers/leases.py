@@ -1,0 +1,288 @@
+"""What this worker holds, and that it still lives: claimed messages, their leases, the sweep of others'."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from time import monotonic
+from typing import Any, NamedTuple
+
+from gaelp_tasks.connections import Keys, Refused, ScriptUnknown, SyncRedis, unavailable
+from gaelp_workers.scripts import BURY, CLAIM, GIVE_BACK, RENEW, SWEEP, Script
+
+__all__ = ["Held", "Keeper", "Leases", "connection_name"]
+
+logger = logging.getLogger(__name__)
+
+SWEEP_AT_MOST = 500  #: of each kind in one script; the next sweep takes the rest
+CONNECTION = "gaelp:"  #: with the holder behind it, the name of its connection in CLIENT LIST
+IDLE_LOOK = 4  #: beats between two looks while nobody else holds anything
+LOOKS = 2  #: in a row without its connection, and a holder is dead at the next
+LOOK_AT_MOST = 200  #: messages one claim may look at, so that junk cannot keep Redis busy
+
+
+def connection_name(holder: str) -> str:
+    """How a holder's connection is called in CLIENT LIST; when the name is gone, so is the process."""
+    return f"{CONNECTION}{holder}"
+
+
+class Held(NamedTuple):
+    """The task of a message that is held."""
+
+    id: str
+    name: str
+
+
+class Leases:
+    """The messages that this process holds. Safe to use from any thread.
+
+    `holder` names this process for as long as it lives; every tag begins with it. `results` is the prefix of
+    Celery's results, '' where another Redis keeps them. Raises what redis-py raises.
+    """
+
+    def __init__(
+        self, redis: SyncRedis, keys: Keys, *, holder: str, ttl_s: float, claims_ttl_s: float, results: str
+    ) -> None:
+        self.holder = holder
+        self.ttl_s = ttl_s
+        self._redis = redis
+        self._keys = keys
+        self._claims_ttl_s = claims_ttl_s
+        self._results = results
+        self._held: dict[str, Held] = {}  # by tag
+        self._begun: set[str] = set()  # tags of those that a thread has taken
+        self._owed: set[str] = set()  # done, and Redis could not be told
+        self._batches = count(1)
+
+    @property
+    def held(self) -> dict[str, Held]:
+        """By tag, as of now."""
+        return dict(self._held)
+
+    @property
+    def idle(self) -> list[str]:
+        """Tags of those that nothing has begun to run."""
+        return [tag for tag in self.held if tag not in self._begun]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tasks held, as of now."""
+        return [task.name for task in self.held.values()]
+
+    def claim_command(self, lists: Sequence[str], take: int, *, most_bytes: int) -> list[Any]:
+        """The command that takes up to `take` messages from the lists, the most urgent first."""
+        keys = self._keys
+        fixed = (
+            keys.unacked,
+            keys.leases,
+            keys.parked,
+            keys.parked_messages,
+            keys.dead,
+            keys.dead_messages,
+        )
+        return [
+            "EVALSHA",
+            CLAIM.sha,
+            len(fixed) + len(lists),
+            *fixed,
+            *lists,
+            take,
+            LOOK_AT_MOST,
+            int(self.ttl_s * 1000),
+            f"{self.holder}|{next(self._batches)}.",
+            most_bytes,
+            keys.claims(""),
+            int(self._claims_ttl_s * 1000),
+            keys.cancel(""),
+            self._results,
+        ]
+
+    def took(self, tag: str, task: Held) -> None:
+        """A claim brought this message."""
+        self._held[tag] = task
+
+    def begin(self, task_id: str) -> None:
+        """A thread takes this task: from now on it ends, and is not given back unasked."""
+        self._begun.update(tag for tag, task in self.held.items() if task.id == task_id)
+
+    def spoil(self, task_id: str) -> None:
+        """Celery could not even run this task: what was not settled of it goes to the dead letters."""
+        for tag in [tag for tag, task in self.held.items() if task.id == task_id]:
+            self.bury(tag, "cannot be run")
+
+    def done(self, tag: str) -> None:
+        """Acknowledge: the message is gone for good; where Redis is away the keeper says it again."""
+        self._forget(tag)
+        try:
+            self._acknowledge(tag, self._redis)
+        except unavailable as error:
+            self._owed.add(tag)
+            logger.warning("An acknowledgement waits for Redis: %s", error)
+
+    def pay(self, redis: SyncRedis) -> None:
+        """Acknowledge what Redis could not be told before."""
+        for tag in tuple(self._owed):
+            self._acknowledge(tag, redis)
+            self._owed.discard(tag)
+
+    def _acknowledge(self, tag: str, redis: SyncRedis) -> None:
+        with redis.pipeline(transaction=True) as pipe:
+            pipe.hdel(self._keys.unacked, tag)
+            pipe.zrem(self._keys.leases, tag)
+            pipe.execute()
+
+    def _forget(self, tag: str) -> None:
+        self._held.pop(tag, None)
+        self._begun.discard(tag)
+
+    def give_back(self, *tags: str) -> None:
+        """To the front of their lists; the first tag named is taken again first."""
+        if not tags:
+            return
+        try:
+            self._run(GIVE_BACK, (self._keys.unacked, self._keys.leases), reversed(tags))
+        finally:
+            for tag in tags:
+                self._forget(tag)
+
+    def bury(self, tag: str, reason: str) -> None:
+        """To the dead letters: this message will never run as it is."""
+        keys = self._keys
+        try:
+            self._run(BURY, (keys.unacked, keys.leases, keys.dead, keys.dead_messages), (tag, reason))
+        finally:
+            self._forget(tag)
+
+    def renew(self, redis: SyncRedis) -> list[str]:
+        """Renew all; the tags whose lease had ended. They stay in `held` until their runs have stopped."""
+        tags = [*self.held, *self._owed]
+        if not tags:
+            return []
+        told = (int(self.ttl_s * 1000), self._keys.swept(""), *tags)
+        lost = self._run(RENEW, (self._keys.leases,), told, redis=redis)
+        return [tag for tag in lost if tag in self._held]
+
+    def sweep(self, redis: SyncRedis, dead: Iterable[str] = ()) -> tuple[int, int]:
+        """Give back what nobody holds any more and publish what is due; how many of each.
+
+        `dead`: holders that are known to have died.
+        """
+        keys = self._keys
+        where = (keys.unacked, keys.leases, keys.parked, keys.parked_messages)
+        prefixes = [f"{holder}|" for holder in dead]
+        back, due = self._run(SWEEP, where, (SWEEP_AT_MOST, self._keys.swept(""), *prefixes), redis=redis)
+        return back, due
+
+    def holders(self, redis: SyncRedis) -> set[str]:
+        """Everybody who holds anything."""
+        tags: Any = redis.zrange(self._keys.leases, 0, -1)
+        return {tag.partition("|")[0] for tag in tags}
+
+    def bell(self) -> Any:
+        """A subscription to the doorbell, connected."""
+        bell = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        bell.subscribe(self._keys.bell)
+        return bell
+
+    def load(self) -> None:
+        """Teach Redis the scripts; it forgets them when it restarts."""
+        for script in (CLAIM, RENEW, GIVE_BACK, SWEEP, BURY):
+            self._redis.script_load(script)
+
+    def _run(
+        self, script: Script, keys: Sequence[str], arguments: Iterable[Any], *, redis: SyncRedis | None = None
+    ) -> Any:
+        client = redis or self._redis
+        given = (len(keys), *keys, *arguments)
+        try:
+            return client.evalsha(script.sha, *given)
+        except ScriptUnknown:
+            return client.eval(script, *given)
+
+
+class Keeper(threading.Thread):
+    """Renews the leases and sweeps, on a thread and a connection that no task can keep busy.
+
+    A holder that could not renew for half a lease stops its own runs, before anybody else may start them.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        redis: SyncRedis,
+        *,
+        every_s: float,
+        on_lost: Callable[[str], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        super().__init__(name="gaelp-leases", daemon=True)
+        self._leases = leases
+        self._redis = redis
+        self._every_s = every_s
+        self._on_lost = on_lost
+        self._clock = clock
+        self._renewed_at = clock()
+        self._seen: set[str] = set()  # holders whose connection was there, since Redis answers us
+        self._missed: dict[str, int] = {}  # holder -> at how many looks in a row it was not
+        self._sees_clients = True
+        self._beats = 0
+        self._over = threading.Event()
+
+    def start(self) -> None:
+        """Be seen to live before anything is held. Raises what redis-py raises."""
+        self._redis.ping()
+        super().start()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while True:
+            try:
+                self.beat()
+            except Exception:
+                logger.exception("Leases could not be renewed; the next beat tries again.")
+            if self._over.wait(self._every_s):
+                return
+
+    def stop(self) -> None:
+        """End; what is held then runs out by itself."""
+        self._over.set()
+
+    def beat(self) -> None:
+        """One renewal and one sweep."""
+        asked_at = self._clock()
+        try:
+            lost = self._leases.renew(self._redis)
+            self._renewed_at = asked_at
+            self._lose(lost)
+            self._leases.pay(self._redis)
+            self._leases.sweep(self._redis, self._dead())
+        except unavailable as error:
+            self._seen.clear()  # after a restart or a failover nobody's name is there yet
+            self._missed.clear()
+            if self._clock() - self._renewed_at > self._leases.ttl_s / 2:
+                logger.warning("Cannot renew leases (%s): what runs here is stopped.", error)
+                self._lose(self._leases.held)
+
+    def _lose(self, tags: Iterable[str]) -> None:
+        held = self._leases.held
+        for tag in tags:
+            if tag in held:  # else it has ended meanwhile
+                self._on_lost(held[tag].id)
+
+    def _dead(self) -> set[str]:
+        """Holders whose connection is gone: a living one opens it anew within a beat of its own."""
+        others = self._leases.holders(self._redis) - {self._leases.holder}
+        looks = self._beats % IDLE_LOOK == 0 or bool(others)
+        self._beats += 1
+        if not looks or not self._sees_clients:
+            return set()
+        try:
+            clients: Any = self._redis.client_list()
+        except Refused as error:
+            logger.warning("CLIENT LIST is refused (%s): dead workers are noticed by their leases.", error)
+            self._sees_clients = False
+            return set()
+        there = {str(client.get("name")).removeprefix(CONNECTION) for client in clients}
+        self._seen = (self._seen | there) & (others | there)
+        self._missed = {holder: self._missed.get(holder, 0) + 1 for holder in others - there}
+        return {holder for holder, looks in self._missed.items() if looks > LOOKS and holder in self._seen}

@@ -1,0 +1,28 @@
+"""The Lua scripts of this folder: each is one atomic step in Redis; its head names its keys."""
+
+import hashlib
+from importlib.resources import files
+
+__all__ = ["BURY", "CLAIM", "GIVE_BACK", "RENEW", "SWEEP", "Script"]
+
+
+class Script(str):
+    """The text of a script, with the name under which Redis keeps it."""
+
+    __slots__ = ("sha",)
+    sha: str
+
+    @classmethod
+    def read(cls, name: str) -> "Script":
+        """The script of a file in lua/."""
+        text = (files(__package__) / "lua" / f"{name}.lua").read_text()
+        script = cls(text)
+        script.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        return script
+
+
+CLAIM = Script.read("claim")
+RENEW = Script.read("renew")
+GIVE_BACK = Script.read("give_back")
+SWEEP = Script.read("sweep")
+BURY = Script.read("bury")

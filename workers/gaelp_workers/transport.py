@@ -1,0 +1,187 @@
+"""kombu's Redis transport with an atomic claim in place of BRPOP; only workers use it, publishers do not.
+
+kombu takes a message off its list and notes who has it in two steps: a worker that dies between them loses
+it. Here one script does both, and it also refuses junk, parks what is not due and raises the claim number.
+"""
+
+import logging
+from collections.abc import Callable
+from queue import Empty
+from time import monotonic
+from typing import Any, ClassVar
+
+from kombu.transport import TRANSPORT_ALIASES, virtual
+from kombu.transport import redis as kombu_redis
+from kombu.utils.json import loads
+
+from gaelp_tasks.connections import Refused, Replica, ScriptUnknown
+from gaelp_workers.leases import Held, Leases
+
+__all__ = ["SCHEME", "Channel", "QoS", "Transport"]
+
+logger = logging.getLogger(__name__)
+
+SCHEME = "claim"  #: what Celery's banner and log call our connection
+TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
+
+REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
+POLL_S = 0.02  #: for publishers who ring no bell
+PAUSE_S = 1.0  #: after Redis refused a claim: it is full, or has become a replica
+
+
+class QoS(kombu_redis.QoS):
+    """Acknowledgements by lease; they need no channel, so they outlive a lost connection."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """The claim has noted it in Redis already."""
+        virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def can_consume(self) -> bool:
+        """While there is room; an answer under way is always read, or its messages would wait unseen.
+
+        A channel that consumes no queue hears remote control, which must be heard when all is full.
+        """
+        channel = self.channel
+        return bool(channel._in_poll) or not channel.active_queues or Transport.room() > 0  # noqa: SLF001  kombu
+
+    def ack(self, delivery_tag: str) -> None:
+        """It is done."""
+        Transport.leases.done(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Back to its list, or to the dead letters."""
+        if requeue:
+            Transport.leases.give_back(delivery_tag)
+        else:
+            Transport.leases.bury(delivery_tag, "rejected")
+        virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the keeper sweeps our leases, and `unacked` belongs to other apps on this Redis."""
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  kombu's signature
+        """Nothing: what runs goes on under its lease, whatever became of the connection."""
+        self._on_collect.cancel()
+        delivered: Any = self._delivered
+        delivered.restored = True  # or it would complain of what is left there
+
+
+class Channel(kombu_redis.Channel):
+    """A channel whose fetch is a claim."""
+
+    QoS = QoS
+    _in_poll: Any
+    _brpop_sent_at: Any
+    _claiming = True  # what is under way is a claim
+    _resume_at = 0.0  # no claim before: the lists were empty
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Send a claim for as many messages as there is room for.
+
+        Replies of other workers, which mingle waits for on this channel, are no tasks: they are fetched as
+        kombu does.
+        """
+        self._claiming = not any(queue.endswith(REPLIES) for queue in self.active_queues)
+        if not self._claiming:
+            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+            return
+        if monotonic() < self._resume_at:
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        room = Transport.room()
+        if not queues or room <= 0:
+            return
+        # queue before step: the order of tiers outranks Celery's own priority of messages
+        lists = [
+            f"{self.global_keyprefix}{self._q_for_pri(queue, step)}"  # type: ignore[no-untyped-call]
+            for queue in queues
+            for step in self.priority_steps
+        ]
+        connection: Any = self.client.connection
+        self._in_poll = connection
+        self._brpop_sent_at = monotonic()
+        connection.send_command(*Transport.leases.claim_command(lists, room, most_bytes=Transport.most_bytes))
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Hand out what a claim brought."""
+        if not self._claiming:
+            return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
+        connection = self.client.connection
+        try:
+            taken = connection.read_response()
+        except Refused as error:
+            self._refused(error, connection)
+            raise Empty from None
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None
+        if not taken:
+            self._resume_at = monotonic() + POLL_S
+            raise Empty
+        self._resume_at = 0.0
+        for at in range(0, len(taken), 4):
+            self._hand_out(*taken[at : at + 4])
+        return True
+
+    def _hand_out(self, place: bytes, tag: bytes, claim: int, message: bytes) -> None:
+        queue = place.decode().removeprefix(self.global_keyprefix).rsplit(self.sep, 1)[0]
+        held = tag.decode()
+        try:
+            payload: Any = loads(message.decode())  # type: ignore[no-untyped-call]
+            payload["properties"]["delivery_tag"] = held
+            payload["headers"]["gaelp_claim"] = claim
+            Transport.leases.took(held, Held(payload["headers"]["id"], payload["headers"]["task"]))
+            self.connection._deliver(payload, queue)  # noqa: SLF001  as kombu's own channels do
+        except self.connection_errors:
+            raise
+        except Exception:
+            logger.exception("A message in %s cannot be handled: it is kept among the dead letters.", queue)
+            Transport.leases.bury(held, "cannot be handled")
+
+    def _refused(self, error: Exception, connection: Any) -> None:
+        """Redis will not run the claim now; the worker lives on and asks again."""
+        if isinstance(error, ScriptUnknown):
+            Transport.leases.load()
+            return
+        if isinstance(error, Replica):  # a failover: look for the new master
+            connection.disconnect()
+        logger.warning("Redis refuses a claim (%s); asking again in %g s.", error, PAUSE_S)
+        self._resume_at = monotonic() + PAUSE_S
+
+    def ring(self) -> None:
+        """Somebody published: look now."""
+        self._resume_at = 0.0
+
+
+class Transport(kombu_redis.Transport):
+    """What the worker's consumer connects with; the worker sets these three before it does."""
+
+    Channel = Channel
+    leases: ClassVar[Leases]
+    room: ClassVar[Callable[[], int]]  #: how many more messages may be held right now
+    most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Hear the doorbell, and turn often enough to notice publishers who do not ring it."""
+        super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
+        # celery cancels what was registered here when the connection is lost
+        loop.call_repeatedly(POLL_S, _turn)
+        bell = Transport.leases.bell()
+        line = bell.connection._sock  # noqa: SLF001  redis-py shows no socket
+        loop.add_reader(line, self._on_bell, bell, line)
+
+    def _on_bell(self, bell: Any, line: Any) -> None:
+        """Somebody published: look at once. A broken connection is one for the whole consumer."""
+        while bell.get_message(timeout=0) is not None:
+            pass
+        if bell.connection._sock is not line:  # noqa: SLF001  redis-py has connected anew, unheard by the loop
+            raise ConnectionResetError("The doorbell's connection to Redis broke.")
+        for channel in self.channels:
+            channel.ring()
+
+
+def _turn() -> None:
+    """A turn of the loop is all that is wanted: kombu asks each channel at its beginning."""
