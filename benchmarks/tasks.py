@@ -43,6 +43,7 @@ class Side:
 
     task: Any
     queue: str
+    held: str  #: the hash of what is not acknowledged
     worker: Child
     store: redis.Redis
 
@@ -59,7 +60,7 @@ class Side:
         """Tasks queued or not acknowledged."""
         with self.store.pipeline(transaction=False) as pipe:
             pipe.llen(self.queue)
-            pipe.hlen("unacked")
+            pipe.hlen(self.held)
             return sum(pipe.execute())
 
     def stored(self, sent: list[AsyncResult]) -> int:
@@ -91,12 +92,14 @@ def measure_tasks(folder: Path, plan: Plan) -> list[Figure]:
         ours = Side(
             task=noop.noop,
             queue="interactive",
+            held="gaelp:unacked",
             worker=start_ours(stack, folder, slots=SLOTS),
             store=redis.Redis.from_url(os.environ["GAELP_BROKER_URL"]),
         )
         theirs = Side(
             task=plain.noop,
             queue="celery",
+            held="unacked",
             worker=start_plain(stack, folder, slots=SLOTS),
             store=redis.Redis.from_url(os.environ[plain.URL_VARIABLE]),
         )

@@ -77,7 +77,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         # the acknowledgement after the run is what survives a kill; on threads it also wakes the event loop
         "task_acks_late": True,
-        # 0 is no limit for kombu: the worker's gate decides when to fetch
+        # 0 is no limit for Celery: the worker claims what it has room for
         "worker_prefetch_multiplier": 0,
         "worker_pool": "gaelp_workers.pool:TaskPool",
         "worker_consumer": "gaelp_workers.app:Consumer",

@@ -130,10 +130,6 @@ class Keys:
         """Channel on which cancel requests are called out."""
         return f"{self.namespace}gaelp:cancellations"
 
-    def result(self, task_id: str) -> str:
-        """Celery's result of a task."""
-        return f"{self.namespace}celery-task-meta-{task_id}"
-
     def queue(self, name: str) -> str:
         """Celery's list for a queue."""
         return f"{self.namespace}{name}"

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.redis
 KEYS = Keys()
 QUEUE = "interactive"
 MOST_BYTES = 10_000
+RESULTS = "celery-task-meta-"
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def leases(redis):
 
 
 def holder(name: str, ttl_s: float = 60.0) -> Leases:
-    made = Leases(app.redis, KEYS, holder=name, ttl_s=ttl_s, claims_ttl_s=60.0, results=KEYS.result(""))
+    made = Leases(app.redis, KEYS, holder=name, ttl_s=ttl_s, claims_ttl_s=60.0, results=RESULTS)
     made.load()
     return made
 
@@ -128,7 +129,7 @@ def test_what_has_told_its_result_is_not_run_again(redis, leases, stored, group,
     publish(message("1", group=group))
     assert claim(leases) == ["1"]
     if stored is not None:
-        redis.set(KEYS.result("1"), stored)
+        redis.set(f"{RESULTS}1", stored)
     leases.give_back(*leases.held)
     assert claim(leases) == again
     assert redis.hlen(KEYS.unacked) == len(again)
