@@ -6,8 +6,19 @@ from typing import Any
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
+from kombu.exceptions import OperationalError
 
-from gaelp_tasks.connections import Keys, SyncRedis, connect, unavailable
+from gaelp_tasks.addresses import for_celery, sentinels
+from gaelp_tasks.connections import (
+    ANSWER_S,
+    NOT_NOW,
+    Keys,
+    SyncRedis,
+    connect,
+    in_words,
+    sentinel_options,
+    unavailable,
+)
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.queues import INBOXES, SYSTEM, route
 from gaelp_tasks.settings import Settings, load_settings
@@ -29,8 +40,14 @@ class GaelpApp(Celery):
         self.add_defaults(lambda: celery_settings(self.settings))
 
     def send_task(self, *args: Any, **kwargs: Any) -> Any:
-        """Celery's send_task, and a ring at the doorbell; who does not ring is heard within a poll."""
-        sent = super().send_task(*args, **kwargs)
+        """Celery's send_task, and a ring at the doorbell; who does not ring is heard within a poll.
+
+        Raises kombu's OperationalError where Redis does not take the message.
+        """
+        try:
+            sent = super().send_task(*args, **kwargs)
+        except OperationalError as error:
+            raise OperationalError(in_words(str(error))) from error
         with suppress(*unavailable):
             self.redis.publish(self.keys.bell, "")
         return sent
@@ -55,19 +72,30 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's configuration for our settings, each departure from its defaults with the reason."""
     prefix = {"global_keyprefix": settings.namespace} if settings.namespace else {}
     return {
-        "broker_url": settings.broker_url,
-        "result_backend": settings.results_url,
+        "broker_url": for_celery(settings.broker_url),
+        "result_backend": for_celery(settings.results_url),
         "result_expires": settings.result_ttl_s,
         # or an answer that was given would be told as a failure when Redis is away for a moment
         "result_backend_always_retry": True,
-        "result_backend_transport_options": prefix,
+        # nor when it is full, or has become a replica: whoever runs waits, and tells the answer then
+        "result_backend_max_sleep_between_retries_ms": 500,
+        "result_backend_transport_options": {
+            **prefix,
+            **_by_sentinels(settings.results_url),
+            "additional_connection_errors": NOT_NOW,
+        },
+        # Celery's own two minutes would keep a thread that stores a result when Redis is cut off
+        "redis_socket_timeout": ANSWER_S,
+        "redis_socket_connect_timeout": settings.connect_timeout_s,
+        "redis_backend_health_check_interval": 10,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
             **prefix,
+            **_by_sentinels(settings.broker_url),
             # strict tiers, whatever add_consumer did to the list before
             "queue_order_strategy": "gaelp_workers.dispatch:QueueOrder",
             # one try then an error: a caller must not hang on a dead broker
-            "socket_timeout": 30,
+            "socket_timeout": ANSWER_S,
             "socket_connect_timeout": settings.connect_timeout_s,
             "health_check_interval": 10,
         },
@@ -91,6 +119,12 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_queues": [_queue(name) for name in (*INBOXES, SYSTEM)],
         "task_routes": [{"gaelp.maintenance.*": {"queue": SYSTEM}}, _route_foreign],
     }
+
+
+def _by_sentinels(url: str) -> dict[str, Any]:
+    """What Celery and kombu want to know beside a sentinel:// address."""
+    found = sentinels(url)
+    return {"master_name": found.master, "sentinel_kwargs": sentinel_options(found)} if found else {}
 
 
 def _route_foreign(name: str, *_: Any, task: Any = None, **__: Any) -> dict[str, str] | None:

@@ -1,21 +1,27 @@
 """The only door to redis-py: connections, the names of our keys, and its errors in our words."""
 
 import asyncio
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
 import redis.asyncio.retry
+import redis.asyncio.sentinel
 import redis.retry
+import redis.sentinel
 from redis.backoff import NoBackoff
 
+from gaelp_tasks.addresses import Sentinels, sentinels
 from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.settings import Settings, masked
 
 __all__ = [
+    "ANSWER_S",
+    "NOT_NOW",
     "AsyncRedis",
     "Keys",
     "Refused",
@@ -26,8 +32,13 @@ __all__ = [
     "connect",
     "connect_async",
     "dial",
+    "eviction_policy",
+    "in_words",
     "lost",
+    "sentinel_options",
+    "sentinel_pool",
     "unavailable",
+    "unsafe",
     "worded",
 ]
 
@@ -46,8 +57,12 @@ lost = (redis.ConnectionError, redis.TimeoutError, OSError)
 Trouble = redis.RedisError
 #: Any way in which Redis does not serve us.
 unavailable = (redis.RedisError, OSError)
+#: Names of errors for Celery's result backend: it refuses now, and will not later.
+NOT_NOW = ("redis.exceptions.OutOfMemoryError", "redis.exceptions.ReadOnlyError")
 
 ANSWER_S = 30.0  #: longer than any read of ours blocks
+SENTINEL_S = 0.5  #: a sentinel that answers later is not waited for
+KEEPS = "noeviction"  #: the only policy that loses no work when Redis is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,10 @@ class Keys:
         """How often an invocation was started: the fence."""
         return f"{self.namespace}gaelp:claims:{invocation_id}"
 
+    def asked(self, invocation_id: str) -> str:
+        """What was asked under an idempotency key, and whether it is published."""
+        return f"{self.namespace}gaelp:asked:{invocation_id}"
+
     def cancel(self, invocation_id: str) -> str:
         """A standing request to cancel an invocation."""
         return f"{self.namespace}gaelp:cancel:{invocation_id}"
@@ -71,6 +90,10 @@ class Keys:
     def node(self, worker: str, url: str = "*") -> str:
         """What a worker announces of one of its nodes; without `url`, or with '*', the pattern of all."""
         return f"{self.namespace}gaelp:node:{worker}:{url}"
+
+    def cordon(self, worker: str) -> str:
+        """That a worker shall take nothing new, and how; of '*' the pattern of all."""
+        return f"{self.namespace}gaelp:cordon:{worker}"
 
     def cached(self, name: str) -> str:
         """An entry of the cache."""
@@ -130,6 +153,11 @@ class Keys:
         """Channel on which cancel requests are called out."""
         return f"{self.namespace}gaelp:cancellations"
 
+    @property
+    def counts(self) -> str:
+        """How often something rare has happened: name -> number."""
+        return f"{self.namespace}gaelp:counts"
+
     def queue(self, name: str) -> str:
         """Celery's list for a queue."""
         return f"{self.namespace}{name}"
@@ -153,20 +181,24 @@ def connect(
     `name` is how its connections are called in CLIENT LIST; without `text` it answers in bytes; `answer_s`
     bounds each wait, and a question is then asked once only.
     """
-    url = settings.broker_url.replace("redis+socket://", "unix://")
     options = _options(settings) | {"client_name": name, "decode_responses": text}
     if answer_s is not None:
         options |= {"socket_timeout": answer_s, "socket_connect_timeout": answer_s}
-    retry = redis.retry.Retry(NoBackoff(), 1 if answer_s is None else 0)
-    return redis.Redis.from_url(url, retry=retry, **options)
+    options["retry"] = redis.retry.Retry(NoBackoff(), 1 if answer_s is None else 0)
+    if found := sentinels(settings.broker_url):
+        return redis.Redis.from_pool(sentinel_pool(found, **options))
+    return redis.Redis.from_url(_plain(settings.broker_url), **options)
 
 
 def connect_async(settings: Settings) -> AsyncRedis:
     """An asynchronous client of the broker, for one event loop."""
-    url = settings.broker_url.replace("redis+socket://", "unix://")
-    return redis.asyncio.Redis.from_url(
-        url, retry=redis.asyncio.retry.Retry(NoBackoff(), 1), **_options(settings)
-    )
+    options = _options(settings) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 1)}
+    if found := sentinels(settings.broker_url):
+        asked: Any = _AsyncLookout(found)
+        made: Any = redis.asyncio.sentinel.SentinelConnectionPool  # untyped
+        pool = made(found.master, asked, **_login(found), **options)
+        return redis.asyncio.Redis.from_pool(pool)
+    return redis.asyncio.Redis.from_url(_plain(settings.broker_url), **options)
 
 
 async def dial(settings: Settings) -> asyncio.StreamWriter:
@@ -179,6 +211,135 @@ async def dial(settings: Settings) -> asyncio.StreamWriter:
     return writer
 
 
+def _plain(url: str) -> str:
+    return url.replace("redis+socket://", "unix://")
+
+
+class _Told(NamedTuple):
+    """What a sentinel says of the master."""
+
+    epoch: int  #: of the configuration it knows: the newest is right
+    address: tuple[str, int]
+
+
+class _Lookout:
+    """Asks every sentinel who the master is, each time anew; redis-py's own believes the first that answers.
+
+    After a failover the others hear of it a second or two later.
+    """
+
+    def __init__(self, found: Sentinels) -> None:
+        self._found = found
+
+    def discover_master(self, name: str) -> tuple[str, int]:
+        """Host and port. Raises MasterNotFoundError, or what all sentinels answered."""
+        replies: list[Any] = []
+        for place in self._found.places:
+            try:
+                with redis.Redis(**_call(self._found, place)) as client:
+                    replies.append(
+                        _ask(client.pipeline(transaction=False), name).execute(raise_on_error=False)
+                    )
+            except unavailable as error:
+                replies.append(error)
+        return _newest(name, replies)
+
+
+class _AsyncLookout:
+    """The same on an event loop; it asks all of them at once."""
+
+    def __init__(self, found: Sentinels) -> None:
+        self._found = found
+
+    async def discover_master(self, name: str) -> tuple[str, int]:
+        """See _Lookout."""
+        asked = [self._ask(place, name) for place in self._found.places]
+        return _newest(name, await asyncio.gather(*asked))
+
+    async def _ask(self, place: tuple[str, int], name: str) -> Any:
+        try:
+            async with redis.asyncio.Redis(**_call(self._found, place)) as client:
+                return await _ask(client.pipeline(transaction=False), name).execute(raise_on_error=False)
+        except unavailable as error:
+            return error
+
+
+def sentinel_options(found: Sentinels) -> dict[str, Any]:
+    """How to speak with the sentinels themselves: soon, once, and by their own names and passwords."""
+    return {
+        "socket_timeout": SENTINEL_S,
+        "socket_connect_timeout": SENTINEL_S,
+        "retry": None,
+        "username": found.own_username or None,
+        "password": found.own_password or None,
+    }
+
+
+def _call(found: Sentinels, place: tuple[str, int]) -> dict[str, Any]:
+    host, port = place
+    return {"host": host, "port": port, "decode_responses": True, "protocol": 2} | sentinel_options(found)
+
+
+def _ask(pipe: Any, name: str) -> Any:
+    # the address that MASTER tells lags behind, while only it tells the epoch
+    pipe.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+    pipe.execute_command("SENTINEL", "MASTER", name)
+    return pipe
+
+
+def _newest(name: str, replies: Iterable[Any]) -> tuple[str, int]:
+    told: list[_Told] = []
+    troubles: list[Exception] = []
+    for reply in replies:
+        if isinstance(reply, Exception):
+            troubles.append(reply)
+        elif refused := next((answer for answer in reply if isinstance(answer, Exception)), None):
+            troubles.append(refused)
+        elif reply[0]:
+            (host, port), state = reply
+            state = dict(zip(state[::2], state[1::2], strict=True))
+            told.append(_Told(int(state["config-epoch"]), (host, int(port))))
+    if told:
+        return max(told).address
+    if denied := next((error for error in troubles if isinstance(error, redis.AuthenticationError)), None):
+        raise denied
+    why = "; ".join(sorted({str(error).rstrip(".") for error in troubles}))
+    raise redis.sentinel.MasterNotFoundError(f"no sentinel tells the master of '{name}': {why}")
+
+
+def _login(found: Sentinels) -> dict[str, Any]:
+    """To the master."""
+    return {"db": found.db, "username": found.username or None, "password": found.password or None}
+
+
+def sentinel_pool(found: Sentinels, **options: Any) -> redis.sentinel.SentinelConnectionPool:
+    """Connections to whoever is the master when each is opened; `options` go to each of them."""
+    made: Any = redis.sentinel.SentinelConnectionPool  # untyped
+    pool: redis.sentinel.SentinelConnectionPool = made(
+        found.master, _Lookout(found), **options, **_login(found)
+    )
+    return pool
+
+
+def eviction_policy(client: SyncRedis) -> str:
+    """What Redis does when it is full; '' where it does not say. Raises what redis-py raises."""
+    try:
+        return str(client.config_get("maxmemory-policy").get("maxmemory-policy", ""))
+    except Refused:  # ACL, or renamed by who hosts it
+        return str(client.info("memory").get("maxmemory_policy", ""))
+
+
+def unsafe(settings: Settings, policy: str) -> str:
+    """Why no worker may run on a Redis with this policy, in one sentence; '' where one may."""
+    if policy in {KEEPS, ""}:
+        return ""
+    return (
+        f"Redis at {masked(settings.broker_url)} evicts keys when it is full ({policy}) and would lose "
+        f"accepted work: set `maxmemory-policy {KEEPS}` in its redis.conf, and now by "
+        f"`redis-cli CONFIG SET maxmemory-policy {KEEPS}`."
+    )
+
+
 @contextmanager
 def worded(settings: Settings) -> Iterator[None]:
     """Turn what redis-py raises into BrokerUnavailable, one sentence that says what to do."""
@@ -189,7 +350,48 @@ def worded(settings: Settings) -> Iterator[None]:
             f"Redis at {masked(settings.broker_url)} refuses our user or password: check GAELP_BROKER_URL."
         ) from error
     except unavailable as error:
+        place = masked(settings.broker_url)
+        tls = settings.broker_url.startswith("rediss:")
+        if tls and (trouble := _tls_trouble(error)):
+            raise BrokerUnavailable(f"Redis at {place}: {trouble}.") from error
+        told = in_words(str(error))
+        if told != str(error):
+            raise BrokerUnavailable(f"Redis at {place} does not serve us: {told}.") from error
+        # a server may hang up without a word where it misses a certificate, or wait where it speaks no TLS
+        more = (
+            ", check that this port speaks TLS, and name a certificate by ssl_certfile= and ssl_keyfile= "
+            "there if it asks for one"
+        )
         raise BrokerUnavailable(
-            f"Redis at {masked(settings.broker_url)} does not serve us ({error}): start it, or set "
-            "GAELP_BROKER_URL."
+            f"Redis at {place} does not serve us ({str(error).rstrip('.')}): start it, or set "
+            f"GAELP_BROKER_URL{more if tls else ''}."
         ) from error
+
+
+def in_words(told: str) -> str:
+    """What Redis answered; where it is full, or forbids, with what to do about it, without a full stop."""
+    if "maxmemory" in told:
+        return "it is full: raise its maxmemory, or let workers finish some of what waits, and try again"
+    if "NOPERM" in told or "has no permissions" in told:
+        return f"its ACL forbids this user what is needed ({told}); docs/redis.md lists what each user may"
+    return told
+
+
+def _tls_trouble(error: BaseException) -> str:
+    """What is wrong with a certificate and what to do about it; '' where it is something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not trusted ({cause.verify_message}): name the file of its CA by "
+                "ssl_ca_certs= in GAELP_BROKER_URL, or give Redis a certificate for this host name"
+            )
+        if isinstance(cause, FileNotFoundError | PermissionError):
+            return f"a file that GAELP_BROKER_URL names cannot be read ({cause.strerror})"
+        if isinstance(cause, ssl.SSLError):
+            return (
+                f"TLS failed ({cause.reason or cause}): check that this port speaks TLS, and name a "
+                "certificate that it trusts by ssl_certfile= and ssl_keyfile= in GAELP_BROKER_URL"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return ""

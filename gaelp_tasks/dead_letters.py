@@ -1,15 +1,26 @@
-"""Messages that cannot run: why, where they came from, and the way back."""
+"""Messages that cannot run: why, where they came from, and the way back.
+
+There is no bound to them: each takes what it took in its queue, where nothing bounded it either, and nothing
+that was accepted is dropped or cut short. `gaelp doctor` says when there are any, and how large they are.
+"""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import connect, worded
 
-__all__ = ["DeadLetter", "count", "find", "listed", "purge", "replay"]
+__all__ = ["DeadLetter", "Which", "count", "find", "grouped", "listed", "purge", "replay", "size_bytes"]
 
 PAGE = 500
+READ_BYTES = 8 * 1024**2  #: of records in one answer; a larger record comes alone
+SUB_KEY = "\x06\x16"  #: kombu's mark between a queue and a step of its priority
+#: nothing that an operator could mend makes these run; «malformed ...» neither
+HOPELESS = frozenset({"not JSON", "not a Celery message", "not JSON inside", "compressed", "unreadable eta"})
 
 
 class DeadLetter(NamedTuple):
@@ -22,28 +33,66 @@ class DeadLetter(NamedTuple):
     task_id: str  #: '' where the message does not tell
     task: str  #: its name, '' where the message does not tell
     size_bytes: int
+    more: Mapping[str, Any]  #: what else was noted about it
     message: bytes  #: exactly as it was found
+    place: bytes  #: key of the list it came from
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it would be refused again, whatever changes but our own code."""
+        return self.reason in HOPELESS or self.reason.startswith("malformed")
 
 
-def _read(name: bytes, record: bytes) -> DeadLetter:
+class Which(NamedTuple):
+    """Those that are meant; '' is any. A reason, queue or task counts as soon as it begins so."""
+
+    reason: str = ""
+    queue: str = ""
+    task: str = ""
+
+    def means(self, letter: DeadLetter) -> bool:
+        """Whether it is one of them."""
+        return all(
+            has.startswith(wanted)
+            for has, wanted in zip((letter.reason, letter.queue, letter.task), self, strict=True)
+        )
+
+
+ANY = Which()
+
+
+def _read(name: bytes, record: bytes, namespace: str) -> DeadLetter:
     line, _, message = record.partition(b"\n")
-    about = json.loads(line.decode(errors="replace"))
+    about: dict[str, Any] = json.loads(line.decode(errors="replace"))
     headers: Any = {}
     try:
         headers = json.loads(message)["headers"]
         headers = headers if isinstance(headers, dict) else {}
     except (ValueError, LookupError, TypeError, RecursionError):
         pass  # that is what is wrong with it
+    place = str(about["queue"])
+    more = {key: value for key, value in about.items() if key not in {"reason", "queue", "at", "id"}}
     return DeadLetter(
-        id=name.decode(),
+        id=_shown(name),
         reason=str(about["reason"]),
-        queue=str(about["queue"]),
+        queue=place.removeprefix(namespace).partition(SUB_KEY)[0],
         since=about["at"] / 1000,
         task_id=str(about.get("id") or headers.get("id") or "")[:255],
         task=str(headers.get("task") or "")[:255],
         size_bytes=len(message),
+        more=more,
         message=message,
+        place=place.encode(),
     )
+
+
+def _shown(name: bytes) -> str:
+    """The id of the dead letter of this name: one that a shell takes for a word."""
+    return name.decode().replace("|", ":", 1)
+
+
+def _name(letter_id: str) -> bytes:
+    return letter_id.replace(":", "|", 1).encode()
 
 
 def count(app: GaelpApp) -> int:
@@ -52,50 +101,109 @@ def count(app: GaelpApp) -> int:
         return int(app.redis.zcard(app.keys.dead))
 
 
-def listed(app: GaelpApp, *, most: int) -> Iterator[DeadLetter]:
-    """Up to `most` of them, the newest first. Raises BrokerUnavailable."""
-    with worded(app.settings), connect(app.settings, text=False) as redis:
-        names: Any = redis.zrange(app.keys.dead, 0, most - 1, desc=True)
-        for at in range(0, len(names), PAGE):
-            page = names[at : at + PAGE]
-            records: Any = redis.hmget(app.keys.dead_messages, page)
-            yield from (_read(name, record) for name, record in zip(page, records, strict=True) if record)
+def size_bytes(app: GaelpApp) -> int:
+    """What they take in Redis, about: it looks at some of them. Raises BrokerUnavailable."""
+    with worded(app.settings):
+        found: Any = app.redis.memory_usage(app.keys.dead_messages, samples=20)
+    return int(found or 0)
+
+
+def listed(app: GaelpApp, *, most: int, skip: int = 0, which: Which = ANY) -> Iterator[DeadLetter]:
+    """Up to `most` of those that are meant, the newest first, after `skip` of them. Raises BrokerUnavailable.
+
+    However large they are, no more than a few are in memory at once.
+    """
+    found = 0
+    with worded(app.settings), closing(connect(app.settings, text=False)) as redis:
+        names: Any = redis.zrange(app.keys.dead, 0, -1, desc=True)
+        for name, record in _records(redis, app.keys.dead_messages, names):
+            letter = _read(name, record, app.settings.namespace)
+            if not which.means(letter):
+                continue
+            found += 1
+            if found > skip:
+                yield letter
+            if found >= skip + most:
+                return
+
+
+def _records(redis: Any, key: str, names: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    for some in _batches(redis, key, names):
+        for name, record in zip(some, redis.hmget(key, some), strict=True):
+            if record:
+                yield name, record
+
+
+def _batches(redis: Any, key: str, names: list[bytes]) -> Iterator[list[bytes]]:
+    """As many at once as READ_BYTES allow."""
+    for at in range(0, len(names), PAGE):
+        page = names[at : at + PAGE]
+        with redis.pipeline(transaction=False) as pipe:
+            for name in page:
+                pipe.hstrlen(key, name)
+            lengths = pipe.execute()
+        batch: list[bytes] = []
+        total = 0
+        for name, length in zip(page, lengths, strict=True):
+            if batch and total + length > READ_BYTES:
+                yield batch
+                batch, total = [], 0
+            batch.append(name)
+            total += length
+        yield batch
+
+
+def grouped(app: GaelpApp, by: Callable[[DeadLetter], str], which: Which = ANY) -> Counter[str]:
+    """How many of each kind there are. Raises BrokerUnavailable."""
+    every = count(app)
+    return Counter(by(letter) for letter in listed(app, most=every, which=which))
 
 
 def find(app: GaelpApp, letter_id: str) -> DeadLetter | None:
     """One of them by its id or by its task's. Raises BrokerUnavailable."""
-    with worded(app.settings), connect(app.settings, text=False) as redis:
-        record: Any = redis.hget(app.keys.dead_messages, letter_id)
+    name = _name(letter_id)
+    with worded(app.settings), closing(connect(app.settings, text=False)) as redis:
+        record: Any = redis.hget(app.keys.dead_messages, name)
     if record is not None:
-        return _read(letter_id.encode(), record)
-    return next((one for one in listed(app, most=10_000) if one.task_id == letter_id), None)
+        return _read(name, record, app.settings.namespace)
+    return next((one for one in listed(app, most=count(app)) if one.task_id == letter_id), None)
 
 
 def replay(app: GaelpApp, letter_ids: Iterable[str]) -> int:
     """Put them to the end of the queues they came from; how many were there. Raises BrokerUnavailable.
 
-    Each is moved in one transaction: one that two people replay at once is published once.
+    They are moved in transactions: what two people replay at once is published once.
     """
-    return sum(_move(app, letter_id, back=True) for letter_id in letter_ids)
+    names = list(dict.fromkeys(_name(letter_id) for letter_id in letter_ids))
+    keys, moved = app.keys, 0
+    redis: Any
+
+    def move(pipe: Any, some: list[bytes]) -> int:
+        records: list[bytes | None] = pipe.hmget(keys.dead_messages, some)
+        pipe.multi()
+        for name, record in zip(some, records, strict=True):
+            pipe.hdel(keys.dead_messages, name)
+            pipe.zrem(keys.dead, name)
+            if record is not None:
+                letter = _read(name, record, app.settings.namespace)
+                pipe.lpush(letter.place, letter.message)
+        return len(records) - records.count(None)
+
+    with worded(app.settings), closing(connect(app.settings, text=False)) as redis:
+        for some in _batches(redis, keys.dead_messages, names):
+            moved += redis.transaction(partial(move, some=some), keys.dead_messages, value_from_callable=True)
+    return moved
 
 
 def purge(app: GaelpApp, letter_ids: Iterable[str]) -> int:
     """Throw them away; how many were there. Raises BrokerUnavailable."""
-    return sum(_move(app, letter_id, back=False) for letter_id in letter_ids)
-
-
-def _move(app: GaelpApp, letter_id: str, *, back: bool) -> bool:
-    keys = app.keys
-
-    def move(pipe: Any) -> None:
-        record = pipe.hget(keys.dead_messages, letter_id)
-        pipe.multi()
-        pipe.hdel(keys.dead_messages, letter_id)
-        pipe.zrem(keys.dead, letter_id)
-        if record is not None and back:
-            letter = _read(letter_id.encode(), record)
-            pipe.lpush(letter.queue, letter.message)
-
-    with worded(app.settings), connect(app.settings, text=False) as redis:
-        removed: Any = redis.transaction(move, keys.dead_messages)
-    return bool(removed[0])
+    names = list(dict.fromkeys(_name(letter_id) for letter_id in letter_ids))
+    thrown = 0
+    with worded(app.settings), closing(connect(app.settings, text=False)) as redis:
+        for at in range(0, len(names), PAGE):
+            page = names[at : at + PAGE]
+            with redis.pipeline(transaction=True) as pipe:
+                pipe.hdel(app.keys.dead_messages, *page)
+                pipe.zrem(app.keys.dead, *page)
+                thrown += int(pipe.execute()[0])
+    return thrown

@@ -3,6 +3,7 @@
     GaelpError
     ├── SettingsError            final    a GAELP_ variable is wrong
     ├── InvalidInvocation        final    refused at the call, nothing was published
+    ├── IdempotencyConflict      final    an InvalidInvocation: its key belongs to another body
     ├── AnswerUnfit              final    a parser or model class cannot take the answer
     ├── BrokerUnavailable        final    Redis does not answer, or refuses
     ├── StreamUnavailable        final    no stream is kept for that id
@@ -31,6 +32,7 @@ __all__ = [
     "BrokerUnavailable",
     "FirstTokenTimeout",
     "GaelpError",
+    "IdempotencyConflict",
     "InvalidInvocation",
     "InvocationCut",
     "LoadTimeout",
@@ -69,6 +71,10 @@ class SettingsError(GaelpError):
 
 class InvalidInvocation(GaelpError, ValueError):
     """The call is malformed; nothing was published."""
+
+
+class IdempotencyConflict(InvalidInvocation):
+    """The idempotency key stands for an invocation that asks for something else."""
 
 
 class AnswerUnfit(GaelpError, ValueError):

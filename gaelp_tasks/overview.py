@@ -222,6 +222,7 @@ def describe(app: GaelpApp, invocation_id: str) -> Description:
             entries = app.redis.xrange(app.keys.stream(invocation_id), f"{newest.claim}-0", count=1)
         cancelled = bool(app.redis.exists(app.keys.cancel(invocation_id)))
         due_ms: Any = app.redis.zscore(app.keys.parked, invocation_id)
+        parked: Any = None if due_ms is None else app.redis.hget(app.keys.parked_messages, invocation_id)
         meta = handle.backend.get_task_meta(invocation_id)
     status, result = meta["status"], meta.get("result")
     place = None if status in {"SUCCESS", "FAILURE", "REVOKED"} else find_queued(app, invocation_id)
@@ -236,7 +237,7 @@ def describe(app: GaelpApp, invocation_id: str) -> Description:
     return Description(
         id=invocation_id,
         state=state,
-        why=_why(app, state, place, cancelled=cancelled, due_ms=due_ms),
+        why=_why(app, state, place, cancelled=cancelled, due_ms=due_ms, parked=parked),
         place=place,
         start=facts,
         node=_node_of(app, invocation_id, state, facts, mapping),
@@ -257,20 +258,37 @@ def _node_of(
     return str(facts.get("node") or "")
 
 
-def _why(app: GaelpApp, state: State, place: Place | None, *, cancelled: bool, due_ms: float | None) -> str:
+def _why(
+    app: GaelpApp,
+    state: State,
+    place: Place | None,
+    *,
+    cancelled: bool,
+    due_ms: float | None,
+    parked: str | None = None,
+) -> str:
     """One sentence on what it waits for."""
     if state is State.UNKNOWN:
         return "No queue, stream or result here knows this id: it was never accepted, or is forgotten by now."
     if state is State.WAITING:
         due = "" if due_ms is None else f", in {max(0.0, due_ms / 1000 - time()):,.0f} s"
-        return f"It will be queued when it is due{due}."
+        reason = json.loads(parked.partition("\n")[0]).get("reason") if parked else None
+        return f"It will be queued when it is due{due}{f': {reason}' if reason else ''}."
     if state is not State.QUEUED or place is None:
         return ""
     if cancelled:
         return "It was cancelled and ends as soon as a worker takes it."
+    return _why_queued(app, place)
+
+
+def _why_queued(app: GaelpApp, place: Place) -> str:
     nodes = live_nodes(app)
     if not nodes:
         return "No worker is running: start one with `gaelp worker`, or everything with `make up`."
+    if all(node.closed for node in nodes):
+        closed = ", ".join(sorted({f"{node.worker} ({node.closed})" for node in nodes}))
+        return f"Nobody takes new work: {closed}. `gaelp nodes resume WORKER` ends a cordon."
+    nodes = [node for node in nodes if not node.closed]
     busy = busy_slots(nodes)
     slots = sum(node.slots for node in nodes)
     return f"{place.position - 1} ahead of it in queue {place.queue}; {busy} of {slots} slots are busy."

@@ -6,7 +6,7 @@ Celery's remote control is here as well: revoking one of ours needs no living wo
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from celery.app.control import Control as CeleryControl
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Control", "InvocationHandle"]
 
+LOOK_S = 0.1
 RESULT_S = 5.0  #: Celery stores the result after the stream has ended
 
 
@@ -33,6 +34,19 @@ class InvocationHandle(AsyncResult):
     """What `delay` and `apply_async` return."""
 
     app: "GaelpApp"
+    is_rerun = False  #: an outcome of this id was told before, and is forgotten
+
+    def get(self, timeout: float | None = None, *args: Any, **how: Any) -> Any:
+        """As in Celery; for a run after one that was forgotten it looks itself.
+
+        What Celery may still hear of the one before would end its waiting for this one.
+        """
+        until = None if timeout is None else monotonic() + timeout
+        while self.is_rerun and not self.ready():
+            if until is not None and monotonic() >= until:
+                raise CeleryTimeout("The operation timed out.")
+            sleep(LOOK_S)
+        return super().get(timeout, *args, **how)
 
     def stream(self, *, timeout: float | None = None) -> Iterator[str]:
         """The text, piece by piece, from token 0, whenever one starts to read; it ends with the run.

@@ -11,6 +11,7 @@ from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validato
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
+from gaelp_tasks import addresses
 from gaelp_tasks.errors import SettingsError
 from gaelp_tasks.models.invocation import one_sentence
 
@@ -19,6 +20,8 @@ __all__ = ["SettingRow", "Settings", "load_settings", "masked"]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Comma = Annotated[tuple[str, ...], NoDecode]
+
+ENVELOPE = 4  #: a message is at most this many times the largest prompt: base64, escapes, headers
 
 
 class Settings(BaseSettings):
@@ -29,7 +32,9 @@ class Settings(BaseSettings):
     )
 
     broker_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Redis that carries queues, streams and our own keys"
+        "redis://127.0.0.1:6379/0",
+        description="Redis that carries queues, streams and our own keys: redis://, rediss://, or "
+        "sentinel://one:26379;sentinel://two:26379/0?master_name=mymaster",
     )
     namespace: str = Field("", description="prefix of every key, so that two clusters share one Redis")
     result_backend: str = Field("", description="where results are kept; empty: the broker")
@@ -91,11 +96,20 @@ class Settings(BaseSettings):
     retry_attempts: int = Field(4, ge=1, description="runs of one invocation before it fails")
     retry_base_s: Positive = Field(1.0, description="first wait is up to this, doubled each time")
     retry_cap_s: Positive = Field(60.0, description="no wait is longer")
+    retry_by_error: dict[str, dict[Literal["attempts", "base_s", "cap_s"], Positive]] = Field(
+        {}, description='JSON object of other retries by error: {"LoadTimeout": {"attempts": 3}}'
+    )
     snooze_s: Positive = Field(2.0, description="wait where a node has no room and named no time")
     lease_ttl_s: Positive = Field(
         5.0, description="a worker that was not heard of for this long has lost its work"
     )
     drain_grace_s: NotNegative = Field(30.0, description="SIGTERM: running work may finish within this")
+    deaf_after_s: Positive = Field(
+        10.0, description="a worker with room whose claims go unanswered this long connects anew; x6: it ends"
+    )
+    broker_lost_s: NotNegative = Field(
+        300.0, description="a worker without any answer from Redis for this long ends with status 1; 0: never"
+    )
     stream_ttl_s: Positive = Field(3600.0, description="a token stream is kept this long after its end")
     result_ttl_s: Positive = Field(86_400.0, description="a result is kept this long")
     cancel_ttl_s: Positive = Field(86_400.0, description="a request to cancel is remembered this long")
@@ -123,9 +137,8 @@ class Settings(BaseSettings):
     @field_validator("broker_url", "result_backend")
     @classmethod
     def _redis_urls(cls, value: str) -> str:
-        schemes = {"redis", "rediss", "redis+socket"}
-        if value and urlsplit(value).scheme not in schemes:
-            raise ValueError("the address must start with redis:// or rediss://")
+        if value:
+            addresses.check(value)
         return value
 
     @field_validator("*")
@@ -139,6 +152,11 @@ class Settings(BaseSettings):
     def results_url(self) -> str:
         """Where Celery keeps results."""
         return self.result_backend or self.broker_url
+
+    @property
+    def most_message_bytes(self) -> int:
+        """Of a message as it lies in a queue; a larger one is refused unread."""
+        return int(self.max_prompt_bytes) * ENVELOPE
 
     def rows(self) -> "list[SettingRow]":
         """Every setting as a row of the table that `gaelp config` prints; passwords are masked."""
@@ -183,13 +201,15 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(masked(str(part)) for part in value)
     if isinstance(value, dict):
-        return json.dumps({key: str(item) for key, item in value.items()}) if value else ""
+        plain = {key: item if isinstance(item, dict) else str(item) for key, item in value.items()}
+        return json.dumps(plain) if value else ""
     return str(value)
 
 
 def masked(url: str) -> str:
     """The address without its password."""
-    return re.sub(r"((?<=[?&])password=)[^&]+", r"\1***", re.sub(r"(://[^:/@]*:)[^/]+@", r"\1***@", url))
+    without = re.sub(r"(://[^:/@]*:)[^/]+@", r"\1***@", url)
+    return re.sub(r"((?<=[?&])(?:sentinel_)?password=)[^&]+", r"\1***", without)
 
 
 @cache

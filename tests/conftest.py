@@ -20,6 +20,10 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long forms of the fault tests")
+
+
 #: the app of this process talks to the session's own Redis, which the fixture `broker` starts
 app._given = Settings(broker_url=f"redis://127.0.0.1:{_free_port()}/0", connect_timeout_s=2.0)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.cli.server import Away, Server
+from gaelp_tasks.connections import eviction_policy, worded
 from gaelp_tasks.errors import GaelpError, NodeError, SettingsError
 from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.registry import AGENTS, PARSERS, TOOLS
@@ -63,15 +64,15 @@ def named(app: GaelpApp) -> Iterator[Check]:
 def broker(app: GaelpApp) -> Iterator[Check]:
     """Redis answers, keeps what it was given, and survives itself."""
     try:
-        app.redis.ping()
-        server: Any = app.redis.info()
-    except Exception as error:  # noqa: BLE001  whatever is wrong with Redis is the finding
-        yield Check(
-            "broker", "fail", str(error), "Start Redis (`make up` brings one) or set GAELP_BROKER_URL."
-        )
+        with worded(app.settings):
+            app.redis.ping()
+            policy = eviction_policy(app.redis) or "unknown"
+            server: Any = app.redis.info()
+    except GaelpError as error:
+        advice = "Start Redis (`make up` brings one) or set GAELP_BROKER_URL."
+        yield Check("broker", "fail", str(error), advice)
         return
     yield Check("broker", "ok", f"Redis {server['redis_version']} at {app.settings.rows()[0].value}")
-    policy = server.get("maxmemory_policy", "unknown")
     if policy == "noeviction":
         yield Check("eviction policy", "ok", policy)
     else:
@@ -79,7 +80,7 @@ def broker(app: GaelpApp) -> Iterator[Check]:
             "eviction policy",
             "fail",
             f"{policy}: a full Redis would silently throw queues away",
-            "Set `maxmemory-policy noeviction` in redis.conf.",
+            "Set `maxmemory-policy noeviction` in redis.conf, and now by `redis-cli CONFIG SET`.",
         )
     if server.get("aof_enabled"):
         yield Check("persistence", "ok", "append-only file")

@@ -1,14 +1,17 @@
-"""`gaelp nodes list`, and how nodes look wherever they are shown."""
+"""`gaelp nodes`, and how nodes look wherever they are shown."""
 
 from collections.abc import Sequence
-from time import time
+from threading import Event
+from time import monotonic, time
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from gaelp_tasks import app
-from gaelp_tasks.cli.output import Json, out, print_json
+from gaelp_tasks import app, cordons
+from gaelp_tasks.cli.output import Json, note, out, print_json
+from gaelp_tasks.cordons import Wish
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.overview import live_nodes
 
@@ -24,6 +27,12 @@ COLUMNS = {
 }  # fmt: skip
 NO_WORKER = "No worker is running: start one with `gaelp worker`, or everything with `make up`."
 
+EVERY_S = 0.2  #: a drain looks so often
+
+Worker = Annotated[
+    str, typer.Argument(metavar="WORKER", help="As `gaelp nodes list` names it, or the address of its node.")
+]
+
 nodes_app = typer.Typer(help="The Ollama servers that workers run on.", no_args_is_help=True)
 
 
@@ -34,12 +43,105 @@ def list_(*, as_json: Json = False) -> None:
     Example: gaelp nodes list --json | jq '.nodes[].url'
     """
     nodes = live_nodes(app)
+    absent = sorted(cordons.asked(app) - {node.worker for node in nodes})
     if as_json:
-        print_json({"nodes": [node.model_dump() for node in nodes]})
+        print_json({"nodes": [node.model_dump() for node in nodes], "cordoned_and_absent": absent})
     else:
         print_nodes(nodes)
+        if absent:
+            out.print(f"Cordoned, and not running now: {escape(', '.join(absent))}")
     if not nodes:
         raise typer.Exit(1)
+
+
+@nodes_app.command()
+def cordon(worker: Worker, *, as_json: Json = False) -> None:
+    """Have a worker take nothing new; what runs there goes on. It stays so, restarts included.
+
+    Example: gaelp nodes cordon gaelp@gpu-1
+    """
+    name = _known(worker)
+    cordons.ask(app, name, Wish.CORDON)
+    _say(as_json, name, "cordoned", f"{name} takes nothing new; `gaelp nodes resume {name}` ends that.")
+
+
+@nodes_app.command()
+def drain(
+    worker: Worker,
+    *,
+    hand_back: Annotated[
+        bool, typer.Option("--hand-back", help="Give what runs there back to its queue now.")
+    ] = False,
+    grace: Annotated[
+        float | None, typer.Option(min=0, help="Seconds after which the rest is given back.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Cordon a worker and wait until nothing runs there; without a grace, for as long as that takes.
+
+    What is given back keeps its text so far, spends no attempt and goes on elsewhere. Ctrl-C ends only the
+    waiting: the worker stays cordoned.
+
+    Example: gaelp nodes drain gaelp@gpu-1 --grace 60 && ssh gpu-1 sudo reboot
+    """
+    name = _known(worker)
+    cordons.ask(app, name, Wish.HAND_BACK if hand_back else Wish.CORDON)
+    began, told, asked, idle_at = monotonic(), -1, hand_back, 0.0
+    try:
+        while mine := [node for node in live_nodes(app) if node.worker == name]:
+            left = len({one for node in mine for one in (*node.running, *node.unplaced)})
+            if left != told and not as_json:
+                out.print(escape(f"{name}: {left} running"))
+                told = left
+            seen_at = min(node.seen_at for node in mine)
+            if left or not all(node.closed for node in mine):
+                idle_at = 0.0
+            elif not idle_at:
+                idle_at = seen_at
+            elif seen_at > idle_at:  # twice in a row: a message was perhaps on its way at the first
+                break
+            if grace is not None and not asked and monotonic() - began >= grace:
+                cordons.ask(app, name, Wish.HAND_BACK)
+                asked = True
+            Event().wait(EVERY_S)
+    except KeyboardInterrupt:
+        note(f"{name} stays cordoned, with {told} running; `gaelp nodes resume {name}` ends that.")
+        raise typer.Exit(130) from None
+    if asked:  # a worker that starts again must not go on giving back
+        cordons.ask(app, name, Wish.CORDON)
+    _say(as_json, name, "drained", f"{name}: nothing runs there, and nothing new is taken.")
+
+
+@nodes_app.command()
+def resume(worker: Worker, *, as_json: Json = False) -> None:
+    """Let a cordoned worker take work again.
+
+    Example: gaelp nodes resume gaelp@gpu-1
+    """
+    name = _known(worker)
+    lifted = cordons.lift(app, name)
+    said = f"{name} takes work again." if lifted else f"{name} was not cordoned."
+    _say(as_json, name, "open", said)
+
+
+def _say(as_json: bool, worker: str, state: str, sentence: str) -> None:
+    if as_json:
+        print_json({"worker": worker, "state": state})
+    else:
+        out.print(escape(sentence))
+
+
+def _known(given: str) -> str:
+    """A worker's whole name; the address of a node stands for its worker where that has no other node."""
+    nodes = live_nodes(app)
+    workers = {node.worker for node in nodes} | cordons.asked(app)
+    if given in workers:
+        return given
+    owners = {node.worker for node in nodes if node.url == given.rstrip("/")}
+    if len(owners) == 1 and sum(node.worker in owners for node in nodes) == 1:
+        return owners.pop()
+    known = f"there are: {', '.join(sorted(workers))}" if workers else "none is running"
+    raise typer.BadParameter(f"there is no worker {given!r}; {known}.")
 
 
 def print_nodes(nodes: Sequence[NodeSnapshot]) -> None:
@@ -88,9 +190,9 @@ def slots_shown(node: NodeSnapshot) -> str:
 
 
 def health(node: NodeSnapshot) -> str:
-    """'ok', or in a few words what is wrong; `troubles` has the sentence."""
+    """'ok', 'cordoned', 'stopping', or in a few words what is wrong; `troubles` has the sentence."""
     if node.healthy:
-        return "ok"
+        return node.closed or "ok"
     words = node.trouble.removeprefix(node.url).partition(": ")[0].strip(" .")
     return words or "does not answer"
 

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from gaelp_tasks import app
-from gaelp_tasks.connections import worded
+from gaelp_tasks.connections import eviction_policy, unsafe, worded
 from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.overview import live_nodes
-from gaelp_tasks.settings import masked
 
 __all__ = ["beat", "flower", "worker"]
 
@@ -68,12 +67,9 @@ def flower(
 
 def _refuse_unsafe_broker() -> None:
     with worded(app.settings):
-        policy = str(app.redis.info("memory").get("maxmemory_policy", ""))
-    if policy not in {"noeviction", ""}:
-        raise BrokerUnavailable(
-            f"Redis at {masked(app.settings.broker_url)} evicts keys when it is full ({policy}) and would "
-            "lose accepted work: set `maxmemory-policy noeviction` in its redis.conf."
-        )
+        trouble = unsafe(app.settings, eviction_policy(app.redis))
+    if trouble:
+        raise BrokerUnavailable(trouble)
 
 
 def _free_name() -> str:

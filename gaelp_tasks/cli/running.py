@@ -1,4 +1,4 @@
-"""`gaelp run`, `embed`, `attach`, `cancel`: work from the command line."""
+"""`gaelp run`, `embed`, `attach`: work from the command line."""
 
 import json
 import sys
@@ -12,15 +12,14 @@ from gaelp_tasks import app, invoke_agent
 from gaelp_tasks import embed as embed_task
 from gaelp_tasks.cli.answer import pieces, warn_without_worker
 from gaelp_tasks.cli.output import Json, OneId, note, print_json
-from gaelp_tasks.errors import InvalidInvocation
+from gaelp_tasks.errors import InvalidInvocation, StreamUnavailable
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.overview import WHOLE, AmbiguousId, Description, describe, whole_id
+from gaelp_tasks.overview import Description, describe, whole_id
 from gaelp_tasks.results import InvocationHandle
 
-__all__ = ["ModelName", "attach", "cancel", "embed", "json_object", "run"]
+__all__ = ["ModelName", "attach", "embed", "json_object", "run", "unknown"]
 
-Ids = Annotated[list[str], typer.Argument(help="Ids of invocations, or how they begin.")]
 ModelName = Annotated[str | None, typer.Option(help="Model; the node's default if not given.")]
 TierName = Annotated[Tier, typer.Option(help="How urgent it is.")]
 
@@ -34,6 +33,9 @@ def run(  # noqa: PLR0913  one option each
     priority: Annotated[int, typer.Option(help="1 to 10 within the tier, 10 first.")] = 5,
     options: Annotated[str, typer.Option(help='Model options as JSON, {"temperature": 0}.')] = "{}",
     deadline: Annotated[float | None, typer.Option(help="Seconds until it is cut.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Asked again with the same key it runs once, and tells the same.")
+    ] = None,
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Print the answer when it is whole.")
     ] = False,
@@ -50,18 +52,23 @@ def run(  # noqa: PLR0913  one option each
         priority=priority,
         options=json_object(options),
         deadline_s=deadline,
+        idempotency_key=idempotency_key,
     )
     warn_without_worker(tier)
     if detach:
         print(handle.id)
         return
     with _cancelled_by_ctrl_c(handle):
-        if not (no_stream or as_json):
-            _print_stream(handle)
+        streamed = not (no_stream or as_json)
+        if streamed:
+            try:
+                _print_stream(handle)
+            except StreamUnavailable:  # of an earlier call with its key; results are kept for longer
+                streamed = False
         result = handle.get()
     if as_json:
         print_json(result)
-    elif no_stream:
+    elif not streamed:
         print(result["text"])
     if result["stop_reason"] != "stop" and not as_json:
         note(f"It ended early: {result['stop_reason']}.")
@@ -97,7 +104,7 @@ def attach(
     """Watch the stream of an invocation from its first token; Ctrl-C leaves it running."""
     whole = whole_id(app, invocation_id)
     # two looks: between the parts of one, a short run may have moved on and ended
-    if _unknown(describe(app, whole)) and _unknown(told := describe(app, whole)):
+    if unknown(describe(app, whole)) and unknown(told := describe(app, whole)):
         note(told.why)
         raise typer.Exit(1)
     handle: InvocationHandle = invoke_agent.AsyncResult(whole)
@@ -112,33 +119,7 @@ def attach(
     _print_stream(handle)
 
 
-def cancel(invocation_ids: Ids, *, as_json: Json = False) -> None:
-    """Stop invocations, queued or running; their partial text is kept. Exit code 1 for an unknown id."""
-    asked, troubles = [], []
-    for given in invocation_ids:
-        try:
-            whole = whole_id(app, given)
-        except AmbiguousId as error:
-            troubles.append(str(error))
-            continue
-        handle: InvocationHandle = invoke_agent.AsyncResult(whole)
-        handle.cancel()
-        # a whole id may be on its way here; what is shorter may be somebody's own, so its wish is left, too
-        if len(whole) < WHOLE and _unknown(describe(app, whole)):
-            troubles.append(f"Nobody here knows {given}; should it still come, it will be cancelled.")
-        else:
-            asked.append(whole)
-    for trouble in troubles:
-        note(trouble)
-    if as_json:
-        print_json({"cancelled": asked})
-    elif asked:
-        print(f"Asked {len(asked)} to stop; `gaelp show ID` tells what became of it.")
-    if troubles:
-        raise typer.Exit(1)
-
-
-def _unknown(told: Description) -> bool:
+def unknown(told: Description) -> bool:
     """Whether there is neither a place, a result nor a stream."""
     return told.state is State.UNKNOWN and not told.start and not told.end
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from gaelp_tasks.models.frozen import Frozen
 from gaelp_tasks.models.usage import Seconds
@@ -21,7 +21,12 @@ class MemorySnapshot(Frozen):
 
 
 class NodeSnapshot(Frozen):
-    """One worker and one of its Ollama servers; kept in Redis for as long as the worker lives."""
+    """One worker and one of its Ollama servers; kept in Redis for as long as the worker lives.
+
+    A later release may tell more: what is not known here is passed over, so that an upgrade hides no node.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     worker: str  #: Celery's name of the worker, gaelp@host
     pid: int
@@ -38,10 +43,16 @@ class NodeSnapshot(Frozen):
     unplaced: tuple[str, ...] = ()
     #: ids of `running` and `unplaced` that embed: they share calls of their model and take no slot
     embedding: tuple[str, ...] = ()
+    #: why the worker takes nothing new: 'cordoned' or 'stopping'; '' while it does
+    closed: str = ""
     tokens_per_s: Annotated[float, Field(ge=0)] = 0.0  #: of all runs here together, over the last seconds
     memory: MemorySnapshot
     started_at: Seconds  #: Unix time
     seen_at: Seconds  #: Unix time, by the worker's clock
+
+    def told(self) -> str:
+        """As it is kept; the release before this one refuses a field that it does not know."""
+        return self.model_dump_json(exclude=None if self.closed else {"closed"})
 
     @property
     def busy(self) -> int:

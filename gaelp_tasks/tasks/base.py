@@ -1,20 +1,24 @@
 """What our model tasks share: checked before they are published, their prompts kept out of sight."""
 
 import inspect
+import logging
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic, time
 from typing import Any, ClassVar, NoReturn
 
 from celery import Task, uuid
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
-from celery.states import FAILURE
+from celery.states import FAILURE, REVOKED, SUCCESS
 from kombu.exceptions import OperationalError
 
+from gaelp_tasks import counts
 from gaelp_tasks.celery_app import GaelpApp
-from gaelp_tasks.connections import worded
+from gaelp_tasks.connections import unavailable, worded
 from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, InvocationCut, NodeError
+from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.invocation import (
     ENVELOPE_VERSION,
     Embedding,
@@ -29,8 +33,11 @@ from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Retry, Snooze
 from gaelp_tasks.settings import masked
 from gaelp_tasks.streams import StreamFenced
+from gaelp_tasks.tasks.idempotency import Asking, delay_s, ended
 
 __all__ = ["ModelTask", "Reply"]
+
+logger = logging.getLogger(__name__)
 
 
 class Reply(UserDict[str, Any]):
@@ -46,6 +53,10 @@ class Reply(UserDict[str, Any]):
     def __json__(self) -> dict[str, Any]:
         return self.data
 
+
+POSITIONAL = ("task_id", "producer", "link", "link_error", "shadow")  #: after args and kwargs
+WHAT_FOLLOWS = ("chain", "chord", "link", "link_error")
+ASKED_AGAIN = "gaelp_asked_again"  #: header of what is known already and published for what follows it
 
 ANSWERED_S = 5.0  #: a broker that answered this recently is not asked again
 _answered: dict[str, float] = {}
@@ -105,8 +116,10 @@ class ModelTask(Task):
     ) -> Any:
         """Celery's apply_async, after the call was checked.
 
-        Raises InvalidInvocation before anything is published, BrokerUnavailable when Redis does not answer.
+        With an idempotency key it may wait for 2 s where another caller died while it published. Raises
+        InvalidInvocation before anything is published, BrokerUnavailable when Redis does not answer.
         """
+        options |= zip(POSITIONAL, more, strict=False)
         queue = options.pop("queue", None)
         name = getattr(queue, "name", queue)
         accepted = self.accept(args, kwargs, name)
@@ -114,13 +127,68 @@ class ModelTask(Task):
         headers = {"gaelp_version": ENVELOPE_VERSION, "gaelp_published_at": time()}
         options["headers"] = headers | (options.get("headers") or {})
         options["queue"] = route(accepted.tier) if name is None or tier_of(name) else name
+        asking = self._asking(accepted, options)
         if not self.app.conf.task_always_eager:
             _broker_answers(self.app)
+            if asking is not None:
+                return self._publish_once(accepted, asking, options)
+        elif asking is not None:  # a second run finds the first one's answer
+            asking.check()
+        return self._publish(accepted, options)
+
+    def _asking(self, accepted: Invocation | Embedding, options: dict[str, Any]) -> Asking | None:
+        """What the idempotency key asks for, None without one; settles the id. Raises InvalidInvocation."""
+        given = options.get("task_id")
+        if not isinstance(accepted, Invocation) or accepted.idempotency_key is None:
+            return None
+        if given is not None and given == self.request.id:
+            return None  # a run that publishes itself again
+        asking = Asking(
+            self.app.redis,
+            self.app.keys,
+            accepted,
+            result_ttl_s=self.app.settings.result_ttl_s,
+            delay_s=delay_s(options, time()),
+            status=lambda task_id: self.backend.get_task_meta(task_id, cache=False)["status"],
+        )
+        if given is None or given == asking.id:
+            options["task_id"] = asking.id
+            return asking
+        if self.app.current_worker_task is None:
+            raise InvalidInvocation(
+                f"task_id: the idempotency_key makes the id {asking.id}; leave task_id out, and give key and "
+                "tenant where the signature is made."
+            )
+        return None  # the step of a plain sender's chain: its id was told long ago
+
+    def _publish_once(self, accepted: Invocation | Embedding, asking: Asking, options: dict[str, Any]) -> Any:
+        """Publish it unless it is known. Raises IdempotencyConflict."""
+        with worded(self.app.settings):
+            is_new = asking.begin()
+            if is_new:
+                self._forget_failure(asking.id)
+        if not is_new:
+            if not any(options.get(name) for name in WHAT_FOLLOWS):
+                return self.AsyncResult(asking.id)
+            options["headers"] |= {ASKED_AGAIN: True}  # what follows goes on from the first one's answer
+        sent = self._publish(accepted, options)
+        sent.is_rerun = asking.is_rerun
+        if is_new:
+            with worded(self.app.settings):
+                asking.done()
+        return sent
+
+    def _forget_failure(self, task_id: str) -> None:
+        """What a failed run left would be told again."""
+        if self.backend.get_task_meta(task_id, cache=False)["status"] in {FAILURE, REVOKED}:
+            self.backend.forget(task_id)
+            self.app.redis.delete(self.app.keys.stream(task_id))
+
+    def _publish(self, accepted: Invocation | Embedding, options: dict[str, Any]) -> Any:
         try:
             return super().apply_async(
                 (),
                 accepted.wire(),
-                *more,
                 argsrepr="()",
                 kwargsrepr=accepted.summary(),
                 **options,
@@ -141,6 +209,8 @@ class ModelTask(Task):
         from gaelp_tasks.tasks.walk import Run, walk  # noqa: PLC0415
 
         request = self.request
+        if request.get(ASKED_AGAIN) and (answer := self._stored(request.id)) is not None:
+            return self.deliver(answer)
         if request.called_directly and self.app.current_worker_task is not None:
             raise InvalidInvocation(
                 f"{self.name} cannot run inside another task, as map, starmap and chunks would have it: "
@@ -160,17 +230,30 @@ class ModelTask(Task):
             )
             outcome = shared_runtime().run(walk(run, make(run, run.asked, at), at))
         except StreamFenced:
+            counts.count(self.app, counts.FENCED)
+            logger.warning("Invocation %s went on elsewhere: what was late here was refused.", invocation_id)
             raise Ignore from None
         finally:
             at.runs.leave(invocation_id)
         return self.deliver(outcome)
 
+    def _stored(self, task_id: str) -> Done | Cut | None:
+        """The outcome that Celery's result tells, None where there is none yet."""
+        meta = self.backend.get_task_meta(task_id, cache=False)
+        if meta["status"] != SUCCESS:
+            return None
+        result = InvocationResult.model_validate(meta["result"])
+        state = state_of(SUCCESS, stop_reason=result.stop_reason, in_queue=False)
+        return Done(result) if state is State.DONE else Cut(result)
+
     def deliver(self, outcome: Outcome) -> Reply:
         """Tell Celery what became of the run: the reply, or the exception that Celery knows it by."""
         match outcome:
             case Done(result):
+                self.key_ends(self.request.id, self.request.kwargs)
                 return Reply(result)
             case Cut(result):
+                self.key_ends(self.request.id, self.request.kwargs)
                 self._end_what_follows(result)
                 return Reply(result)
             case Retry(after_s, error):
@@ -182,6 +265,23 @@ class ModelTask(Task):
             case Failed(error):
                 raise error
         raise AssertionError(outcome)  # _again raised, and there are no other outcomes
+
+    def on_failure(
+        self,
+        exc: BaseException,  # noqa: ARG002  Celery's signature
+        task_id: str,
+        args: Sequence[Any],  # noqa: ARG002
+        kwargs: Mapping[str, Any],
+        einfo: Any,  # noqa: ARG002
+    ) -> None:
+        """It may be asked for again."""
+        self.key_ends(task_id, kwargs)
+
+    def key_ends(self, task_id: str, kwargs: Mapping[str, Any] | None) -> None:
+        """An idempotency key is kept as long as the result, which Celery stores next or has just stored."""
+        if kwargs and kwargs.get("idempotency_key") is not None:
+            with suppress(*unavailable):  # it then lives longer than it must
+                ended(self.app.redis, self.app.keys, task_id, result_ttl_s=self.app.settings.result_ttl_s)
 
     def _end_what_follows(self, cut: InvocationResult | EmbeddingResult) -> None:
         """Nothing goes on from partial text: later steps of a chain and the body of a chord fail at once.

@@ -7,6 +7,7 @@ from gaelp_tasks.celery_app import app
 from gaelp_tasks.models.invocation import DEFAULT_PRIORITY, Invocation
 from gaelp_tasks.models.shape import as_format, as_json
 from gaelp_tasks.tasks.base import ModelTask, Reply
+from gaelp_tasks.tasks.idempotency import id_of
 
 __all__ = ["invoke_agent"]
 
@@ -26,7 +27,11 @@ class InvocationTask(ModelTask):
     ) -> Any:
         """Celery's signature in JSON: in a chain it travels before a class or a message could be accepted."""
         plain = {name: _plain(value) if name in AS_JSON else value for name, value in (kwargs or {}).items()}
-        return super().signature(tuple(_plain(value) for value in args or ()), plain, *more, **how)
+        made = super().signature(tuple(_plain(value) for value in args or ()), plain, *more, **how)
+        key, tenant = plain.get("idempotency_key"), plain.get("tenant")
+        if isinstance(key, str) and isinstance(tenant, str | None):
+            made.options.setdefault("task_id", id_of(key, tenant))  # before a chain or group gives it another
+        return made
 
 
 #: arguments for which users may give objects

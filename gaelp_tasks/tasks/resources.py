@@ -160,6 +160,7 @@ async def _build(app: GaelpApp, runtime: Runtime) -> Resources:
             base_s=settings.retry_base_s,
             cap_s=settings.retry_cap_s,
             snooze_s=settings.snooze_s,
+            by_error=settings.retry_by_error,
         ),
         nodes=tuple(_node(settings, url, client) for url in settings.ollama_nodes),
     )

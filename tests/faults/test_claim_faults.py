@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gaelp_tasks import app, dead_letters, invoke_agent
+from gaelp_tasks import app, counts, dead_letters, invoke_agent
 from gaelp_tasks.streams import End, parse
 from support.eventually import eventually
 
@@ -96,6 +96,7 @@ def test_a_frozen_workers_run_goes_to_another_and_its_own_end_is_refused(start_w
     assert result["stop_reason"] == "length"
     eventually(lambda: not app.redis.hlen(app.keys.unacked) and not frozen.runs(handle.id))
     assert [end.claim for end in ends(handle)] == [2]
+    assert counts.counted(app)[counts.FENCED] == 1
     assert handle.result == result
 
 

@@ -4,22 +4,40 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gaelp_tasks.celery_app import app
+from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.models.capacity import NodeSnapshot
 from support.eventually import eventually
 
+CELERY = ("celery", "-A", "gaelp_tasks", "worker", "--hostname")
+GAELP = ("gaelp_tasks.cli", "worker", "--name")
+
 
 class WorkerProcess:
-    """`with WorkerProcess(folder, GAELP_...="...") as worker:`; ended by pid whatever happens."""
+    """`with WorkerProcess(folder, GAELP_...="...") as worker:`; ended by pid whatever happens.
+
+    `at` is an app that reaches the same Redis, where that is not the session's own. `program` starts it, up
+    to the option that gives its name, in the folder `cwd`.
+    """
 
     def __init__(
-        self, folder: Path, *arguments: str, name: str = "worker", mingle: bool = False, **settings: str
+        self,
+        folder: Path,
+        *arguments: str,
+        name: str = "worker",
+        mingle: bool = False,
+        at: GaelpApp = app,
+        program: Sequence[str] = CELERY,
+        cwd: Path | None = None,
+        **settings: str,
     ) -> None:
+        self._at = at
+        self._program = program
+        self._cwd = cwd
         self.name = f"{name}@test"
         self.log_file = folder / f"{name}.log"
         self._settings: Mapping[str, str] = settings
@@ -28,11 +46,13 @@ class WorkerProcess:
 
     def start(self) -> None:
         env = os.environ | {"GAELP_POLL_INTERVAL_S": "0.2", **self._settings}
-        command = [sys.executable, "-m", "celery", "-A", "gaelp_tasks", "worker", f"--hostname={self.name}"]
+        *program, name = self._program
+        command = [sys.executable, "-m", *program, f"{name}={self.name}"]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--loglevel=INFO", *self._arguments],
                 env=env,
+                cwd=self._cwd,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -42,8 +62,8 @@ class WorkerProcess:
     def announced(self) -> dict[str, NodeSnapshot]:
         """Its snapshots in Redis by node, empty before it is ready."""
         assert self.process.poll() is None, f"the worker ended:\n{self.log()}"
-        keys = app.redis.scan_iter(match=app.keys.node(self.name))
-        texts = filter(None, map(app.redis.get, keys))
+        keys = self._at.redis.scan_iter(match=self._at.keys.node(self.name))
+        texts = filter(None, map(self._at.redis.get, keys))
         found = map(NodeSnapshot.model_validate_json, texts)
         return {snapshot.url: snapshot for snapshot in found if snapshot.pid == self.process.pid}
 

@@ -28,7 +28,11 @@ def fake_app(*, info=GOOD, error=None, **settings):
         if error:
             raise error
 
-    return SimpleNamespace(settings=Settings(**settings), redis=SimpleNamespace(ping=ping, info=lambda: info))
+    def config_get(name):
+        return {name: info["maxmemory_policy"]}
+
+    told = SimpleNamespace(ping=ping, info=lambda: info, config_get=config_get)
+    return SimpleNamespace(settings=Settings(**settings), redis=told)
 
 
 @pytest.fixture

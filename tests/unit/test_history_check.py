@@ -49,7 +49,7 @@ def test_nothing_is_found_in_a_good_history_in_whatever_order_it_was_written_dow
     assert broken(findings, NOTHING) == []
 
 
-def plant(name: str, history: History, task_id: str) -> History:  # noqa: PLR0911  one for each fault
+def plant(name: str, history: History, task_id: str) -> History:  # noqa: C901, PLR0911  one for each fault
     """The history with one fault in it, which befalls `id`."""
     start = next(one for one in history.starts if one.id == task_id)
     told = next(one for one in history.acceptances if one.id == task_id)
@@ -72,6 +72,13 @@ def plant(name: str, history: History, task_id: str) -> History:  # noqa: PLR091
             death = Outage(start.worker, end)
             second = replace(start, run="second", worker="other", at=end + 1)
             return replace(history, starts=(*history.starts, second), outages=(death,))
+        case "spent":
+            later = tuple(
+                replace(one, attempt=2) if one.id == task_id else one for one in history.acceptances
+            )
+            return replace(history, acceptances=later)
+        case "buried":
+            return replace(without_answer(history, task_id), buried=(f"poison {task_id}",))
         case "ghosts":
             acknowledged = {one: at for one, at in history.acknowledged.items() if one != task_id}
             return replace(history, acknowledged=acknowledged)
@@ -85,7 +92,7 @@ def plant(name: str, history: History, task_id: str) -> History:  # noqa: PLR091
 def test_a_planted_fault_is_found_and_named_and_nothing_else_is(name, history, data):
     task_id = data.draw(st.sampled_from(sorted(history.acknowledged)))
     findings = check(plant(name, history, task_id))
-    assert found(findings) == {name: (task_id,)}
+    assert found(findings) == {name: (f"poison {task_id}" if name == "buried" else task_id,)}
     [sentence] = broken(findings, Promise())
     assert sentence.startswith(f"{name}: 1 of ")
     assert task_id in sentence
@@ -170,6 +177,46 @@ def test_a_worker_that_thaws_and_ends_its_own_run_is_no_restart():
     assert check(overtaken).restarts_s == pytest.approx((4.8,))
     zombie = replace(overtaken, acceptances=(Acceptance("task-0", "second", 6.0), *thawed.acceptances))
     assert found(check(zombie)) == {"accepted_twice": ("task-0",)}
+
+
+def frozen(tasks: int) -> History:
+    """All that the first of two workers ran was started again while it was frozen."""
+    history = good(tasks)
+    over = tuple(
+        replace(run, run=f"re{run.run}", worker="other", at=500.0 + number)
+        for number, run in enumerate(history.starts)
+        if run.worker == "worker-0"
+    )
+    told = tuple(replace(one, at=900.0) for one in history.acceptances)
+    return replace(
+        history,
+        starts=(*history.starts, *over),
+        acceptances=told,
+        outages=(Outage("worker-0", 400.0, 800.0),),
+        refused=len(over),
+    )
+
+
+@given(history=st.integers(1, 12).map(frozen), fewer=st.integers(1, 3))
+def test_every_overtaken_run_must_have_been_refused_and_counted(history, fewer):
+    findings = check(history)
+    assert len(findings.overtaken) == history.refused
+    assert (found(findings), broken(findings, Promise())) == ({}, [])
+    counted = check(replace(history, refused=history.refused - fewer))
+    overtaken = len(findings.overtaken)
+    assert broken(counted, Promise()) == [f"refused: {overtaken - fewer} of {overtaken} overtaken runs"]
+    assert broken(check(replace(history, refused=history.refused + fewer)), Promise()) == []
+    assert broken(check(replace(history, refused=None)), Promise()) == [], "nothing counts them there"
+
+
+def test_a_run_whose_worker_died_or_thawed_in_time_was_not_overtaken():
+    history = frozen(1)
+    dead = replace(history, outages=(Outage("worker-0", 400.0),))
+    assert check(dead).overtaken == ()
+    in_time = replace(history, outages=(Outage("worker-0", 400.0, 450.0),))
+    assert check(in_time).overtaken == ()
+    answered = replace(history, acceptances=(Acceptance("task-0", "answer", 399.0),))
+    assert check(answered).overtaken == ()
 
 
 def test_a_frozen_worker_excuses_only_what_it_held_meanwhile():

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from faults.history.faults import FAULTS
+from faults.history.faults import FAULTS, Freeze, Partition, lasting
 from faults.history.journal import Journal, Reader
-from faults.history.run import asked_for
+from faults.history.run import asked_for, reason
 from faults.history.subjects import acceptance, ends
 
 
@@ -27,7 +27,7 @@ def test_answers_of_two_runs_differ_and_those_of_one_do_not():
 
 
 def test_an_invocations_answer_is_its_text_in_the_record_and_in_the_stream():
-    told = acceptance(record("SUCCESS", {"text": "run 1 on on", "usage": {"prompt_tokens": 3}}))
+    told = acceptance(record("SUCCESS", {"text": "run 1 on on", "attempts": 2}))
     entries = [
         ("1-0", {"start": "{}"}),
         ("1-1", {"t": "run 0 cut off"}),
@@ -38,6 +38,7 @@ def test_an_invocations_answer_is_its_text_in_the_record_and_in_the_stream():
     ]
     [end] = ends("a", entries)
     assert (end.id, end.answer, end.ok) == (told.id, told.answer, True)
+    assert told.attempt == 2
 
 
 def test_two_end_marks_are_two_acceptances():
@@ -81,4 +82,20 @@ def test_the_journal_is_read_as_it_grows_and_a_torn_line_waits_for_its_end(tmp_p
 
 def test_every_fault_can_be_asked_for_by_its_name():
     assert {name: fault.name for name, fault in FAULTS.items()} == {name: name for name in FAULTS}
-    assert len(FAULTS) == 6
+    assert len(FAULTS) == 8
+
+
+def test_a_fault_lasts_as_long_as_it_is_told_to_where_it_has_a_length():
+    assert lasting(FAULTS["freeze"], 20.0, 6.0) == Freeze(6.0, 20.0)
+    assert lasting(FAULTS["freeze"], 7.0) == Freeze(7.0, 7.0)
+    assert lasting(FAULTS["partition"], 30.0) == Partition(30.0)
+    for name in ("kill", "host", "term", "cut"):
+        assert lasting(FAULTS[name], 3.0) == FAULTS[name]
+    for fault in FAULTS.values():
+        assert lasting(fault) == fault
+
+
+def test_a_dead_letter_is_told_with_its_reason_and_its_task():
+    message = json.dumps({"headers": {"id": "a"}, "body": "x"})
+    assert reason(json.dumps({"reason": "poison", "queue": "batch", "at": 1}) + "\n" + message) == "poison a"
+    assert reason(json.dumps({"reason": "not JSON", "queue": "batch", "at": 1}) + "\njunk") == "not JSON ?"

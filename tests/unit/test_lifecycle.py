@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaelp_tasks.lifecycle import MOVES, TERMINAL, State, state_of
+from gaelp_tasks.lifecycle import (
+    CAUSES,
+    MESSAGE_CAUSES,
+    MOVES,
+    TERMINAL,
+    Cause,
+    Invariant,
+    MessageState,
+    State,
+    state_from,
+    state_of,
+)
 
 CELERY = ["PENDING", "RECEIVED", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"]
 STOPS = [None, "stop", "length", "cancelled", "deadline", "stall", "budget", "expired"]
@@ -42,7 +53,61 @@ def test_every_open_state_can_reach_every_end(state):
 def test_what_waits_is_queued_again_before_it_runs():
     assert State.RUNNING not in MOVES[State.WAITING]
     assert State.QUEUED in MOVES[State.WAITING]
-    assert State.DONE not in MOVES[State.QUEUED]
+
+
+def test_only_a_settlement_ends_what_is_queued_or_running_with_an_answer():
+    causes = {
+        cause for cause, moves in CAUSES.items() for _, after in moves if after in {State.DONE, State.CUT}
+    }
+    assert causes == {Cause.SETTLE}
+
+
+def test_every_cause_has_its_moves_of_messages_and_of_invocations():
+    assert CAUSES.keys() == MESSAGE_CAUSES.keys() == set(Cause)
+    assert all(before is not after for moves in MESSAGE_CAUSES.values() for before, after in moves)
+
+
+def test_a_message_is_gone_only_by_an_acknowledgement_a_purge_or_a_claim_of_what_was_told():
+    causes = {
+        cause for cause, moves in MESSAGE_CAUSES.items() for _, after in moves if after is MessageState.GONE
+    }
+    assert causes == {Cause.ACKNOWLEDGE, Cause.PURGE, Cause.CLAIM}
+
+
+def test_only_a_claim_makes_a_message_held_and_every_message_can_come_there():
+    causes = {
+        cause for cause, moves in MESSAGE_CAUSES.items() for _, after in moves if after is MessageState.HELD
+    }
+    assert causes == {Cause.CLAIM}
+    moves = {move for each in MESSAGE_CAUSES.values() for move in each}
+    for place in set(MessageState) - {MessageState.HELD}:
+        reached = {place}
+        for _ in MessageState:
+            reached |= {after for before, after in moves if before in reached}
+        assert MessageState.HELD in reached
+
+
+@pytest.mark.parametrize(
+    ("messages", "state"),
+    [
+        ([], State.UNKNOWN),
+        ([MessageState.QUEUED], State.QUEUED),
+        ([MessageState.HELD], State.RUNNING),
+        ([MessageState.PARKED], State.WAITING),
+        ([MessageState.SUSPECT], State.QUEUED),
+        ([MessageState.DEAD], State.FAILED),
+        ([MessageState.PARKED, MessageState.HELD], State.RUNNING),  # a retry is published, its run not over
+        ([MessageState.PARKED, MessageState.QUEUED], State.QUEUED),
+        ([MessageState.GONE], State.UNKNOWN),
+    ],
+)
+def test_the_state_follows_from_where_the_messages_are(messages, state):
+    assert state_from(messages) is state
+
+
+def test_every_invariant_is_a_sentence_of_its_own():
+    assert all(text.endswith(".") and text[0].isupper() for text in Invariant)
+    assert len({*Invariant}) == len(Invariant.__members__)
 
 
 @given(st.sampled_from(CELERY) | st.text(), st.sampled_from(STOPS) | st.text(), st.booleans())

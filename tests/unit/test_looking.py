@@ -30,6 +30,7 @@ def announced(monkeypatch):
     told = []
     for module in (nodes, looking):
         monkeypatch.setattr(module, "live_nodes", lambda _: told)
+    monkeypatch.setattr(nodes.cordons, "asked", lambda _: frozenset())
     monkeypatch.setattr(looking, "queue_depths", lambda _: {"interactive": 3, "batch": 0, "background": 0})
     return told
 

@@ -6,6 +6,7 @@ from time import monotonic
 from types import SimpleNamespace
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.app.trace import build_tracer
 from celery.backends.cache import CacheBackend
@@ -14,6 +15,7 @@ from kombu.message import Message
 
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.celery_app import GaelpApp, app
+from gaelp_tasks.errors import NodeFailed
 from gaelp_tasks.tasks.embed import embed
 from gaelp_tasks.tasks.invoke import invoke_agent
 from gaelp_workers.request import Request
@@ -71,6 +73,45 @@ def test_the_summary_shows_what_is_no_prompt():
     assert request.info()["id"] == "i"
 
 
+class Listening:
+    """Keeps every event."""
+
+    enabled = True
+
+    def __init__(self):
+        self.heard = []
+
+    def send(self, kind, **fields):
+        self.heard.append((kind, fields))
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError("SECRET"), "ValueError(...)"),
+        (KeyError('SECRET\n  File "SECRET'), "KeyError(...)"),
+        (NodeFailed("The node is out of order."), "NodeFailed('The node is out of order.')"),
+    ],
+)
+def test_an_event_tells_the_kind_of_a_failure_and_where_but_no_text(error, shown, monkeypatch):
+    def fail(secret):
+        raise error
+
+    try:
+        fail("SECRET")
+    except type(error):
+        told = ExceptionInfo()
+    monkeypatch.setattr(GaelpApp, "backend", CacheBackend(app=app, backend="memory"))
+    request = received(invoke_agent, ["SECRET"], {})
+    request._eventer = Listening()
+    request.on_failure(told, return_ok=True)
+    [(kind, fields)] = request._eventer.heard
+    assert (kind, fields["exception"]) == ("task-failed", shown)
+    assert "test_request.py" in fields["traceback"]
+    assert "in fail" in fields["traceback"]
+    assert "SECRET" not in str(fields)
+
+
 @pytest.fixture
 def revocations():
     """What this worker was told to revoke."""
@@ -117,6 +158,7 @@ def test_what_has_expired_is_discarded(revocations, monkeypatch):
     assert request.revoked() is True
     assert app.backend.get_task_meta("i")["status"] == "REVOKED"
     assert request.acknowledged
+    assert "i" not in revocations.revoked, "its id may be asked for again"
 
 
 def test_limits_set_from_afar_hold_where_the_call_names_none(monkeypatch):

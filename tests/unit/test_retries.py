@@ -74,6 +74,7 @@ DECISIONS = {
     "BrokerUnavailable": Failed,
     "FirstTokenTimeout": Retry,
     "GaelpError": Failed,
+    "IdempotencyConflict": Failed,
     "InvalidInvocation": Failed,
     "InvocationCut": Failed,
     "LoadTimeout": Retry,
@@ -138,3 +139,68 @@ def test_a_retry_keeps_the_error_that_caused_it():
     assert isinstance(outcome, Retry)
     assert outcome.error is error
     assert math.isfinite(outcome.after_s)
+
+
+# -- by class of error
+
+BY_ERROR = RetryPolicy(
+    4, 1.0, 60.0, 2.0, {"NodeFailed": {"attempts": 9, "base_s": 0.5}, "Own": {"cap_s": 3.0}}
+)
+
+
+class Own(Exception):
+    """A user's agent's, that may pass."""
+
+    verdict = "retry"
+    retry_after_s = None
+
+
+class OwnFailed(NodeFailed):
+    """A class of a class that has a pace."""
+
+
+@pytest.mark.parametrize(
+    ("error", "pace"),
+    [
+        (errors.NodeUnreachable("x"), (4, 1.0, 60.0)),
+        (NodeFailed("x"), (9, 0.5, 60.0)),
+        (OwnFailed("x"), (9, 0.5, 60.0)),
+        (Own("x"), (4, 1.0, 3.0)),
+        (errors.LoadTimeout("x"), (2, 10.0, 60.0)),
+        (errors.FirstTokenTimeout("x"), (2, 10.0, 60.0)),
+    ],
+)
+def test_each_class_of_error_has_its_pace(error, pace):
+    assert BY_ERROR.pace(error) == pace
+
+
+def test_what_a_user_sets_counts_more_than_what_is_costly():
+    assert RetryPolicy(4, 1.0, 60.0, 2.0, {"LoadTimeout": {"attempts": 7}}).pace(errors.LoadTimeout("x")) == (
+        7,
+        1.0,
+        60.0,
+    )
+    assert RetryPolicy(1, 1.0, 60.0, 2.0).pace(errors.LoadTimeout("x")).attempts == 1
+
+
+@given(policies, st.integers(1, 200), st.sampled_from([cls for cls in TREE if cls.verdict is Verdict.RETRY]))
+def test_every_error_stops_being_retried_by_its_own_pace(policy, attempt, cls):
+    outcome = decide(cls("why"), attempt, policy, Random(attempt))
+    assert isinstance(outcome, Retry) is (attempt < policy.pace(cls("why")).attempts)
+    if isinstance(outcome, Retry):
+        assert 0.0 <= outcome.after_s <= policy.cap_s
+
+
+def test_an_agents_own_error_is_tried_again_where_it_says_so():
+    assert isinstance(decide(Own("x"), 1, POLICY, Random(1)), Retry)
+    assert isinstance(decide(Own("x"), 4, POLICY, Random(1)), Failed)
+
+
+@given(st.floats() | st.integers() | st.text() | st.none(), st.sampled_from(["retry", "snooze"]))
+def test_whatever_wait_an_error_asks_for_the_answer_can_be_waited_for(asked_s, verdict):
+    error = Own("x")
+    error.verdict, error.retry_after_s = verdict, asked_s
+    outcome = decide(error, 1, POLICY, Random(1))
+    assert 0.0 <= outcome.after_s <= 30 * 86_400
+    if isinstance(asked_s, int | float) and 0 <= asked_s <= 30 * 86_400:
+        assert outcome.after_s >= asked_s

@@ -38,9 +38,12 @@ BAD = {
     "RETRY_ATTEMPTS": ["0", "-1", "often"],
     "RETRY_BASE_S": ["0", "-1", "nan", "inf"],
     "RETRY_CAP_S": ["0", "-1", "nan", "inf"],
+    "RETRY_BY_ERROR": ["x", "[1]", '{"a": 5}', '{"a": {"attempts": 0}}', '{"a": {"colour": 1}}'],
     "SNOOZE_S": ["0", "-1", "nan", "inf"],
     "LEASE_TTL_S": ["0", "-1", "nan", "inf"],
     "DRAIN_GRACE_S": ["-1", "nan", "inf"],
+    "DEAF_AFTER_S": ["0", "-1", "nan", "inf"],
+    "BROKER_LOST_S": ["-1", "nan", "inf"],
     "STREAM_TTL_S": ["0", "-1", "nan", "inf"],
     "RESULT_TTL_S": ["0", "-1", "nan", "inf"],
     "CANCEL_TTL_S": ["0", "-1", "nan", "inf"],
@@ -98,7 +101,15 @@ def test_settings_are_read_once_from_the_environment(monkeypatch):
     assert load_settings() is first
 
 
-@pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://u:p@h/0", "redis+socket:///run/redis.sock?db=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:1/2",
+        "rediss://u:p@h/0",
+        "redis+socket:///run/redis.sock?db=1",
+        "sentinel://a;sentinel://b:2/0",
+    ],
+)
 def test_addresses_of_redis_are_taken(url):
     assert Settings(broker_url=url).broker_url == url
 

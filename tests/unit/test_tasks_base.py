@@ -22,6 +22,7 @@ from gaelp_tasks.retries import Cut, Done, Failed, Retry, Snooze
 from gaelp_tasks.tasks import base as tasks_base
 from gaelp_tasks.tasks.base import Reply
 from gaelp_tasks.tasks.embed import embed
+from gaelp_tasks.tasks.idempotency import id_of
 from gaelp_tasks.tasks.invoke import invoke_agent
 from support.fakes import FakeBroker
 
@@ -380,3 +381,36 @@ def test_a_run_that_was_taken_over_is_ignored(request_of, monkeypatch):
     with pytest.raises(Ignore):
         invoke_agent.perform({"prompt": "x"}, lambda *_: None)
     assert bench.at.runs.ids() == ()
+
+
+# -- idempotency keys
+
+
+def test_a_key_settles_the_id_and_is_published_once(post):
+    first = invoke_agent.delay("x", idempotency_key="k")
+    assert invoke_agent.s("x", idempotency_key="k").options["task_id"] == first.id == id_of("k", None)
+    assert invoke_agent.s(idempotency_key="k").delay("x").id == first.id
+    assert [message["headers"]["id"] for _, message in post()] == [first.id]
+
+
+def test_what_is_known_is_published_again_where_something_goes_on_from_it(post):
+    invoke_agent.delay("x", idempotency_key="k")
+    [(_, first)] = post()
+    invoke_agent.apply_async(["x"], {"idempotency_key": "k"}, link=invoke_agent.s())
+    [(_, again)] = post()
+    assert first["headers"].get("gaelp_asked_again") is None
+    assert (again["headers"]["gaelp_asked_again"], again["headers"]["id"]) == (True, first["headers"]["id"])
+
+
+def test_a_run_with_a_key_that_is_repeated_publishes_itself(request_of, post):
+    request_of(kwargs={"prompt": "x", "tier": "batch", "idempotency_key": "k"})
+    with pytest.raises(CeleryRetry):
+        invoke_agent.deliver(Retry(1.0, NodeFailed("x")))
+    [(_, message)] = post()
+    assert message["headers"]["id"] == "i", "a plain sender has chosen it"
+
+
+def test_the_stored_answer_of_a_known_step_is_told_without_a_run(request_of, post):
+    request_of(gaelp_asked_again=True)
+    app.backend.mark_as_done("i", Reply(RESULT), request=None)
+    assert invoke_agent.perform({"prompt": "x"}, None).data["text"] == "SECRET"

@@ -30,6 +30,7 @@ async def sample(
     memory: MemorySnapshot,
     started_at: float,
     pulse: Pulse,
+    closed: str = "",
 ) -> NodeSnapshot:
     """The node right now; a server that does not answer is not healthy, which is no error here."""
     version, trouble = "", ""
@@ -68,6 +69,7 @@ async def sample(
         tokens=tuple(here.values()),
         unplaced=unplaced,
         embedding=embedding,
+        closed=closed,
         tokens_per_s=round(node.meter.rate(at.tick()), 1),
         memory=memory,
         started_at=started_at,
@@ -82,14 +84,21 @@ def going_on() -> bool:
 
 
 async def announce(
-    worker: str, at: Resources, slots: Callable[[], int], memory: Callable[[], MemorySnapshot]
+    worker: str,
+    at: Resources,
+    slots: Callable[[], int],
+    memory: Callable[[], MemorySnapshot],
+    closed: Callable[[], str] = str,
 ) -> None:
-    """Publish a snapshot of each node each poll, until cancelled; then take them back."""
+    """Publish a snapshot of each node each poll, until cancelled; then take them back.
+
+    `closed` tells why the worker takes nothing new, '' while it does.
+    """
     started_at = at.now()
     async with asyncio.TaskGroup() as group:  # a node that hangs must not delay the others
         for number, node in enumerate(at.nodes):
             mine = partial(_share, at, slots, number)
-            group.create_task(_announce(worker, at, node, mine, memory, started_at))
+            group.create_task(_announce(worker, at, node, mine, memory, started_at, closed))
 
 
 def _share(at: Resources, slots: Callable[[], int], number: int) -> int:
@@ -103,6 +112,7 @@ async def _announce(
     slots: Callable[[], int],
     memory: Callable[[], MemorySnapshot],
     started_at: float,
+    closed: Callable[[], str],
 ) -> None:
     key = at.keys.node(worker, node.url)
     poll_s = at.settings.poll_interval_s
@@ -111,10 +121,10 @@ async def _announce(
     trouble = ""
     try:
         while going_on():
-            snapshot = await sample(worker, at, node, slots(), memory(), started_at, pulse)
+            snapshot = await sample(worker, at, node, slots(), memory(), started_at, pulse, closed())
             trouble = _log_change(trouble, snapshot)
             try:
-                await at.redis.set(key, snapshot.model_dump_json(), px=lives_ms)
+                await at.redis.set(key, snapshot.told(), px=lives_ms)
             except unavailable as error:
                 logger.warning("Cannot announce this node, Redis does not answer: %s", error)
             await asyncio.sleep(poll_s)

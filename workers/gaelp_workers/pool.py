@@ -6,9 +6,11 @@ the coroutine, which closes the model's connection even before the first token. 
 """
 
 import logging
+import threading
 from asyncio import TimerHandle
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -17,9 +19,11 @@ from celery.concurrency.thread import ApplyResult
 from celery.concurrency.thread import TaskPool as ThreadPool
 
 from gaelp_tasks.cancellation import Reason
+from gaelp_tasks.connections import unavailable
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
 from gaelp_workers.dispatch import EMBEDS
+from gaelp_workers.draining import Drain
 from gaelp_workers.transport import Transport
 
 __all__ = ["HARD_MAX", "TaskPool"]
@@ -27,7 +31,6 @@ __all__ = ["HARD_MAX", "TaskPool"]
 logger = logging.getLogger(__name__)
 
 HARD_MAX = 1024  #: slots that can ever be taken; `limit` moves below it
-HAND_BACK_S = 5.0  #: after the grace, for stopped runs to settle and give their messages back
 
 
 class TaskPool(ThreadPool):
@@ -39,10 +42,29 @@ class TaskPool(ThreadPool):
         super().__init__(*args, **kwargs)
         self.seats: int = self.app.settings.embed_seats  #: embeddings that may run at once
         self.executor = ThreadPoolExecutor(max_workers=HARD_MAX + self.seats, thread_name_prefix="gaelp-seat")
-        self.grace_s = float(self.app.settings.drain_grace_s)
+        self.cordoned = True  #: until the watch has looked whether somebody wants it so
         self._tokens = count(1)
         self._running: dict[int, str] = {}
         self._futures: set[Future[Any]] = set()
+
+    def on_start(self) -> None:
+        """Be ready to end from now on; Celery's own handlers of signals are set by now."""
+        self.drain = Drain(
+            grace_s=float(self.app.settings.drain_grace_s),
+            running=lambda: tuple(self._futures),
+            ids=lambda: set(self._running.copy().values()),
+            stop_runs=self.hand_back,
+            owns_process=threading.current_thread() is threading.main_thread(),
+            worker=str(self.options["initargs"][1]),
+        )
+        self.drain.start()
+
+    @property
+    def closed(self) -> str:
+        """Why nothing new is taken: 'stopping' or 'cordoned'; '' where it is."""
+        if self.drain.begun:
+            return "stopping"
+        return "cordoned" if self.cordoned else ""
 
     def grow(self, n: int = 1) -> None:
         """Allow `n` more invocations at once."""
@@ -66,6 +88,9 @@ class TaskPool(ThreadPool):
         **_: Any,
     ) -> ApplyResult:
         """Run a task in a thread, under its limits; `token` becomes Celery's worker_pid of it."""
+        if self.drain.begun:  # it was claimed in the moment before
+            self._refuse(correlation_id)
+            return ApplyResult(Future())
         runs, seats = shared_resources().runs, shared_resources().seats
         runs.enter(correlation_id)
         Transport.leases.begin(correlation_id)
@@ -110,21 +135,33 @@ class TaskPool(ThreadPool):
         if invocation_id is not None:
             shared_resources().runs.stop(invocation_id, Reason.USER)
 
+    def hand_back(self) -> None:
+        """Stop what runs; it keeps its text so far and goes back to its queue, no attempt is spent.
+
+        Tasks that call no model cannot be stopped: they run on.
+        """
+        runs = shared_resources().runs
+        for invocation_id in tuple(self._running.copy().values()):
+            runs.stop(invocation_id, Reason.SHUTDOWN)
+
+    def _refuse(self, task_id: str) -> None:
+        leases = Transport.leases
+        with suppress(*unavailable):  # then its lease runs out
+            leases.give_back(*(tag for tag, task in leases.held.items() if task.id == task_id))
+
     def on_stop(self) -> None:
-        """Drain: running tasks may end within the grace, the rest is stopped and given back unharmed."""
-        self.executor.shutdown(wait=False, cancel_futures=True)
-        _, late = wait(tuple(self._futures), timeout=self.grace_s)
-        if late:
-            logger.warning("Giving back %d runs that did not end within %g s.", len(late), self.grace_s)
-            runs = shared_resources().runs
-            for invocation_id in tuple(self._running.values()):
-                runs.stop(invocation_id, Reason.SHUTDOWN)
-            wait(late, timeout=HAND_BACK_S)
+        """Celery ends: after a drain there is nothing left to do, else it is done now."""
+        self._end(at_once=False)
 
     def on_terminate(self) -> None:
         """Stop at once: everything is given back."""
-        self.grace_s = 0.0
-        self.on_stop()
+        self._end(at_once=True)
+
+    def _end(self, *, at_once: bool) -> None:
+        if at_once or not self.drain.begun:
+            self.drain.ask("Celery stops", at_once=at_once, code=1)
+        self.drain.over.wait()
+        self.executor.shutdown(wait=False, cancel_futures=True)
 
     def _get_info(self) -> dict[str, Any]:
         embedding = len(shared_resources().seats.taken)

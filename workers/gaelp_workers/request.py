@@ -1,12 +1,16 @@
 """Celery's request of a task of ours: no prompts in what it shows, and every revoke settles."""
 
 import os
+import re
 from typing import Any
 
+from celery.exceptions import Retry
 from celery.utils.functional import maybe_list
 from celery.worker import state
+from celery.worker.request import ExceptionWithTraceback
 from celery.worker.request import Request as CeleryRequest
 
+from gaelp_tasks import errors
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.tasks.resources import shared_resources
 
@@ -14,6 +18,16 @@ __all__ = ["Request"]
 
 #: arguments that may be shown; everything else may hold a prompt
 SHOWN = ("agent", "model", "tier", "priority")
+
+
+#: the lines of a traceback that name a file, without those of code and of messages
+PLACES = re.compile(r'^ +File ".+", line \d+, in .+$', re.MULTILINE)
+
+
+def without_text(exception: str) -> str:
+    """The repr of an exception as it may be shown: ours are sentences without prompts."""
+    name = exception.partition("(")[0]
+    return exception if hasattr(errors, name) else f"{name}(...)"
 
 
 class Request(CeleryRequest):
@@ -53,7 +67,10 @@ class Request(CeleryRequest):
 
     def revoked(self) -> bool:
         """Discard only what has expired; what was revoked runs, is stopped before it begins, and settles."""
-        return bool(self._already_revoked or (self.maybe_expire() and super().revoked()))
+        if not self._already_revoked and self.maybe_expire() and super().revoked():
+            state.revoked.discard(self.id)  # Celery has put it there; nobody wished to cancel it, and by its
+            self.task.key_ends(self.id, self._kwargs)  # idempotency key it may be asked for again
+        return bool(self._already_revoked)
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
         """A seat was found, the run comes next in this thread."""
@@ -67,6 +84,25 @@ class Request(CeleryRequest):
         told["args"], told["kwargs"] = [], self._kwargsrepr
         told["worker_pid"] = os.getpid() if self.worker_pid else None  # ours is the number of a seat
         return dict(told)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """It raised; without billiard's wrapping, which would hide in the event what it was."""
+        raised = exc_info.exception
+        if isinstance(raised, ExceptionWithTraceback) and not isinstance(raised.exc, Retry):
+            exc_info.exception = raised.exc
+        super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's signature
+        """Tell who watches; of an exception that is not ours the name only, for its text may hold a prompt.
+
+        The caller finds all of it in the result.
+        """
+        if "exception" in fields:
+            fields["exception"] = without_text(str(fields["exception"]))
+        if "traceback" in fields:
+            places = PLACES.findall(str(fields["traceback"]))
+            fields["traceback"] = "\n".join([*places, fields.get("exception", "")])
+        super().send_event(type, **fields)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Stop it as `cancel` does: the run settles with its partial text, so nothing is announced here."""

@@ -64,6 +64,8 @@ class Holding(bootsteps.StartStopStep):
 
     def left(self, c: Any) -> Free:
         """Slots and seats that nothing held takes; `pool.limit` may move at any time."""
+        if c.pool.closed:
+            return Free(0, 0)
         slots = shared_resources().slots(c.pool.limit)
         return free(self._leases.names, slots=slots, seats=c.pool.seats)
 
@@ -109,7 +111,7 @@ class NodeDuties(bootsteps.StartStopStep):
         self._duties = [
             asyncio.run_coroutine_threadsafe(duty, loop)
             for duty in (
-                announce(c.hostname, at, lambda: c.pool.limit, host_memory),
+                announce(c.hostname, at, lambda: c.pool.limit, host_memory, lambda: c.pool.closed),
                 hear_cancellations(at),
                 sweep_cancellations(at),
             )

@@ -32,8 +32,12 @@ class Findings:
     started_twice: tuple[str, ...]  #: at least once is the promise, so this is no fault by itself
     needless: tuple[str, ...]  #: started again though nothing had happened to either worker
     again: tuple[str, ...]  #: started again after an answer had been told
+    spent: tuple[str, ...]  #: the answer came from a later attempt, and nothing had failed
     ghosts: tuple[str, ...]  #: ran, and nobody had published them
+    buried: tuple[str, ...]  #: dead letters
     quit: tuple[str, ...]  #: workers that ended by themselves
+    overtaken: tuple[str, ...]  #: once for each run that began elsewhere while its worker was frozen
+    refused: int | None  #: overtaken runs that the workers counted; None: nothing counts them
     restarts_s: tuple[float, ...]  #: from a worker's outage to the next start of what it ran, sorted
     stops_s: tuple[float, ...]  #: from SIGTERM to the exit, sorted; infinite where SIGKILL had to help
 
@@ -52,13 +56,26 @@ class Promise:
     accepted_twice: int | None = 0
     needless: int | None = 0
     again: int | None = 0
+    spent: int | None = 0
     ghosts: int | None = 0
+    buried: int | None = 0
     quit: int | None = 0
     restart_p99_s: float | None = None
     stop_s: float | None = None
 
 
-COUNTED = ("lost", "stranded", "failed", "accepted_twice", "needless", "again", "ghosts", "quit")
+COUNTED = (
+    "lost",
+    "stranded",
+    "failed",
+    "accepted_twice",
+    "needless",
+    "again",
+    "spent",
+    "ghosts",
+    "buried",
+    "quit",
+)
 
 
 def check(history: History) -> Findings:
@@ -68,7 +85,7 @@ def check(history: History) -> Findings:
     unanswered = history.acknowledged.keys() - answers.keys()
     return Findings(
         tasks=len(history.acknowledged),
-        lost=_sorted(unanswered - history.left),
+        lost=_sorted(unanswered - history.left - {each.rpartition(" ")[2] for each in history.buried}),
         stranded=_sorted(unanswered & history.left),
         failed=_sorted(told.id for told in history.acceptances if not told.ok),
         accepted_twice=_sorted(
@@ -77,8 +94,12 @@ def check(history: History) -> Findings:
         started_twice=_sorted(one for one, runs in starts.items() if len(runs) > 1),
         needless=_sorted(one for one, runs in starts.items() if _needless(runs, history)),
         again=_sorted(one for one in answers.keys() & starts if starts[one][-1].at > answers[one][0].at),
+        spent=_sorted(told.id for told in history.acceptances if told.attempt > 1),
         ghosts=_sorted((starts.keys() | answers.keys()) - asked),
+        buried=tuple(sorted(history.buried)),
         quit=history.quit,
+        overtaken=tuple(sorted(run.id for run in _overtaken(history, starts, answers))),
+        refused=history.refused,
         restarts_s=tuple(sorted(_restarts(history, starts, answers))),
         stops_s=tuple(sorted(math.inf if stop.took_s is None else stop.took_s for stop in history.stops)),
     )
@@ -92,6 +113,8 @@ def broken(findings: Findings, promise: Promise) -> list[str]:
         if most is not None and len(found) > most:
             shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
             sentences.append(f"{name}: {len(found)} of {findings.tasks}, promised {most}: {shown}")
+    if findings.refused is not None and findings.refused < len(findings.overtaken):
+        sentences.append(f"refused: {findings.refused} of {len(findings.overtaken)} overtaken runs")
     for name, took_s, most_s in (
         ("restart p99", findings.restart_s(99), promise.restart_p99_s),
         ("slowest stop", percentile(findings.stops_s, 100), promise.stop_s),
@@ -129,15 +152,33 @@ def _restarts(
     A run that a frozen worker ended itself, after its thaw, is none; nor one that never started again: that
     is lost or stranded, or was answered in the worker's last moment.
     """
-    hit: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for _, outage, later in _orphans(history, starts, answers):
+        yield later.at - outage.at
+
+
+def _overtaken(
+    history: History, starts: dict[str, list[Start]], answers: dict[str, list[Acceptance]]
+) -> Iterable[Start]:
+    """The runs whose workers came back after others had started them again."""
+    for run, outage, _ in _orphans(history, starts, answers):
+        if outage.until is not None:
+            yield run
+
+
+def _orphans(
+    history: History, starts: dict[str, list[Start]], answers: dict[str, list[Acceptance]]
+) -> Iterable[tuple[Start, Outage, Start]]:
+    """Each run that an outage hit, the outage, and the start that followed while it lasted."""
+    hit: dict[str, list[Outage]] = defaultdict(list)
     for outage in history.outages:
-        hit[outage.worker].append((outage.at, math.inf if outage.until is None else outage.until))
+        hit[outage.worker].append(outage)
     for task_id, runs in starts.items():
         answered = answers[task_id][0].at if task_id in answers else math.inf
         for earlier, later in pairwise(runs):
-            for at, until in hit[earlier.worker]:
-                if earlier.at < at < later.at < until and answered > at:
-                    yield later.at - at
+            for outage in hit[earlier.worker]:
+                until = math.inf if outage.until is None else outage.until
+                if earlier.at < outage.at < later.at < until and answered > outage.at:
+                    yield earlier, outage, later
 
 
 def _by_id(events: Iterable[D]) -> dict[str, list[D]]:

@@ -12,6 +12,9 @@ published, and each that is found after the drain. Every run gives an answer tha
 **Accepted twice**: one id, two different answers. The same answer heard twice (published, found, in stream
 and record) is one acceptance: a write repeated after a lost reply harms nobody. What a second run does
 besides, as publishing a chain's next step once more, shows as a start of that step: `again`.
+
+**Overtaken**: a run on a worker that was frozen, and thawed after somebody else had started the run again.
+What it still writes must be refused, and our worker counts each run to which that happened.
 """
 
 from collections.abc import Mapping
@@ -36,6 +39,7 @@ class Acceptance:
     answer: str
     at: float
     ok: bool = True  #: False: a failure was told
+    attempt: int = 1  #: which of the retry policy's runs gave it; 1 where the answer does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,9 @@ class History:
     outages: tuple[Outage, ...] = ()
     stops: tuple[Stop, ...] = ()
     left: frozenset[str] = frozenset()  #: ids still in a queue, or held, when nothing moved any more
+    buried: tuple[str, ...] = ()  #: the reason for each dead letter, with its id
+    suspects: int = 0  #: messages that still waited to run alone
+    refused: int | None = None  #: overtaken runs that the workers counted; None: nothing counts them
     quit: tuple[str, ...] = ()  #: a sentence for each worker that ended by itself
     strikes: Mapping[str, int] = field(default_factory=dict)  #: by the fault's name
     idle: int = 0  #: strikes on workers while no task was queued

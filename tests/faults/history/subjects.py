@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
 import redis
-from celery import Celery, chain
+from celery import Celery, Signature, chain
 
 from faults.history import plain
 from faults.history.model_server import WORKER_HEADER, prompt
@@ -23,7 +22,6 @@ from gaelp_tasks.demo.parts import Part
 from gaelp_tasks.streams import End, Piece, parse
 
 RECORD = "celery-task-meta-"
-PACE_S = 0.02  #: between two tokens of an invocation that takes long
 BATCH = 500  #: ids per question to Redis
 
 
@@ -31,12 +29,16 @@ class Subject(Protocol):
     """One system under test; ids are the harness's."""
 
     name: str
+    fenced: bool  #: what an overtaken run writes is refused, and counted
 
     def worker(self, name: str, folder: Path, *, url: str, journal: Path) -> Part:
         """The program of a worker; it prints ` ready.` once it takes tasks."""
 
-    def publish(self, task_id: str) -> tuple[str, ...]:
-        """Ask for work; the ids that were acknowledged by it. Raises what the publisher would see."""
+    def publish(self, task_id: str, seconds: float) -> tuple[str, ...]:
+        """Ask for work that takes so long; the ids that were acknowledged by it.
+
+        Raises what the publisher would see.
+        """
 
     def answers(self, store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
         """What a client that asks now is told of these."""
@@ -46,9 +48,9 @@ class Subject(Protocol):
 class Plain:
     """Plain Celery with a pool of its own."""
 
+    fenced = False
     pool: str  #: threads or prefork
     slots: int = 8
-    seconds: float = 0.0  #: per task
     chained: bool = False  #: each task is followed by a second one
 
     @property
@@ -56,13 +58,12 @@ class Plain:
         return f"plain Celery, {self.pool}"
 
     def worker(self, name: str, folder: Path, *, url: str, journal: Path) -> Part:
-        os.environ[plain.URL] = url  # the publisher's too
         more = (f"--pool={self.pool}", f"--concurrency={self.slots}")
         env = {plain.URL: url, JOURNAL: str(journal), WORKER: name}
         return _celery(name, folder, "--app=faults.history.plain", *more, env=env)
 
-    def publish(self, task_id: str) -> tuple[str, ...]:
-        return _publish_probe(plain.app, task_id, self.seconds, chained=self.chained)
+    def publish(self, task_id: str, seconds: float) -> tuple[str, ...]:
+        return _publish_probe(plain.app, task_id, seconds, chained=self.chained)
 
     def answers(self, store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
         return records(store, ids)
@@ -73,8 +74,8 @@ class OurNoops:
     """Our worker, running the probe as any other Celery task."""
 
     name = "gaelp-tasks, no-ops"
+    fenced = False
     slots: int = 8
-    seconds: float = 0.0
     chained: bool = False
     settings: tuple[tuple[str, str], ...] = ()  #: GAELP_ variables
 
@@ -82,8 +83,8 @@ class OurNoops:
         env = {JOURNAL: str(journal), WORKER: name, "GAELP_OLLAMA_NODES": "http://127.0.0.1:9"}
         return _ours(name, folder, url, self, "--include=faults.history.noops", env=env)
 
-    def publish(self, task_id: str) -> tuple[str, ...]:
-        return _publish_probe(our_app, task_id, self.seconds, chained=self.chained)
+    def publish(self, task_id: str, seconds: float) -> tuple[str, ...]:
+        return _publish_probe(our_app, task_id, seconds, chained=self.chained)
 
     def answers(self, store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
         return records(store, ids)
@@ -94,9 +95,11 @@ class Ours:
     """Our worker, running invocations on a model server at `node`."""
 
     name = "gaelp-tasks, invocations"
+    fenced = True
     node: str
+    pace_s: float = 0.02  #: between two tokens; a slow one leaves the processor to what is measured
     slots: int = 8
-    seconds: float = 0.0  #: how long a model talks
+    chained: bool = False
     settings: tuple[tuple[str, str], ...] = ()
 
     def worker(self, name: str, folder: Path, *, url: str, journal: Path) -> Part:
@@ -106,10 +109,10 @@ class Ours:
         }
         return _ours(name, folder, url, self, env=env)
 
-    def publish(self, task_id: str) -> tuple[str, ...]:
-        tokens = 1 + round(self.seconds / PACE_S)
-        invoke_agent.apply_async((prompt(task_id, tokens, PACE_S),), task_id=task_id)
-        return (task_id,)
+    def publish(self, task_id: str, seconds: float) -> tuple[str, ...]:
+        ids, tokens = _ids(task_id, chained=self.chained), 1 + round(seconds / self.pace_s)
+        asked = [(invoke_agent.si(prompt(one, tokens, self.pace_s)), one) for one in ids]
+        return _publish(our_app, asked)
 
     def answers(self, store: redis.Redis, ids: Collection[str]) -> Iterator[Acceptance]:
         yield from records(store, ids)
@@ -135,8 +138,11 @@ def acceptance(record: str) -> Acceptance | None:
     if told["status"] not in {"SUCCESS", "FAILURE", "REVOKED"}:
         return None
     result = told["result"]
-    text = result["text"] if isinstance(result, dict) and "text" in result else result
-    return Acceptance(told["task_id"], _answer(text), monotonic(), ok=told["status"] == "SUCCESS")
+    text, attempt = result, 1
+    if isinstance(result, dict) and "text" in result:
+        text, attempt = result["text"], result["attempts"]
+    ok = told["status"] == "SUCCESS"
+    return Acceptance(told["task_id"], _answer(text), monotonic(), ok=ok, attempt=attempt)
 
 
 def ends(task_id: str, entries: list[tuple[str, dict[str, str]]]) -> Iterator[Acceptance]:
@@ -158,13 +164,22 @@ def _answer(told: Any) -> str:
 
 
 def _publish_probe(app: Celery, task_id: str, seconds: float, *, chained: bool) -> tuple[str, ...]:
-    ids = (task_id, f"{task_id}-next") if chained else (task_id,)
-    steps = [app.signature(PROBE, kwargs={"seconds": seconds}).set(task_id=one) for one in ids]
-    if chained:
+    ids = _ids(task_id, chained=chained)
+    return _publish(app, [(app.signature(PROBE, kwargs={"seconds": seconds}), one) for one in ids])
+
+
+def _ids(task_id: str, *, chained: bool) -> tuple[str, ...]:
+    return (task_id, f"{task_id}-next") if chained else (task_id,)
+
+
+def _publish(app: Celery, asked: Sequence[tuple[Signature, str]]) -> tuple[str, ...]:
+    """One task, or several as a chain, with these ids, which are returned."""
+    steps = [signature.set(task_id=task_id) for signature, task_id in asked]
+    if len(steps) > 1:
         chain(*steps, app=app).apply_async()
     else:
         steps[0].apply_async()
-    return ids
+    return tuple(task_id for _, task_id in asked)
 
 
 def _ours(
@@ -173,7 +188,6 @@ def _ours(
     env = env | {
         "GAELP_BROKER_URL": url,
         "GAELP_NUM_PARALLEL": str(subject.slots),
-        "GAELP_VISIBILITY_TIMEOUT_S": str(plain.VISIBILITY_S),
         **dict(subject.settings),
     }
     return _celery(name, folder, "--app=gaelp_tasks", *more, env=env)

@@ -1,0 +1,24 @@
+"""How often something rare has happened, over all workers: one hash in Redis."""
+
+from contextlib import suppress
+from typing import Any
+
+from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.connections import unavailable, worded
+
+__all__ = ["FENCED", "count", "counted"]
+
+FENCED = "fenced"  #: runs that a later claim had overtaken: what they still wrote was refused
+
+
+def count(app: GaelpApp, what: str) -> None:
+    """One more; where Redis does not serve us it goes uncounted."""
+    with suppress(*unavailable):
+        app.redis.hincrby(app.keys.counts, what)
+
+
+def counted(app: GaelpApp) -> dict[str, int]:
+    """How often each has happened; what never happened is missing. Raises BrokerUnavailable."""
+    with worded(app.settings):
+        found: Any = app.redis.hgetall(app.keys.counts)
+    return {what: int(times) for what, times in found.items()}

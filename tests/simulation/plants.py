@@ -1,0 +1,157 @@
+"""Planted bugs: each a small change to the real code that some seed must catch."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from gaelp_tasks.lifecycle import Invariant
+from gaelp_tasks.streams import StreamWriter
+from gaelp_tasks.tasks import settlement, walk
+from gaelp_tasks.tasks.base import ModelTask
+from gaelp_workers import leases
+from gaelp_workers.scripts import Script
+from simulation import ours, world
+from simulation.server import Server
+from simulation.worker import Job, Worker
+
+
+class Plant(NamedTuple):
+    """A bug, and the invariants of which one must be seen broken."""
+
+    bug: Callable[[], AbstractContextManager[Any]]
+    caught_by: set[Invariant]
+
+
+def script(name: str, old: str, new: str) -> Callable[[], AbstractContextManager[Any]]:
+    """A script with a piece of its text changed."""
+    text = getattr(leases, name)
+    assert old in text, f"{name} has no «{old}» any more: plant this bug anew"
+    changed = Script(text.replace(old, new))
+    changed.sha = hashlib.sha1(changed.encode(), usedforsecurity=False).hexdigest()
+    return lambda: patch.object(leases, name, changed)
+
+
+@contextmanager
+def local_clock() -> Iterator[None]:
+    """Every script believes its caller's clock."""
+    with (
+        script("CLAIM", "redis.call('TIME')", "{ redis.call('GET', 'caller'), 0 }")(),
+        script("RENEW", "redis.call('TIME')", "{ redis.call('GET', 'caller'), 0 }")(),
+        script("SWEEP", "redis.call('TIME')", "{ redis.call('GET', 'caller'), 0 }")(),
+        patch.object(Server, "asks_callers", True),
+    ):
+        yield
+
+
+@contextmanager
+def ack_before_settle() -> Iterator[None]:
+    begin = Worker._begin
+
+    def early(self: Worker, job: Job) -> None:
+        self.leases.done(job.claimed.tag)
+        begin(self, job)
+
+    with patch.object(Worker, "_begin", early):
+        yield
+
+
+@contextmanager
+def snooze_spends() -> Iterator[None]:
+    again = ModelTask._again
+
+    def spends(self: Any, after_s: float, error: Exception, *, spent: int) -> None:
+        again(self, after_s, error, spent=1)
+
+    with patch.object(ModelTask, "_again", spends):
+        yield
+
+
+@contextmanager
+def one_look_back() -> Iterator[None]:
+    """It takes two deaths in a row: one after the end, one while it is told again."""
+    with (
+        patch.object(ours, "told_before", settlement.told_before),
+        patch.dict(world.KINDS, {"turn": 60, "time": 30, "publish": 2, "cancel": 4, "kill": 6} | QUIET),
+    ):
+        yield
+
+
+async def nothing_told(stream: Any, at: Any) -> None:
+    """Every run is the first."""
+
+
+async def admits_all(run: Any, at: Any) -> None:
+    """What was cancelled runs."""
+
+
+async def nobody_overtakes(self: Any, stream: Any) -> bool:
+    return False
+
+
+def first_claim(self: StreamWriter, invocation_id: str, claim: int) -> Any:
+    return real_open(self, invocation_id, 1)
+
+
+real_open = StreamWriter.open
+QUIET = dict.fromkeys(("freeze", "weather", "restart", "full", "clock", "stop", "replay"), 0)
+
+PLANTS = {
+    "a refused write counts as written": Plant(
+        lambda: patch.object(StreamWriter, "_overtaken", nobody_overtakes), {Invariant.ONE_ANSWER}
+    ),
+    "streams do not know the claim": Plant(
+        lambda: patch.object(StreamWriter, "open", first_claim),
+        {Invariant.ONE_ANSWER, Invariant.FENCED, Invariant.KEPT},
+    ),
+    "no claim number": Plant(
+        script(
+            "CLAIM",
+            "local number = redis.pcall('INCR', fence)",
+            "redis.call('SETNX', fence, 1) local number = tonumber(redis.call('GET', fence))",
+        ),
+        {Invariant.NUMBERS_GROW},
+    ),
+    "acknowledged before it is settled": Plant(ack_before_settle, {Invariant.KEPT}),
+    "the caller's clock in the scripts": Plant(
+        local_clock,
+        {Invariant.LIVE_LEASE, Invariant.NOT_EARLY, Invariant.NOT_LATE, Invariant.SETTLES},
+    ),
+    "a sweep pushes without removing": Plant(
+        script("SWEEP", "redis.call('HDEL', KEYS[1], tag)", ""), {Invariant.ONE_PLACE}
+    ),
+    "a sweep takes leases that go on": Plant(
+        script("SWEEP", "KEYS[2], '-inf', now,", "KEYS[2], '-inf', now + 4800,"), {Invariant.LIVE_LEASE}
+    ),
+    "a sweep drops what is due": Plant(
+        script("SWEEP", "redis.call('LPUSH', about['queue'], message)", ""),
+        {Invariant.LEGAL_MOVE, Invariant.KEPT},
+    ),
+    "a claim does not look at the eta": Plant(
+        script("CLAIM", "elseif due and due > now and", "elseif false and"), {Invariant.NOT_EARLY}
+    ),
+    "a claim notes nothing": Plant(
+        script("CLAIM", "redis.call('HSET', KEYS[1], tag,", "local _ = string.format('%s%s', tag,"),
+        {Invariant.KEPT, Invariant.LEGAL_MOVE},
+    ),
+    "a renewal revives what was swept": Plant(
+        script("RENEW", "if redis.call('EXISTS', ARGV[2] .. ARGV[i]) == 1 then", "if false then"),
+        {Invariant.NOT_REVIVED},
+    ),
+    "giving back loses the message": Plant(
+        script("GIVE_BACK", "redis.call('RPUSH', about['queue'], string.sub(record, line + 1))", ""),
+        {Invariant.KEPT, Invariant.LEGAL_MOVE},
+    ),
+    "an answer that was told is made again": Plant(
+        lambda: patch.object(ours, "told_before", nothing_told), {Invariant.ONE_ANSWER, Invariant.NOT_AGAIN}
+    ),
+    "only the newest entry tells what was told": Plant(
+        one_look_back,
+        {Invariant.ONE_ANSWER, Invariant.NOT_AGAIN},
+    ),
+    "a cancel is not looked at before the start": Plant(
+        lambda: patch.object(walk, "admit", admits_all), {Invariant.CANCELLED}
+    ),
+    "having no room spends an attempt": Plant(snooze_spends, {Invariant.ATTEMPTS}),
+}

@@ -1,0 +1,54 @@
+"""What Celery's consumer does with a message that it cannot run: kept, with its reason, and never shown.
+
+Celery's own would acknowledge what it cannot decode, so that it is gone, and write bodies into the log.
+"""
+
+import logging
+from typing import Any
+
+from celery.exceptions import NotRegistered
+from celery.utils.objects import Bunch
+
+from gaelp_workers.transport import Transport
+
+__all__ = ["Refusals"]
+
+logger = logging.getLogger(__name__)
+
+
+class Refusals:
+    """For Celery's consumer, before it in the order of classes."""
+
+    app: Any
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002  Celery's signature
+        """Nobody here has registered it: its caller is told, and it is kept for a worker that has."""
+        task_id, name = message.headers["id"], message.headers["task"]
+        _keep(message, "unknown task")
+        request = Bunch(
+            name=name,
+            chord=None,
+            root_id=message.headers.get("root_id"),
+            correlation_id=message.properties.get("correlation_id"),
+            reply_to=message.properties.get("reply_to"),
+            errbacks=None,
+        )
+        self.app.backend.mark_as_failure(task_id, NotRegistered(name), request=request)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002  Celery's signature
+        """It names no task."""
+        _keep(message, "not a Celery message")
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002  Celery's signature
+        """Celery cannot make a request of it."""
+        _keep(message, f"malformed ({type(exc).__name__})")
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Its body cannot be read."""
+        _keep(message, f"malformed body ({type(exc).__name__})")
+
+
+def _keep(message: Any, reason: str) -> None:
+    logger.error("A message is kept among the dead letters: %s (gaelp dlq list).", reason)
+    Transport.leases.bury(message.delivery_tag, reason)
+    message.reject()
