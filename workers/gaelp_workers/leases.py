@@ -1,14 +1,17 @@
 """What this worker holds, and that it still lives: claimed messages, their leases, the sweep of others'."""
 
+import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count
 from time import monotonic
 from typing import Any, NamedTuple
 
 from gaelp_tasks.connections import Keys, Refused, ScriptUnknown, SyncRedis, unavailable
-from gaelp_workers.scripts import BURY, CLAIM, GIVE_BACK, RENEW, SWEEP, Script
+from gaelp_tasks.queues import SYSTEM, Place, lists
+from gaelp_workers.dispatch import Free, Kind, Offer
+from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, RENEW, SORT, SWEEP, TIDY, Script
 
 __all__ = ["Held", "Keeper", "Leases", "connection_name"]
 
@@ -30,7 +33,16 @@ class Held(NamedTuple):
     """The task of a message that is held."""
 
     id: str
-    name: str
+    kind: Kind = Kind.SLOT
+    alone: bool = False  #: it has seen workers die, and nothing else may be held beside it
+
+
+class Swept(NamedTuple):
+    """What a sweep did."""
+
+    back: int  #: messages given back
+    due: int  #: messages whose time had come
+    poison: int  #: messages that killed the worker in which they ran alone
 
 
 class Leases:
@@ -65,12 +77,22 @@ class Leases:
         return [tag for tag in self.held if tag not in self._begun]
 
     @property
-    def names(self) -> list[str]:
-        """Names of the tasks held, as of now."""
-        return [task.name for task in self.held.values()]
+    def kinds(self) -> list[Kind]:
+        """What those held take, as of now."""
+        return [task.kind for task in self.held.values()]
 
-    def claim_command(self, lists: Sequence[str], take: int, *, most_bytes: int) -> list[Any]:
-        """The command that takes up to `take` messages from the lists, the most urgent first."""
+    @property
+    def alone(self) -> bool:
+        """Whether something is held beside which nothing else may be."""
+        return any(task.alone for task in self.held.values())
+
+    def claim_command(
+        self, offer: Offer, room: Free, inboxes: Collection[str], *, most_bytes: int
+    ) -> list[Any]:
+        """The command that takes messages from what is offered, the most urgent first, while there is room.
+
+        `inboxes` are those among the queues that are sorted; names are without the namespace.
+        """
         keys = self._keys
         fixed = (
             keys.unacked,
@@ -79,23 +101,46 @@ class Leases:
             keys.parked_messages,
             keys.dead,
             keys.dead_messages,
+            keys.suspects,
+            keys.suspects_taker,
         )
+        marks = {SYSTEM: "s"} | dict.fromkeys(inboxes, "i")
         return [
             "EVALSHA",
             CLAIM.sha,
-            len(fixed) + len(lists),
+            len(fixed) + len(offer.queues),
             *fixed,
-            *lists,
-            take,
+            *(keys.queue(name) for name in offer.queues),
+            *room,
             LOOK_AT_MOST,
             int(self.ttl_s * 1000),
-            f"{self.holder}|{next(self._batches)}.",
+            self.holder,
+            f"|{next(self._batches)}.",
+            len(self._held),
             most_bytes,
-            keys.claims(""),
             int(self._claims_ttl_s * 1000),
+            keys.claims(""),
+            keys.holder(""),
+            keys.deaths(""),
             keys.cancel(""),
             self._results,
+            *(
+                f"{group}{marks.get(name, '')}"
+                for name, group in zip(offer.queues, offer.groups, strict=True)
+            ),
         ]
+
+    def sort(self, places: Sequence[tuple[str, bytes, Place]]) -> set[str]:
+        """Move messages of inboxes, each from its Redis list to its place; the queues they went to."""
+        if not places:
+            return set()
+        keys = [self._keys.queues]
+        told = [self._keys.bell]
+        for source, message, place in places:
+            keys += [source, self._keys.queue(lists(place.queue)[place.step])]
+            told += [hashlib.sha1(message, usedforsecurity=False).hexdigest(), place.queue]
+        self._run(SORT, keys, told)
+        return {place.queue for _, _, place in places}
 
     def took(self, tag: str, task: Held) -> None:
         """A claim brought this message."""
@@ -158,20 +203,48 @@ class Leases:
         tags = [*self.held, *self._owed]
         if not tags:
             return []
-        told = (int(self.ttl_s * 1000), self._keys.swept(""), *tags)
+        told = (int(self.ttl_s * 1000), self._keys.swept(""), self._keys.deaths(""), *tags)
         lost = self._run(RENEW, (self._keys.leases,), told, redis=redis)
         return [tag for tag in lost if tag in self._held]
 
-    def sweep(self, redis: SyncRedis, dead: Iterable[str] = ()) -> tuple[int, int]:
-        """Give back what nobody holds any more and publish what is due; how many of each.
+    def sweep(self, redis: SyncRedis, dead: Iterable[str] = ()) -> Swept:
+        """Give back what nobody holds any more and publish what is due.
 
         `dead`: holders that are known to have died.
         """
         keys = self._keys
-        where = (keys.unacked, keys.leases, keys.parked, keys.parked_messages)
-        prefixes = [f"{holder}|" for holder in dead]
-        back, due = self._run(SWEEP, where, (SWEEP_AT_MOST, self._keys.swept(""), *prefixes), redis=redis)
-        return back, due
+        where = (
+            keys.unacked,
+            keys.leases,
+            keys.parked,
+            keys.parked_messages,
+            keys.dead,
+            keys.dead_messages,
+        )
+        told = (SWEEP_AT_MOST, keys.swept(""), keys.deaths(""), int(self._claims_ttl_s * 1000))
+        return Swept(*self._run(SWEEP, where, (*told, *(f"{holder}|" for holder in dead)), redis=redis))
+
+    def waiting(self, redis: SyncRedis, *, also: Iterable[str] = (), tidy: bool = False) -> set[str]:
+        """The queues of models that may hold something.
+
+        `also`: more queues to look at; who publishes without our library names none. To `tidy` is to forget
+        those that hold nothing.
+        """
+        known: Any = redis.smembers(self._keys.queues)
+        if known and tidy:
+            every = [self._keys.queue(name) for queue in known for name in lists(queue)]
+            self._run(TIDY, [self._keys.queues, *every], [len(every) // len(known), *known], redis=redis)
+        asked = [queue for queue in also if queue not in known]
+        with redis.pipeline(transaction=False) as pipe:
+            for queue in asked:
+                pipe.exists(*(self._keys.queue(name) for name in lists(queue)))
+            found = pipe.execute()
+        return {*known, *(queue for queue, there in zip(asked, found, strict=True) if there)}
+
+    def models(self, redis: SyncRedis, since_s: float) -> set[str]:
+        """Models that some node said it has, after this Unix time, as queues call them."""
+        named: Any = redis.zrangebyscore(self._keys.models, since_s * 1000, "+inf")
+        return set(named)
 
     def holders(self, redis: SyncRedis) -> set[str]:
         """Everybody who holds anything."""
@@ -186,7 +259,7 @@ class Leases:
 
     def load(self) -> None:
         """Teach Redis the scripts; it forgets them when it restarts."""
-        for script in (CLAIM, RENEW, GIVE_BACK, SWEEP, BURY):
+        for script in ALL:
             self._redis.script_load(script)
 
     def _run(
@@ -213,6 +286,7 @@ class Keeper(threading.Thread):
         *,
         every_s: float,
         on_lost: Callable[[str], None],
+        on_beat: Callable[[SyncRedis], None] = lambda _: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(name="gaelp-leases", daemon=True)
@@ -220,6 +294,7 @@ class Keeper(threading.Thread):
         self._redis = redis
         self._every_s = every_s
         self._on_lost = on_lost
+        self._on_beat = on_beat
         self._clock = clock
         self._renewed_at = clock()
         self._seen: set[str] = set()  # holders whose connection was there, since Redis answers us
@@ -255,7 +330,13 @@ class Keeper(threading.Thread):
             self._renewed_at = asked_at
             self._lose(lost)
             self._leases.pay(self._redis)
-            self._leases.sweep(self._redis, self._dead())
+            swept = self._leases.sweep(self._redis, self._dead())
+            if swept.poison:
+                logger.error(
+                    "%d messages killed the worker in which they ran alone: they are dead letters now.",
+                    swept.poison,
+                )
+            self._on_beat(self._redis)
         except unavailable as error:
             self._seen.clear()  # after a restart or a failover nobody's name is there yet
             self._missed.clear()

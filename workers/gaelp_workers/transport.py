@@ -15,6 +15,9 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads
 
 from gaelp_tasks.connections import Refused, Replica, ScriptUnknown
+from gaelp_tasks.queues import INBOXES, SEPARATOR, place, tier_of
+from gaelp_workers.dispatch import Free, Kind, offer
+from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Held, Leases
 
 __all__ = ["SCHEME", "Channel", "QoS", "Transport"]
@@ -37,12 +40,8 @@ class QoS(kombu_redis.QoS):
         virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def can_consume(self) -> bool:
-        """While there is room; an answer under way is always read, or its messages would wait unseen.
-
-        A channel that consumes no queue hears remote control, which must be heard when all is full.
-        """
-        channel = self.channel
-        return bool(channel._in_poll) or not channel.active_queues or Transport.room() > 0  # noqa: SLF001  kombu
+        """Always: the claim says how much there is room for, and inboxes are sorted while there is none."""
+        return True
 
     def ack(self, delivery_tag: str) -> None:
         """It is done."""
@@ -74,7 +73,8 @@ class Channel(kombu_redis.Channel):
     _in_poll: Any
     _brpop_sent_at: Any
     _claiming = True  # what is under way is a claim
-    _resume_at = 0.0  # no claim before: the lists were empty
+    _resume_at = 0.0  # no claim before: the queues were empty
+    _turn = 0  # of the models' queues
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send a claim for as many messages as there is room for.
@@ -86,22 +86,20 @@ class Channel(kombu_redis.Channel):
         if not self._claiming:
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
             return
-        if monotonic() < self._resume_at:
+        if monotonic() < self._resume_at or Transport.leases.alone:
             return
-        queues = self._queue_cycle.consume(len(self.active_queues))
-        room = Transport.room()
-        if not queues or room <= 0:
+        consumed = self._queue_cycle.consume(len(self.active_queues))
+        if not consumed:
             return
-        # queue before step: the order of tiers outranks Celery's own priority of messages
-        lists = [
-            f"{self.global_keyprefix}{self._q_for_pri(queue, step)}"  # type: ignore[no-untyped-call]
-            for queue in queues
-            for step in self.priority_steps
-        ]
+        self._turn += 1
+        offered = offer(consumed, Transport.known.served, self._turn)
+        command = Transport.leases.claim_command(
+            offered, Transport.room(), INBOXES, most_bytes=Transport.most_bytes
+        )
         connection: Any = self.client.connection
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
-        connection.send_command(*Transport.leases.claim_command(lists, room, most_bytes=Transport.most_bytes))
+        connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
         """Hand out what a claim brought."""
@@ -109,7 +107,7 @@ class Channel(kombu_redis.Channel):
             return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
         connection = self.client.connection
         try:
-            taken = connection.read_response()
+            taken, unsorted, told = connection.read_response()
         except Refused as error:
             self._refused(error, connection)
             raise Empty from None
@@ -118,23 +116,45 @@ class Channel(kombu_redis.Channel):
             raise
         finally:
             self._in_poll = None
-        if not taken:
+        Transport.polled_at = monotonic()
+        for task_id in told:
+            logger.info("Task %s came again after its result was told: dropped.", task_id.decode())
+        moved = self._sort(unsorted)
+        if not (taken or moved):
             self._resume_at = monotonic() + POLL_S
             raise Empty
         self._resume_at = 0.0
-        for at in range(0, len(taken), 4):
-            self._hand_out(*taken[at : at + 4])
+        for at in range(0, len(taken), 5):
+            self._hand_out(*taken[at : at + 5])
         return True
 
-    def _hand_out(self, place: bytes, tag: bytes, claim: int, message: bytes) -> None:
-        queue = place.decode().removeprefix(self.global_keyprefix).rsplit(self.sep, 1)[0]
-        held = tag.decode()
+    def _sort(self, unsorted: list[bytes]) -> bool:
+        """Move an inbox's messages to the queues of their models; False where there are none."""
+        places, stuck = [], set()
+        for at in range(0, len(unsorted), 2):
+            source, message = unsorted[at].decode(), unsorted[at + 1]
+            to = None if source in stuck else place(message, self._queue(source))
+            if to is None:
+                stuck.add(source)
+            else:
+                places.append((source, message, to))
+        Transport.known.heard(*Transport.leases.sort(places))
+        return bool(places)
+
+    def _queue(self, name: str) -> str:
+        """The queue of a Redis list."""
+        return name.removeprefix(self.global_keyprefix).partition(SEPARATOR)[0]
+
+    def _hand_out(self, source: bytes, tag: bytes, claim: int, alone: int, message: bytes) -> None:
+        queue, held = self._queue(source.decode()), tag.decode()
         try:
             payload: Any = loads(message.decode())  # type: ignore[no-untyped-call]
             payload["properties"]["delivery_tag"] = held
-            payload["headers"]["gaelp_claim"] = claim
-            Transport.leases.took(held, Held(payload["headers"]["id"], payload["headers"]["task"]))
-            self.connection._deliver(payload, queue)  # noqa: SLF001  as kombu's own channels do
+            headers = payload["headers"]
+            headers["gaelp_claim"] = claim
+            Transport.leases.took(held, Held(headers["id"], Kind.of(queue, headers["task"]), bool(alone)))
+            consumed = queue if queue in self.active_queues else str(tier_of(queue) or queue)
+            self.connection._deliver(payload, consumed)  # noqa: SLF001  as kombu's own channels do
         except self.connection_errors:
             raise
         except Exception:
@@ -157,12 +177,14 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """What the worker's consumer connects with; the worker sets these three before it does."""
+    """What the worker's consumer connects with; the worker sets the first four before it does."""
 
     Channel = Channel
     leases: ClassVar[Leases]
-    room: ClassVar[Callable[[], int]]  #: how many more messages may be held right now
+    known: ClassVar[KnownQueues]
+    room: ClassVar[Callable[[], Free]]  #: how many more messages may be held right now
     most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
+    polled_at: ClassVar[float] = 0.0  #: `monotonic` of the last answer to a claim; 0 before the first
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Hear the doorbell, and turn often enough to notice publishers who do not ring it."""
@@ -175,8 +197,8 @@ class Transport(kombu_redis.Transport):
 
     def _on_bell(self, bell: Any, line: Any) -> None:
         """Somebody published: look at once. A broken connection is one for the whole consumer."""
-        while bell.get_message(timeout=0) is not None:
-            pass
+        while (rung := bell.get_message(timeout=0)) is not None:
+            Transport.known.heard(str(rung["data"]))
         if bell.connection._sock is not line:  # noqa: SLF001  redis-py has connected anew, unheard by the loop
             raise ConnectionResetError("The doorbell's connection to Redis broke.")
         for channel in self.channels:
