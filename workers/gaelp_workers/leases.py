@@ -21,6 +21,7 @@ SWEEP_AT_MOST = 500  #: of each kind in one script; the next sweep takes the res
 CONNECTION = "gaelp:"  #: with the holder behind it, the name of its connection in CLIENT LIST
 IDLE_LOOK = 4  #: beats between two looks while nobody else holds anything
 LOOKS = 2  #: in a row without its connection, and a holder is dead at the next
+TOLD = "__redis__:invalidate"  #: where Redis tells of keys that have changed
 LOOK_AT_MOST = 200  #: messages one claim may look at, so that junk cannot keep Redis busy
 
 
@@ -251,11 +252,16 @@ class Leases:
         tags: Any = redis.zrange(self._keys.leases, 0, -1)
         return {tag.partition("|")[0] for tag in tags}
 
-    def bell(self) -> Any:
-        """A subscription to the doorbell, connected."""
+    def bell(self) -> tuple[Any, int]:
+        """A subscription to the doorbell, connected, and Redis' number of its connection.
+
+        It also hears what Redis tells whoever tracks keys and names this connection.
+        """
         bell = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        bell.subscribe(self._keys.bell)
-        return bell
+        bell.execute_command("CLIENT", "ID")
+        number = int(bell.connection.read_response())
+        bell.subscribe(self._keys.bell, TOLD)
+        return bell, number
 
     def load(self) -> None:
         """Teach Redis the scripts; it forgets them when it restarts."""

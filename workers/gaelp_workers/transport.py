@@ -15,7 +15,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads
 
 from gaelp_tasks.connections import Refused, Replica, ScriptUnknown
-from gaelp_tasks.queues import INBOXES, SEPARATOR, place, tier_of
+from gaelp_tasks.queues import INBOXES, SEPARATOR, SYSTEM, place, tier_of
 from gaelp_workers.dispatch import Free, Kind, offer
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Held, Leases
@@ -74,7 +74,9 @@ class Channel(kombu_redis.Channel):
     _brpop_sent_at: Any
     _claiming = True  # what is under way is a claim
     _resume_at = 0.0  # no claim before: the queues were empty
+    _room = Free(0, 0, 0)  # at the last claim
     _turn = 0  # of the models' queues
+    _tracked: Any = None  # the connection on which Redis was asked to tell what changes
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send a claim for as many messages as there is room for.
@@ -86,20 +88,39 @@ class Channel(kombu_redis.Channel):
         if not self._claiming:
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
             return
-        if monotonic() < self._resume_at or Transport.leases.alone:
+        room = Transport.room()
+        freed = any(now and not before for now, before in zip(room, self._room, strict=True))
+        if (monotonic() < self._resume_at and not freed) or Transport.leases.alone:
             return
         consumed = self._queue_cycle.consume(len(self.active_queues))
         if not consumed:
             return
+        self._room = room
         self._turn += 1
         offered = offer(consumed, Transport.known.served, self._turn)
-        command = Transport.leases.claim_command(
-            offered, Transport.room(), INBOXES, most_bytes=Transport.most_bytes
-        )
+        command = Transport.leases.claim_command(offered, room, INBOXES, most_bytes=Transport.most_bytes)
         connection: Any = self.client.connection
+        self._track(connection)
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
         connection.send_command(*command)
+
+    def _track(self, connection: Any) -> None:
+        """Have Redis tell the doorbell of everything that others put into our queues, once a connection."""
+        line = self.connection.bell_id
+        if not line or self._tracked is connection:
+            return
+        self._tracked = connection
+        prefixes = [
+            word for name in (*INBOXES, SYSTEM) for word in ("PREFIX", f"{self.global_keyprefix}{name}")
+        ]
+        connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", line, "BCAST", *prefixes, "NOLOOP")
+        try:
+            connection.read_response()
+        except Refused as error:
+            logger.info(
+                "Redis does not tell of changes (%s): who does not ring is heard within a poll.", error
+            )
 
     def _brpop_read(self, **options: Any) -> bool:
         """Hand out what a claim brought."""
@@ -171,9 +192,11 @@ class Channel(kombu_redis.Channel):
         logger.warning("Redis refuses a claim (%s); asking again in %g s.", error, PAUSE_S)
         self._resume_at = monotonic() + PAUSE_S
 
-    def ring(self) -> None:
-        """Somebody published: look now."""
-        self._resume_at = 0.0
+    def ring(self, *names: str) -> None:
+        """Something came into these queues, or lists of queues: look now, if anything can be taken."""
+        Transport.known.heard(*(self._queue(name) for name in names))
+        if any(self._room):
+            self._resume_at = 0.0
 
 
 class Transport(kombu_redis.Transport):
@@ -184,6 +207,7 @@ class Transport(kombu_redis.Transport):
     known: ClassVar[KnownQueues]
     room: ClassVar[Callable[[], Free]]  #: how many more messages may be held right now
     most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
+    bell_id: int = 0  #: Redis' number of the doorbell's connection; 0: it has none
     polled_at: ClassVar[float] = 0.0  #: `monotonic` of the last answer to a claim; 0 before the first
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
@@ -191,18 +215,20 @@ class Transport(kombu_redis.Transport):
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
         # celery cancels what was registered here when the connection is lost
         loop.call_repeatedly(POLL_S, _turn)
-        bell = Transport.leases.bell()
+        bell, self.bell_id = Transport.leases.bell()
         line = bell.connection._sock  # noqa: SLF001  redis-py shows no socket
         loop.add_reader(line, self._on_bell, bell, line)
 
     def _on_bell(self, bell: Any, line: Any) -> None:
         """Somebody published: look at once. A broken connection is one for the whole consumer."""
+        names: list[str] = []
         while (rung := bell.get_message(timeout=0)) is not None:
-            Transport.known.heard(str(rung["data"]))
+            told = rung["data"]  # a queue from our publishers, lists that have changed from Redis, None: all
+            names += told if isinstance(told, list) else [told] if isinstance(told, str) else []
         if bell.connection._sock is not line:  # noqa: SLF001  redis-py has connected anew, unheard by the loop
             raise ConnectionResetError("The doorbell's connection to Redis broke.")
         for channel in self.channels:
-            channel.ring()
+            channel.ring(*names)
 
 
 def _turn() -> None:
