@@ -38,7 +38,8 @@ BUGS = (
     Bug(
         "the fetch notes nobody as the holder",
         f"{LUA}/claim.lua",
-        "redis.call('HSET', KEYS[1], tag, record({ id = id, claim = claim, alone = alone or nil }, list, message))",
+        "redis.call('HSET', KEYS[1], tag, record({ id = id, claim = claim, alone = alone or nil }, list, "
+        "message))",
         "",
         f"{LEASES}::test_what_is_given_back_stands_in_front_in_its_old_order_byte_for_byte",
     ),

@@ -67,7 +67,7 @@ def answer(leases: Leases, take: int, queues: tuple[str, ...], seats: int = 0) -
 
 def claim(leases: Leases, take: int = 1, queues: tuple[str, ...] = (QUEUE,), seats: int = 0) -> list[str]:
     """Ids of what was taken, in order."""
-    taken, _, _ = answer(leases, take, queues, seats)
+    taken, _, _, _ = answer(leases, take, queues, seats)
     ids = []
     for at in range(0, len(taken), 5):
         _, tag, _, alone, text = taken[at : at + 5]
@@ -332,10 +332,20 @@ def test_times_are_read_as_python_reads_them(redis, leases, when, ahead, zulu):
     assert abs(due - whole.timestamp() * 1000) <= 1
 
 
-@pytest.mark.parametrize("eta", ["tomorrow", "", "2026-13-45", 5, {"a": 1}, "2001-01-01T00:00:00"])
+@pytest.mark.parametrize("eta", ["", None, "2001-01-01T00:00:00", "2001-01-01T00:00:00+05"])
 def test_a_time_that_is_none_or_past_does_not_hold_a_message_up(leases, eta):
     publish(message("1", eta=eta))
     assert claim(leases) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "eta", ["tomorrow", "2026-13-45", "2031-01-01", "20310101T000000Z", "2031-01-01T00:00:00 x", 5, {"a": 1}]
+)
+def test_a_time_that_cannot_be_read_here_is_refused(redis, leases, eta):
+    """Celery reads more of them, and would let the message wait in the worker's memory."""
+    publish(message("1", eta=eta))
+    assert claim(leases) == []
+    assert redis.zcard(KEYS.dead) == 1
 
 
 def test_a_parked_task_that_is_cancelled_waits_no_longer(redis, leases):
@@ -382,7 +392,7 @@ def asking(task_id: str, task: str = "gaelp.invoke_agent", **arguments: Any) -> 
 
 def sort(leases: Leases, inbox: str = QUEUE) -> set[str]:
     """Sort what a claim found in an inbox; the queues it went to."""
-    _, unsorted, _ = answer(leases, 0, (inbox,))
+    _, unsorted, _, _ = answer(leases, 0, (inbox,))
     pairs = [(unsorted[at], unsorted[at + 1].encode()) for at in range(0, len(unsorted), 2)]
     places = [(source, text, place(text, inbox)) for source, text in pairs]
     return leases.sort([one for one in places if one[2]])  # type: ignore[misc]  those without are left out
@@ -409,7 +419,7 @@ def test_an_inbox_is_sorted_by_a_worker_without_room_byte_for_byte(redis, leases
 
 def test_two_who_sort_the_same_inbox_move_each_message_once(redis, leases):
     publish(*(asking(str(number)) for number in range(9)))
-    _, unsorted, _ = answer(leases, 0, (QUEUE,))
+    _, unsorted, _, _ = answer(leases, 0, (QUEUE,))
     places = [
         (unsorted[at], unsorted[at + 1].encode(), place(unsorted[at + 1].encode(), QUEUE))
         for at in range(0, 18, 2)
@@ -442,7 +452,7 @@ def test_priority_counts_across_the_queues_of_a_tier_and_never_across_tiers(redi
     publish(message("batch"), queue=lists("batch.a")[step_of(10)])
     publish(message("inbox"))
     offered = Offer((QUEUE, "interactive.a", "interactive.b", "batch.a"), (0, 0, 0, 1))
-    taken, _, _ = redis.execute_command(
+    taken, _, _, _ = redis.execute_command(
         *leases.claim_command(offered, Free(9, 0, 0), INBOXES, most_bytes=MOST_BYTES)
     )
     assert [json.loads(text)["headers"]["id"] for text in taken[4::5]] == ["high", "inbox", "low", "batch"]

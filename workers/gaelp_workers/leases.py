@@ -4,6 +4,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ __all__ = ["Held", "Keeper", "Leases", "connection_name"]
 
 logger = logging.getLogger(__name__)
 
+SWEEPS = 3  #: per beat, so that what is due is published soon
 SWEEP_AT_MOST = 500  #: of each kind in one script; the next sweep takes the rest
 CONNECTION = "gaelp:"  #: with the holder behind it, the name of its connection in CLIENT LIST
 IDLE_LOOK = 4  #: beats between two looks while nobody else holds anything
@@ -247,10 +249,14 @@ class Leases:
         named: Any = redis.zrangebyscore(self._keys.models, since_s * 1000, "+inf")
         return set(named)
 
-    def holders(self, redis: SyncRedis) -> set[str]:
-        """Everybody who holds anything."""
-        tags: Any = redis.zrange(self._keys.leases, 0, -1)
-        return {tag.partition("|")[0] for tag in tags}
+    def holders(self, redis: SyncRedis) -> dict[str, float]:
+        """Everybody who holds anything, with the latest end of a lease, Unix time in ms."""
+        ends: dict[str, float] = {}
+        leases: Any = redis.zrange(self._keys.leases, 0, -1, withscores=True)
+        for tag, end in leases:
+            holder = tag.partition("|")[0]
+            ends[holder] = max(end, ends.get(holder, 0.0))
+        return ends
 
     def bell(self) -> tuple[Any, int]:
         """A subscription to the doorbell, connected, and Redis' number of its connection.
@@ -305,6 +311,8 @@ class Keeper(threading.Thread):
         self._renewed_at = clock()
         self._seen: set[str] = set()  # holders whose connection was there, since Redis answers us
         self._missed: dict[str, int] = {}  # holder -> at how many looks in a row it was not
+        self._ends: dict[str, float] = {}  # latest end of a lease of each other holder, at the last look
+        self._lost: set[str] = set()  # tags of what was stopped because its lease had ended
         self._sees_clients = True
         self._beats = 0
         self._over = threading.Event()
@@ -321,7 +329,12 @@ class Keeper(threading.Thread):
                 self.beat()
             except Exception:
                 logger.exception("Leases could not be renewed; the next beat tries again.")
-            if self._over.wait(self._every_s):
+            for _ in range(SWEEPS - 1):
+                if self._over.wait(self._every_s / SWEEPS):
+                    return
+                with suppress(*unavailable):  # the next beat tells
+                    self._sweep()
+            if self._over.wait(self._every_s / SWEEPS):
                 return
 
     def stop(self) -> None:
@@ -329,19 +342,14 @@ class Keeper(threading.Thread):
         self._over.set()
 
     def beat(self) -> None:
-        """One renewal and one sweep."""
+        """One renewal, one look at the others, one sweep."""
         asked_at = self._clock()
         try:
             lost = self._leases.renew(self._redis)
             self._renewed_at = asked_at
             self._lose(lost)
             self._leases.pay(self._redis)
-            swept = self._leases.sweep(self._redis, self._dead())
-            if swept.poison:
-                logger.error(
-                    "%d messages killed the worker in which they ran alone: they are dead letters now.",
-                    swept.poison,
-                )
+            self._sweep(self._dead())
             self._on_beat(self._redis)
         except unavailable as error:
             self._seen.clear()  # after a restart or a failover nobody's name is there yet
@@ -350,15 +358,37 @@ class Keeper(threading.Thread):
                 logger.warning("Cannot renew leases (%s): what runs here is stopped.", error)
                 self._lose(self._leases.held)
 
+    def _sweep(self, dead: Iterable[str] = ()) -> None:
+        """All that is due or was forsaken, however much that is."""
+        while not self._over.is_set():
+            swept = self._leases.sweep(self._redis, dead)
+            if swept.poison:
+                logger.error(
+                    "%d messages killed the worker in which they ran alone: they are dead letters now.",
+                    swept.poison,
+                )
+            if max(swept) < SWEEP_AT_MOST:
+                return
+
     def _lose(self, tags: Iterable[str]) -> None:
+        """Stop what ran under these; once, for the same task may be claimed here anew meanwhile."""
         held = self._leases.held
+        self._lost &= held.keys()
         for tag in tags:
-            if tag in held:  # else it has ended meanwhile
+            if tag in held and tag not in self._lost:  # else it has ended meanwhile
+                self._lost.add(tag)
                 self._on_lost(held[tag].id)
 
     def _dead(self) -> set[str]:
-        """Holders whose connection is gone: a living one opens it anew within a beat of its own."""
-        others = self._leases.holders(self._redis) - {self._leases.holder}
+        """Holders whose connection is gone, and which renew no lease any more.
+
+        A living one opens its connection anew within a beat of its own.
+        """
+        ends = self._leases.holders(self._redis)
+        ends.pop(self._leases.holder, None)
+        others = ends.keys()
+        renewed = {holder for holder, end in ends.items() if end > self._ends.get(holder, end)}
+        self._ends = ends
         looks = self._beats % IDLE_LOOK == 0 or bool(others)
         self._beats += 1
         if not looks or not self._sees_clients:
@@ -371,5 +401,6 @@ class Keeper(threading.Thread):
             return set()
         there = {str(client.get("name")).removeprefix(CONNECTION) for client in clients}
         self._seen = (self._seen | there) & (others | there)
-        self._missed = {holder: self._missed.get(holder, 0) + 1 for holder in others - there}
+        gone = others - there - renewed
+        self._missed = {holder: self._missed.get(holder, 0) + 1 for holder in gone}
         return {holder for holder, looks in self._missed.items() if looks > LOOKS and holder in self._seen}

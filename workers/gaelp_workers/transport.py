@@ -17,6 +17,7 @@ from kombu.utils.json import loads
 from gaelp_tasks.connections import Refused, Replica, ScriptUnknown
 from gaelp_tasks.queues import INBOXES, SEPARATOR, SYSTEM, place, tier_of
 from gaelp_workers.dispatch import Free, Kind, offer
+from gaelp_workers.envelope import fault, fault_of_broadcast
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Held, Leases
 
@@ -128,7 +129,7 @@ class Channel(kombu_redis.Channel):
             return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
         connection = self.client.connection
         try:
-            taken, unsorted, told = connection.read_response()
+            taken, unsorted, told, more = connection.read_response()
         except Refused as error:
             self._refused(error, connection)
             raise Empty from None
@@ -141,7 +142,7 @@ class Channel(kombu_redis.Channel):
         for task_id in told:
             logger.info("Task %s came again after its result was told: dropped.", task_id.decode())
         moved = self._sort(unsorted)
-        if not (taken or moved):
+        if not (taken or moved or more):
             self._resume_at = monotonic() + POLL_S
             raise Empty
         self._resume_at = 0.0
@@ -174,13 +175,36 @@ class Channel(kombu_redis.Channel):
             headers = payload["headers"]
             headers["gaelp_claim"] = claim
             Transport.leases.took(held, Held(headers["id"], Kind.of(queue, headers["task"]), bool(alone)))
+            if wrong := fault(payload):
+                self._bury(held, queue, wrong)
+                return
             consumed = queue if queue in self.active_queues else str(tier_of(queue) or queue)
             self.connection._deliver(payload, consumed)  # noqa: SLF001  as kombu's own channels do
         except self.connection_errors:
             raise
-        except Exception:
-            logger.exception("A message in %s cannot be handled: it is kept among the dead letters.", queue)
-            Transport.leases.bury(held, "cannot be handled")
+        except Exception as error:  # noqa: BLE001  Celery raises whatever it stumbles over
+            self._bury(held, queue, f"cannot be handled ({type(error).__name__})")
+
+    def _bury(self, tag: str, queue: str, reason: str) -> None:
+        # no traceback: what it quotes may be a prompt
+        logger.error("A message in %s is kept among the dead letters: %s (gaelp dlq list).", queue, reason)
+        Transport.leases.bury(tag, reason)
+
+    def _receive_one(self, c: Any) -> Any:
+        """Read a command or an event that was called out; what cannot be read is nobody's work."""
+        try:
+            return super()._receive_one(c)  # type: ignore[no-untyped-call]
+        except (Empty, *self.connection_errors):
+            raise
+        except Exception as error:  # noqa: BLE001  kombu raises whatever it stumbles over
+            logger.warning("A broadcast cannot be read: %s.", type(error).__name__)
+            raise Empty from None
+
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
+        if wrong := fault_of_broadcast(message):
+            logger.warning("A broadcast is ignored: %s.", wrong)
+            return False
+        return bool(super()._deliver_fanout_message(message, exchange))  # type: ignore[no-untyped-call]
 
     def _refused(self, error: Exception, connection: Any) -> None:
         """Redis will not run the claim now; the worker lives on and asks again."""

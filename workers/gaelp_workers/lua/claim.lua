@@ -11,9 +11,9 @@
 --       prefixes of keys by task id: 11 claim number  12 holding tag  13 deaths  14 request to cancel
 --       15 Celery's result; empty where it is not in this Redis
 --       16.. of each queue its group: a number, and 'i' behind it for an inbox, 's' for maintenance
--- Gives { taken, unsorted, told }: five values for each message taken (list, tag, claim number, whether it
+-- Gives { taken, unsorted, told, more }: five values for each message taken (list, tag, claim number, whether it
 -- has to run alone, message); two for each message that an inbox has for a model (list, message), which stays;
--- the ids of messages that were dropped, because their result has been told.
+-- the ids of messages that were dropped, because their result has been told; 1 where there is more to look at, else 0.
 --
 -- A record is one line of JSON about the message, a newline, and the message's own bytes, never encoded anew
 -- (cjson would turn [] into {}).
@@ -26,11 +26,11 @@ local DEFAULT = 5     -- the step of what is in an inbox
 local DEATHS = 2      -- of its workers, after which a message runs alone
 local MODELS = { ['gaelp.invoke_agent'] = true, ['gaelp.embed'] = true }
 local AT_A_TIME = 50  -- messages of an inbox to be sorted in one go
-local SORT_BYTES = 4194304
+local SORT_BYTES, MOST = 4194304, 16777216 -- in one go
 local TAKER = 30000   -- ms that an empty worker is awaited, before another may try
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local seen = 0
+local seen, bytes = 0, 0
 local taken, unsorted, dropped = {}, {}, {}
 
 local function text(value, most)
@@ -49,8 +49,10 @@ local function instant(value)
   local days = 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
     + math.floor((153 * (month - 3) + 2) / 5) + tonumber(day) - 719469
   local seconds = days * 86400 + hour * 3600 + minute * 60 + second + (tonumber('0' .. fraction) or 0)
-  local sign, hours, minutes = string.match(zone, '^([+-])(%d%d):?(%d%d)$')
+  local sign, hours, minutes = string.match(zone, '^([+-])(%d%d):?(%d?%d?)$')
+  if not sign and zone ~= '' and zone ~= 'Z' then return nil end
   if sign then
+    if minutes == '' then minutes = 0 end
     local ahead = hours * 3600 + minutes * 60
     seconds = seconds + (sign == '-' and ahead or -ahead)
   end
@@ -67,7 +69,9 @@ local function fault(message)
     or not text(headers['id'], 255) or not text(headers['task'], 255) or type(told['body']) ~= 'string' then
     return 'not a Celery message'
   end
-  if text(headers['compression'], 255) then return 'compressed' end
+  local packed, due = headers['compression'], headers['eta']
+  if packed ~= nil and packed ~= cjson.null and packed ~= '' then return 'compressed' end
+  if due ~= nil and due ~= cjson.null and due ~= '' and not instant(due) then return 'unreadable eta' end
   return nil, headers
 end
 
@@ -159,23 +163,23 @@ end
 
 -- An inbox's messages for models, the next first; they stay until they are sorted.
 local function leave(list)
-  local found, bytes = redis.call('LRANGE', list, -AT_A_TIME, -1), 0
+  local found, size = redis.call('LRANGE', list, -AT_A_TIME, -1), 0
   for i = #found, 1, -1 do
-    bytes = bytes + #found[i]
-    if bytes > SORT_BYTES and i < #found then return end
+    size = size + #found[i]
+    if size > SORT_BYTES and i < #found then return end
     unsorted[#unsorted + 1], unsorted[#unsorted + 2] = list, found[i]
   end
 end
 
 -- Take from one list while there is room for what comes; `kind` is the queue's.
 local function serve(list, kind)
-  while seen < look do
+  while seen < look and bytes <= MOST do
     if room.slot <= 0 and kind ~= 'i' and (room.seat <= 0 and kind ~= 's' or room.errand <= 0 and kind == 's') then
       return
     end
     local message = redis.pcall('RPOP', list)
     if type(message) ~= 'string' then return end -- empty, or no list at all
-    seen = seen + 1
+    seen, bytes = seen + 1, bytes + #message
     local tag = tags .. seen
     local wrong, headers = fault(message)
     local due = headers and instant(headers['eta'])
@@ -208,7 +212,7 @@ local function steps(queue)
   return keys
 end
 
-if suspect() then return { taken, unsorted, dropped } end
+if suspect() then return { taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0 } end
 
 local i = FIRST
 while i <= #KEYS do
@@ -230,4 +234,4 @@ while i <= #KEYS do
     end
   end
 end
-return { taken, unsorted, dropped }
+return { taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0 }
