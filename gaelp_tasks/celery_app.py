@@ -20,7 +20,7 @@ from gaelp_tasks.connections import (
     unavailable,
 )
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.queues import INBOXES, SYSTEM, route
+from gaelp_tasks.queues import INBOXES, STEPS, SYSTEM, model_of
 from gaelp_tasks.settings import Settings, load_settings
 
 __all__ = ["GaelpApp", "app", "celery_settings"]
@@ -48,8 +48,13 @@ class GaelpApp(Celery):
             sent = super().send_task(*args, **kwargs)
         except OperationalError as error:
             raise OperationalError(in_words(str(error))) from error
-        with suppress(*unavailable):
-            self.redis.publish(self.keys.bell, "")
+        queue = kwargs.get("queue")
+        name = str(getattr(queue, "name", queue) or "")
+        with suppress(*unavailable), self.redis.pipeline(transaction=False) as pipe:
+            if model_of(name):
+                pipe.sadd(self.keys.queues, name)
+            pipe.publish(self.keys.bell, name)
+            pipe.execute()
         return sent
 
     @cached_property
@@ -92,6 +97,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": {
             **prefix,
             **_by_sentinels(settings.broker_url),
+            # ten steps of priority within a queue, and Flower counts them all
+            "priority_steps": list(STEPS),
             # strict tiers, whatever add_consumer did to the list before
             "queue_order_strategy": "gaelp_workers.dispatch:QueueOrder",
             # one try then an error: a caller must not hang on a dead broker
@@ -115,7 +122,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # Flower and `gaelp status` live on events; Celery sends none by default
         "worker_send_task_events": True,
         "task_send_sent_event": True,
-        "task_default_queue": route(Tier.INTERACTIVE),
+        "task_default_queue": Tier.INTERACTIVE.value,
         "task_queues": [_queue(name) for name in (*INBOXES, SYSTEM)],
         "task_routes": [{"gaelp.maintenance.*": {"queue": SYSTEM}}, _route_foreign],
     }

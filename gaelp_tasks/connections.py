@@ -119,6 +119,34 @@ class Keys:
         """Until when each of them is held: tag -> Unix time in ms, by Redis' own clock."""
         return f"{self.namespace}gaelp:leases"
 
+    def holder(self, invocation_id: str) -> str:
+        """The tag under which a task is held, or was."""
+        return f"{self.namespace}gaelp:holder:{invocation_id}"
+
+    def deaths(self, invocation_id: str) -> str:
+        """How many workers died while they held a task."""
+        return f"{self.namespace}gaelp:deaths:{invocation_id}"
+
+    @property
+    def suspects(self) -> str:
+        """Messages that have seen workers die, and run alone."""
+        return f"{self.namespace}gaelp:suspects"
+
+    @property
+    def suspects_taker(self) -> str:
+        """The holder that finishes what it has, to take one of them."""
+        return f"{self.namespace}gaelp:suspects:taker"
+
+    @property
+    def queues(self) -> str:
+        """Queues of models that may hold something."""
+        return f"{self.namespace}gaelp:queues"
+
+    @property
+    def models(self) -> str:
+        """Models that nodes have, as queues call them -> Unix time in ms when that was last said."""
+        return f"{self.namespace}gaelp:models"
+
     def swept(self, tag: str) -> str:
         """The mark of a message that was taken from its holder."""
         return f"{self.namespace}gaelp:swept:{tag}"

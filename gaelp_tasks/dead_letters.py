@@ -202,8 +202,13 @@ def purge(app: GaelpApp, letter_ids: Iterable[str]) -> int:
     with worded(app.settings), closing(connect(app.settings, text=False)) as redis:
         for at in range(0, len(names), PAGE):
             page = names[at : at + PAGE]
+            letters = [
+                _read(*one, app.settings.namespace) for one in _records(redis, app.keys.dead_messages, page)
+            ]
             with redis.pipeline(transaction=True) as pipe:
+                for letter in letters:  # what was asked for under its idempotency key may be asked for again
+                    pipe.delete(app.keys.asked(letter.task_id))
                 pipe.hdel(app.keys.dead_messages, *page)
                 pipe.zrem(app.keys.dead, *page)
-                thrown += int(pipe.execute()[0])
+                thrown += int(pipe.execute()[-2])
     return thrown

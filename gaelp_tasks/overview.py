@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from time import time
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.capacity import NodeSnapshot
-from gaelp_tasks.queues import INBOXES
+from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.queues import INBOXES, lists, route, tier_of
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.streams import End, Event, Start, parse
 
@@ -28,12 +30,11 @@ __all__ = [
     "find_queued",
     "live_nodes",
     "queue_depths",
+    "queues_of",
     "runners",
     "whole_id",
 ]
 
-#: kombu's sub-keys of a queue, one per step of message priority (kombu.transport.redis.Channel)
-SUB_KEYS = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 PAGE = 1000
 LOOK_AT_MOST = 20_000  #: messages looked at for one id; a longer queue answers "queued, far back"
 WHOLE = 36  #: characters of the ids that Celery makes
@@ -141,15 +142,25 @@ def _starts(app: GaelpApp, ids: list[str]) -> list[dict[str, Any]]:
     return [event.facts if isinstance(event, Start) else {} for event in events]
 
 
+def queues_of(app: GaelpApp, tier: str) -> list[str]:
+    """The queues of a tier: its inbox, and those of models that may hold something."""
+    known: Any = app.redis.smembers(app.keys.queues)
+    of_it = {name for name in known if tier_of(name) == tier} | {
+        route(Tier(tier)),
+        route(Tier(tier), embeds=True),
+    }
+    return [tier, *sorted(of_it)]
+
+
 def queue_depths(app: GaelpApp) -> dict[str, int]:
     """Messages waiting per tier, highest tier first. Raises BrokerUnavailable."""
-    with worded(app.settings), app.redis.pipeline(transaction=False) as pipe:
-        for name in INBOXES:
-            for sub_key in SUB_KEYS:
-                pipe.llen(app.keys.queue(name) + sub_key)
-        lengths = pipe.execute()
-    steps = len(SUB_KEYS)
-    return {name: sum(lengths[at * steps : (at + 1) * steps]) for at, name in enumerate(INBOXES)}
+    with worded(app.settings):
+        names = {tier: [one for queue in queues_of(app, tier) for one in lists(queue)] for tier in INBOXES}
+        with app.redis.pipeline(transaction=False) as pipe:
+            for name in chain.from_iterable(names.values()):
+                pipe.llen(app.keys.queue(name))
+            lengths = iter(pipe.execute())
+    return {tier: sum(next(lengths) for _ in of_it) for tier, of_it in names.items()}
 
 
 def find_queued(app: GaelpApp, invocation_id: str) -> Place | None:
@@ -160,14 +171,14 @@ def find_queued(app: GaelpApp, invocation_id: str) -> Place | None:
 
 def _queued(app: GaelpApp) -> Iterator[tuple[str | None, Place]]:
     """The ids in the queues with their places, the next first; None for junk."""
-    for name in INBOXES:
+    for queue in (name for tier in INBOXES for name in queues_of(app, tier)):
         ahead = 0
-        for sub_key in SUB_KEYS:
-            key = app.keys.queue(name) + sub_key
+        for name in lists(queue):
+            key = app.keys.queue(name)
             for page in range(0, LOOK_AT_MOST, PAGE):
                 messages: Any = app.redis.lrange(key, -page - PAGE, -page - 1)
                 for number, message in enumerate(reversed(messages), start=1):
-                    yield _id_of(message), Place(name, ahead + number)
+                    yield _id_of(message), Place(queue, ahead + number)
                 ahead += len(messages)
                 if len(messages) < PAGE:
                     break

@@ -12,8 +12,9 @@ from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import connect, worded
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.overview import SUB_KEYS
-from gaelp_tasks.queues import INBOXES, lower_tier
+from gaelp_tasks.overview import queues_of
+from gaelp_tasks.queues import INBOXES, SEPARATOR, lower_tier
+from gaelp_tasks.queues import lists as lists_of
 
 __all__ = ["STATES", "Facts", "Filter", "cancel", "count", "facts_of", "lists"]
 
@@ -34,17 +35,18 @@ class Filter:
     agent: str | None = None
     model: str | None = None  #: as asked for: who named none is not found by its node's default
     tenant: str | None = None
-    queue: str | None = None
+    queue: str | None = None  #: with the queues of models that belong to it, for an inbox
     older_than_s: float | None = None  #: since its publication; who does not tell that is never older
     states: frozenset[str] = frozenset(STATES)
 
     def fits(self, facts: "Facts", now: float) -> bool:
         """Whether it is one of them; `now` in Unix seconds."""
-        asked = (self.agent, self.model, self.tenant, self.queue)
-        there = (facts.agent, facts.model, facts.tenant, facts.queue)
+        asked = (self.agent, self.model, self.tenant)
+        there = (facts.agent, facts.model, facts.tenant)
         return (
             (not self.tiers or facts.tier in self.tiers)
             and all(want is None or want == has for want, has in zip(asked, there, strict=True))
+            and (self.queue is None or f"{facts.queue}.".startswith(f"{self.queue}."))
             and (
                 self.older_than_s is None
                 or (facts.published_at is not None and now - facts.published_at > self.older_than_s)
@@ -101,8 +103,10 @@ def facts_of(message: bytes, queue: str) -> Facts | None:
 
 def lists(app: GaelpApp, queue: str | None = None) -> list[str]:
     """The Redis lists that hold messages: where they are published first, where they move to after that."""
-    names = dict.fromkeys((*INBOXES, *([queue] if queue else [])))
-    return [app.keys.queue(name) + sub_key for name in names for sub_key in SUB_KEYS]
+    names = dict.fromkeys((*INBOXES, *(name for tier in INBOXES for name in queues_of(app, tier))))
+    if queue:
+        names[queue] = None
+    return [app.keys.queue(one) for name in names for one in lists_of(name)]
 
 
 def count(app: GaelpApp, wanted: Filter) -> Counter[str]:
@@ -217,4 +221,4 @@ def _read(app: GaelpApp, record: bytes) -> Facts | None:
 
 
 def _queue_of(app: GaelpApp, key: str) -> str:
-    return key.removeprefix(app.settings.namespace).partition("\x06\x16")[0]
+    return key.removeprefix(app.settings.namespace).partition(SEPARATOR)[0]

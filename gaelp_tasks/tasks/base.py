@@ -12,6 +12,7 @@ from celery import Task, uuid
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from celery.states import FAILURE, REVOKED, SUCCESS
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from gaelp_tasks import counts
@@ -27,7 +28,7 @@ from gaelp_tasks.models.invocation import (
     InvocationResult,
     Tier,
 )
-from gaelp_tasks.queues import lower_tier, route, tier_of
+from gaelp_tasks.queues import lower_tier, route, step_of, tier_of
 from gaelp_tasks.registry import refuse_unknown, shown
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Retry, Snooze
@@ -69,6 +70,21 @@ def _broker_answers(app: GaelpApp) -> None:
         with worded(app.settings):
             app.redis.ping()
         _answered[url] = now
+
+
+def _way(accepted: Invocation | Embedding) -> dict[str, Any]:
+    """How it travels: straight to the queue of its tier and model, by priority.
+
+    The queue is no declared one of the app: nothing is to be bound in Redis, and no worker consumes it anew.
+    """
+    name = route(accepted.tier, accepted.model, embeds=isinstance(accepted, Embedding))
+    return {
+        "queue": Queue(name, Exchange(""), routing_key=name),  # type: ignore[no-untyped-call]
+        "exchange": "",
+        "routing_key": name,
+        "priority": step_of(accepted.priority),
+        "declare": (),
+    }
 
 
 class ModelTask(Task):
@@ -120,13 +136,14 @@ class ModelTask(Task):
         InvalidInvocation before anything is published, BrokerUnavailable when Redis does not answer.
         """
         options |= zip(POSITIONAL, more, strict=False)
-        queue = options.pop("queue", None)
-        name = getattr(queue, "name", queue)
+        queue = options.get("queue")
+        name = getattr(queue, "name", queue) or options.get("routing_key")
         accepted = self.accept(args, kwargs, name)
-        options.pop("priority", None)  # Celery's own would outrank the order of queues
         headers = {"gaelp_version": ENVELOPE_VERSION, "gaelp_published_at": time()}
         options["headers"] = headers | (options.get("headers") or {})
-        options["queue"] = route(accepted.tier) if name is None or tier_of(name) else name
+        options.pop("priority", None)  # Celery's own; ours is an argument
+        if name is None or tier_of(name):
+            options |= _way(accepted)
         asking = self._asking(accepted, options)
         if not self.app.conf.task_always_eager:
             _broker_answers(self.app)

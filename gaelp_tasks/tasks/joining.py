@@ -8,6 +8,7 @@ queues for this worker to fetch them. It waits for them until its seats are full
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from gaelp_tasks.clients.base import BaseOllamaClient, Embeddings
@@ -123,7 +124,7 @@ class _Part(NamedTuple):
         return sum(len(text.encode()) for text in self.texts)
 
 
-async def nobody(rank: int) -> bool:  # noqa: ARG001  whatever the rank
+async def nobody(model: str, rank: int) -> bool:  # noqa: ARG001  whoever asks
     """No queue holds more."""
     return False
 
@@ -132,7 +133,7 @@ class Joiner:
     """Embeds for many callers of one event loop.
 
     `client` gives the client of each call. `coming` tells how many others will ask in a moment, `backlog`
-    whether texts of at least this rank wait to be fetched.
+    whether texts for a model, of at least this rank, wait to be fetched.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Joiner:
         *,
         seats: int,
         coming: Callable[[], int] = lambda: 0,
-        backlog: Callable[[int], Awaitable[bool]] = nobody,
+        backlog: Callable[[str, int], Awaitable[bool]] = nobody,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._client = client
@@ -169,7 +170,8 @@ class Joiner:
             if len(self._lanes) >= MAX_LANES:  # callers may name any model
                 self._lanes = {name: lane for name, lane in self._lanes.items() if lane.busy}
             clock = self._clock or asyncio.get_running_loop().time
-            self._lanes[model] = _Lane(model, self._client, self._seats, self._coming, self._backlog, clock)
+            backlog = partial(self._backlog, model)
+            self._lanes[model] = _Lane(model, self._client, self._seats, self._coming, backlog, clock)
         return self._lanes[model]
 
 

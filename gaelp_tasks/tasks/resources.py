@@ -22,7 +22,7 @@ from gaelp_tasks.clients.routers import NodeRouter
 from gaelp_tasks.connections import AsyncRedis, Keys, connect_async, unavailable
 from gaelp_tasks.line import open_line
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.queues import route
+from gaelp_tasks.queues import lists, route, tier_of
 from gaelp_tasks.retries import RetryPolicy
 from gaelp_tasks.runtime import Runtime, shared_runtime
 from gaelp_tasks.settings import Settings
@@ -44,6 +44,7 @@ class Node:
     lasting: Callable[[float], BaseOllamaClient]
     meter: Meter = field(default_factory=Meter)
     well: bool = True  #: as the worker last announced it
+    models: tuple[str, ...] = ()  #: as it last listed them
     router: NodeRouter | None = None  #: that chooses among several nodes
     address: str = ""  #: the node's name with that router
 
@@ -86,12 +87,13 @@ class Resources:
         self.seats = Seats(seats, self.tick)
         self.joiner = Joiner(lambda: self.client, seats=seats, coming=self.seats.coming, backlog=self.backlog)
 
-    async def backlog(self, rank: int) -> bool:
-        """Whether messages of tiers down to this rank wait, which this process is about to fetch."""
-        tiers = {route(tier) for tier in list(Tier)[: rank + 1]}
+    async def backlog(self, model: str, rank: int) -> bool:
+        """Whether embeddings of tiers down to this rank wait, which this process is about to fetch."""
+        open_tiers = {tier_of(queue) for queue in self.seats.fetches_from()}
         pipe = self.redis.pipeline(transaction=False)
-        for queue in tiers & {*self.seats.fetches_from()}:
-            pipe.llen(self.keys.queue(queue))
+        for tier in list(Tier)[: rank + 1]:
+            for named in (None, model) if tier in open_tiers else ():
+                pipe.exists(*(self.keys.queue(name) for name in lists(route(tier, named, embeds=True))))
         try:
             return any(await pipe.execute())
         except unavailable:
@@ -106,6 +108,11 @@ class Resources:
     def node(self) -> str:
         """The only node's address; '' where there are several and none has answered yet."""
         return self.nodes[0].url if len(self.nodes) == 1 else ""
+
+    @property
+    def models(self) -> set[str]:
+        """What the nodes have, as they last said."""
+        return {model for node in self.nodes for model in node.models}
 
     def shares(self, limit: int) -> list[int]:
         """How the nodes share the slots of the worker."""

@@ -39,9 +39,8 @@ async def told_before(stream: TokenStream, at: Resources) -> Outcome | None:
     if stream.claim == 1:
         return None
     await stream.arrived()
-    before: Any = await at.redis.xrevrange(stream.key, max=f"({stream.claim}-0", count=1)
-    end = parse(*before[0]) if before else None
-    if not isinstance(end, End):
+    end = await _earlier_end(stream, at)
+    if end is None:
         return None
     facts = end.facts
     if "result" in facts:
@@ -51,6 +50,19 @@ async def told_before(stream: TokenStream, at: Resources) -> Outcome | None:
         return Done(result) if facts["outcome"] == "done" else Cut(result)
     error = getattr(errors, facts.get("error", ""), None)
     return Failed(error(facts["message"])) if error is not None else None
+
+
+async def _earlier_end(stream: TokenStream, at: Resources) -> End | None:
+    """The newest end; a claim after it may have died while it told the same again."""
+    claim = stream.claim
+    while True:
+        before: Any = await at.redis.xrevrange(stream.key, max=f"({claim}-0", count=1)
+        if not before:
+            return None
+        event = parse(*before[0])
+        if isinstance(event, End):
+            return event
+        claim = event.claim
 
 
 async def _text(stream: TokenStream, claim: int, at: Resources) -> str:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from gaelp_tasks import app
 from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.connections import Keys, connect
+from gaelp_tasks.queues import INBOXES, lists, place, route, step_of
+from gaelp_workers.dispatch import Free, Offer
 from gaelp_workers.leases import Held, Keeper, Leases, connection_name
 from support.eventually import eventually
 
@@ -21,6 +23,7 @@ KEYS = Keys()
 QUEUE = "interactive"
 MOST_BYTES = 10_000
 RESULTS = "celery-task-meta-"
+NOTHING = (0, 0, 0)
 
 
 @pytest.fixture
@@ -55,14 +58,21 @@ def publish(*texts: str, queue: str = QUEUE) -> None:
     app.redis.lpush(queue, *texts)
 
 
-def claim(leases: Leases, take: int = 1, lists: tuple[str, ...] = (QUEUE,)) -> list[str]:
+def answer(leases: Leases, take: int, queues: tuple[str, ...], seats: int = 0) -> Any:
+    """What a claim gives; each queue is a group of its own, inboxes are inboxes."""
+    offered = Offer(queues, tuple(range(len(queues))))
+    command = leases.claim_command(offered, Free(take, seats, 0), INBOXES, most_bytes=MOST_BYTES)
+    return app.redis.execute_command(*command)
+
+
+def claim(leases: Leases, take: int = 1, queues: tuple[str, ...] = (QUEUE,), seats: int = 0) -> list[str]:
     """Ids of what was taken, in order."""
-    taken: Any = app.redis.execute_command(*leases.claim_command(lists, take, most_bytes=MOST_BYTES))
+    taken, _, _, _ = answer(leases, take, queues, seats)
     ids = []
-    for at in range(0, len(taken), 4):
-        _, tag, _, text = taken[at : at + 4]
+    for at in range(0, len(taken), 5):
+        _, tag, _, alone, text = taken[at : at + 5]
         ids.append(json.loads(text)["headers"]["id"])
-        leases.took(tag, Held(ids[-1], "t"))
+        leases.took(tag, Held(ids[-1], alone=bool(alone)))
     return ids
 
 
@@ -140,7 +150,7 @@ def test_an_ended_lease_is_swept_and_its_old_holder_is_told(redis, leases):
     publish(message("1"), message("2"))
     late = holder("late", ttl_s=0.001)
     claim(late, 2)
-    eventually(lambda: leases.sweep(redis) != (0, 0))
+    eventually(lambda: leases.sweep(redis) != NOTHING)
     assert claim(leases, 2) == ["1", "2"]
     assert len(late.renew(redis)) == 2
     tag = next(iter(late.held))
@@ -157,7 +167,7 @@ def test_a_renewed_lease_is_not_swept(redis, leases):
     eventually(
         lambda: leases.renew(redis) == [] and redis.zrange(KEYS.leases, 0, -1, withscores=True) > before
     )
-    assert leases.sweep(redis) == (0, 0)
+    assert leases.sweep(redis) == NOTHING
 
 
 def test_a_holder_whose_connection_is_gone_loses_its_work_at_once(redis, leases):
@@ -294,11 +304,11 @@ def test_a_message_that_failed_here_can_be_buried(leases):
 def test_what_is_not_due_is_parked_and_published_when_it_is(redis, leases):
     publish(message("later", eta=in_time(3600)), message("now"))
     assert claim(leases, 2) == ["now"]
-    assert leases.sweep(redis) == (0, 0)
+    assert leases.sweep(redis) == NOTHING
     tag, due = redis.zrange(KEYS.parked, 0, -1, withscores=True)[0]
     assert abs(due / 1000 - datetime.now(UTC).timestamp() - 3600) < 30
     redis.zadd(KEYS.parked, {tag: 1})
-    assert leases.sweep(redis) == (0, 1)
+    assert leases.sweep(redis) == (0, 1, 0)
     parked: Any = redis.lrange(QUEUE, 0, -1)
     assert [json.loads(text)["headers"]["id"] for text in parked] == ["later"]
     assert not redis.exists(KEYS.parked, KEYS.parked_messages)
@@ -322,17 +332,27 @@ def test_times_are_read_as_python_reads_them(redis, leases, when, ahead, zulu):
     assert abs(due - whole.timestamp() * 1000) <= 1
 
 
-@pytest.mark.parametrize("eta", ["tomorrow", "", "2026-13-45", 5, {"a": 1}, "2001-01-01T00:00:00"])
+@pytest.mark.parametrize("eta", ["", None, "2001-01-01T00:00:00", "2001-01-01T00:00:00+05"])
 def test_a_time_that_is_none_or_past_does_not_hold_a_message_up(leases, eta):
     publish(message("1", eta=eta))
     assert claim(leases) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "eta", ["tomorrow", "2026-13-45", "2031-01-01", "20310101T000000Z", "2031-01-01T00:00:00 x", 5, {"a": 1}]
+)
+def test_a_time_that_cannot_be_read_here_is_refused(redis, leases, eta):
+    """Celery reads more of them, and would let the message wait in the worker's memory."""
+    publish(message("1", eta=eta))
+    assert claim(leases) == []
+    assert redis.zcard(KEYS.dead) == 1
 
 
 def test_a_parked_task_that_is_cancelled_waits_no_longer(redis, leases):
     publish(message("later", eta=in_time(3600)), message("other", eta=in_time(3600)))
     assert claim(leases, 2) == []
     request_cancel(redis, KEYS, "later", "never sent", ttl_s=60)
-    assert leases.sweep(redis) == (0, 1)
+    assert leases.sweep(redis) == (0, 1, 0)
     assert claim(leases, 2) == ["later"]
     assert redis.zcard(KEYS.parked) == 1
 
@@ -349,7 +369,7 @@ def test_redis_may_forget_the_scripts(redis, leases):
     redis.script_flush()
     assert leases.renew(redis) == []
     redis.script_flush()
-    assert leases.sweep(redis) == (0, 0)
+    assert leases.sweep(redis) == NOTHING
     redis.script_flush()
     leases.give_back(*leases.held)
     assert redis.llen(QUEUE) == 1
@@ -360,3 +380,163 @@ def test_bytes_that_are_no_text_are_kept_apart_too(leases, redis, junk):
     publish(junk)
     assert claim(leases) == []
     assert redis.hlen(KEYS.dead_messages) == 1
+
+
+def asking(task_id: str, task: str = "gaelp.invoke_agent", **arguments: Any) -> str:
+    """A plain sender's call of a model."""
+    body = base64.b64encode(json.dumps([["hi"], arguments, {}]).encode()).decode()
+    told = json.loads(message(task_id, task=task)) | {"body": body}
+    told["properties"]["body_encoding"] = "base64"
+    return json.dumps(told)
+
+
+def sort(leases: Leases, inbox: str = QUEUE) -> set[str]:
+    """Sort what a claim found in an inbox; the queues it went to."""
+    _, unsorted, _, _ = answer(leases, 0, (inbox,))
+    pairs = [(unsorted[at], unsorted[at + 1].encode()) for at in range(0, len(unsorted), 2)]
+    places = [(source, text, place(text, inbox)) for source, text in pairs]
+    return leases.sort([one for one in places if one[2]])  # type: ignore[misc]  those without are left out
+
+
+def test_an_inbox_is_sorted_by_a_worker_without_room_byte_for_byte(redis, leases):
+    texts = [asking("1", model="m:1b"), asking("2"), asking("3", model="m:1b", tier="background")]
+    embedding = asking("4", task="gaelp.embed")
+    publish(*texts, embedding)
+    assert claim(leases, 0) == []
+    assert sort(leases) == {"interactive.m_1b", "interactive.any", "background.m_1b", "interactive.embed"}
+    usual = step_of(5)
+    assert redis.lrange(lists("interactive.m_1b")[usual], 0, -1) == [texts[0]]
+    assert redis.lrange(lists("background.m_1b")[usual], 0, -1) == [texts[2]]
+    assert redis.lrange(lists("interactive.embed")[usual], 0, -1) == [embedding]
+    assert redis.smembers(KEYS.queues) == {
+        "interactive.m_1b",
+        "interactive.any",
+        "background.m_1b",
+        "interactive.embed",
+    }
+    assert not redis.exists(QUEUE)
+
+
+def test_two_who_sort_the_same_inbox_move_each_message_once(redis, leases):
+    publish(*(asking(str(number)) for number in range(9)))
+    _, unsorted, _, _ = answer(leases, 0, (QUEUE,))
+    places = [
+        (unsorted[at], unsorted[at + 1].encode(), place(unsorted[at + 1].encode(), QUEUE))
+        for at in range(0, 18, 2)
+    ]
+    leases.sort(places[:4])
+    leases.sort(places)
+    leases.sort(places)
+    assert redis.llen(lists("interactive.any")[5]) + redis.llen(QUEUE) == 9
+    assert claim(leases, 9, ("interactive.any",)) == [
+        str(number) for number in range(redis.hlen(KEYS.unacked))
+    ]
+
+
+def test_what_calls_no_model_runs_from_its_inbox_around_what_waits_there(leases):
+    publish(message("1"), asking("2"), message("3"))
+    assert claim(leases, 9) == ["1"]
+    sort(leases)
+    assert claim(leases, 9) == ["3"]
+
+
+def test_of_one_queue_the_higher_priority_is_first_and_equal_ones_as_they_came(leases):
+    for number, priority in enumerate([5, 10, 1, 5, 10, 7]):
+        publish(message(str(number)), queue=lists("batch.m")[step_of(priority)])
+    assert claim(leases, 9, ("batch.m",)) == ["1", "4", "5", "0", "3", "2"]
+
+
+def test_priority_counts_across_the_queues_of_a_tier_and_never_across_tiers(redis, leases):
+    publish(message("low"), queue=lists("interactive.a")[step_of(1)])
+    publish(message("high"), queue=lists("interactive.b")[step_of(9)])
+    publish(message("batch"), queue=lists("batch.a")[step_of(10)])
+    publish(message("inbox"))
+    offered = Offer((QUEUE, "interactive.a", "interactive.b", "batch.a"), (0, 0, 0, 1))
+    taken, _, _, _ = redis.execute_command(
+        *leases.claim_command(offered, Free(9, 0, 0), INBOXES, most_bytes=MOST_BYTES)
+    )
+    assert [json.loads(text)["headers"]["id"] for text in taken[4::5]] == ["high", "inbox", "low", "batch"]
+
+
+def test_an_embedding_takes_a_seat_and_waits_for_no_slot(redis, leases):
+    queue = route("interactive", "m")
+    publish(message("1"), message("2", task="gaelp.embed"), queue=lists(queue)[5])
+    publish(message("3", task="gaelp.embed"), queue=lists("interactive.embed")[5])
+    assert claim(leases, 0, (queue, "interactive.embed"), seats=9) == ["3"]
+    assert claim(leases, 1, (queue,), seats=0) == ["1"]
+    assert claim(leases, 9, (queue,), seats=0) == []
+    assert claim(leases, 0, (queue,), seats=1) == ["2"]
+
+
+def test_a_second_message_of_a_task_that_runs_waits_until_that_is_over(redis, leases):
+    publish(message("1"), message("1"))
+    assert claim(leases, 9) == ["1"]
+    assert redis.get(KEYS.claims("1")) == "1", "the run that goes on is not fenced"
+    [(place, _)] = redis.zrange(KEYS.parked, 0, -1, withscores=True)
+    redis.zadd(KEYS.parked, {place: 1})
+    leases.done(next(iter(leases.held)))
+    leases.sweep(redis)
+    assert claim(leases, 9) == ["1"]
+
+
+def dies(redis: Any, leases: Leases, task_id: str, alone: bool = False) -> None:
+    """A worker takes it and dies of it, and is seen to be gone."""
+    victim = holder("victim")
+    assert claim(victim, 9) == [task_id]
+    assert [held.alone for held in victim.held.values()] == [alone]
+    leases.sweep(redis, dead=["victim"])
+
+
+def test_what_has_seen_two_workers_die_runs_alone_and_dies_once_more_then_it_is_a_dead_letter(redis, leases):
+    text = message("1")
+    publish(text)
+    dies(redis, leases, "1")
+    dies(redis, leases, "1")
+    publish(message("2"))
+    busy = holder("busy")
+    assert claim(busy, 1) == ["2"]
+    assert redis.llen(KEYS.suspects) == 1
+    publish(message("3"))
+    assert claim(busy, 9) == [], "it empties itself to take the suspect"
+    assert claim(leases, 9) == ["1"], "another one that is empty is quicker"
+    assert leases.alone
+    assert claim(busy, 9) == ["3"]
+    leases.sweep(redis, dead=["a"])
+    assert reasons() == ["poison"]
+    [record] = redis.hvals(KEYS.dead_messages)
+    assert record.partition("\n")[2] == text
+    assert json.loads(record.partition("\n")[0])["deaths"] == 3
+    assert not redis.exists(KEYS.suspects, KEYS.deaths("1"))
+
+
+def test_a_suspect_that_runs_well_is_done_like_any_other(redis, leases):
+    publish(message("1"))
+    dies(redis, leases, "1")
+    dies(redis, leases, "1")
+    assert claim(leases) == []
+    assert claim(leases) == ["1"]
+    leases.done(next(iter(leases.held)))
+    assert not redis.exists(KEYS.unacked, KEYS.suspects, QUEUE, KEYS.dead)
+
+
+def test_a_holder_that_was_only_slow_is_not_counted_among_the_dead(redis, leases):
+    publish(message("1"))
+    late = holder("late", ttl_s=0.001)
+    claim(late)
+    eventually(lambda: leases.sweep(redis) != NOTHING)
+    assert redis.get(KEYS.deaths("1")) == "1"
+    for _ in range(3):
+        assert len(late.renew(redis)) == 1
+    assert not redis.exists(KEYS.deaths("1"))
+
+
+def test_queues_that_hold_nothing_are_forgotten_and_others_found_unasked(redis, leases):
+    redis.sadd(KEYS.queues, "batch.gone", "batch.there")
+    publish(message("1"), queue=lists("batch.there")[9])
+    publish(message("2"), queue=lists("batch.direct")[3])
+    assert leases.waiting(redis, also=["batch.direct", "batch.none"], tidy=True) == {
+        "batch.gone",
+        "batch.there",
+        "batch.direct",
+    }
+    assert redis.smembers(KEYS.queues) == {"batch.there"}

@@ -99,7 +99,7 @@ def test_a_wrong_certificate_is_one_clear_sentence(way, front, asking, authority
             with (
                 pytest.raises(BrokerUnavailable, match=told) as caught,
                 worded(settings),
-                connect(settings) as redis,
+                connect(settings, answer_s=2.0) as redis,
             ):
                 redis.ping()
             assert str(caught.value).count(". ") == 0

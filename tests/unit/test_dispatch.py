@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from kombu.transport.redis import Channel
 
 from gaelp_tasks.tasks.embed import embed
-from gaelp_workers.dispatch import EMBEDS, Free, QueueOrder, free, in_order
+from gaelp_workers.dispatch import EMBEDS, Kind, QueueOrder, free, in_order, names_of, offer, takes
 
 STRICT = ["system", "interactive", "batch", "background"]
 
@@ -45,31 +45,83 @@ def test_later_changes_replace_what_was_consumed():
     assert order.consume(2) == []
 
 
+kinds = st.lists(st.sampled_from(Kind))
+
+
+@given(kinds, st.integers(-3, 9), st.integers(0, 64))
+def test_what_is_held_takes_its_own_kind_of_room_only(held, slots, seats):
+    left = free(held, slots=slots, seats=seats)
+    assert min(left) >= 0
+    assert left.slots == max(0, slots - held.count(Kind.SLOT))
+    assert left.seats == (max(0, seats - held.count(Kind.SEAT)) if slots > 0 else 0)
+    assert left.errands == max(0, 4 - held.count(Kind.ERRAND)), "maintenance waits for no model"
+
+
 @pytest.mark.parametrize(
-    ("invocations", "embeddings", "slots", "seats", "room"),
+    ("queue", "task", "kind"),
     [
-        (0, 0, 1, 1, 1),
-        (1, 0, 1, 1, 0),  # the next may be an invocation
-        (0, 1, 1, 1, 0),  # the next may be an embedding
-        (0, 63, 1, 64, 1),
-        (2, 62, 5, 64, 2),
-        (4, 0, 4, 64, 0),
-        (0, 0, 0, 64, 0),  # a pool that was shrunk to nothing takes nothing
-        (6, 0, 2, 64, 0),  # and neither does one that runs more than it may now
-        (0, 65, 1, 64, 0),
+        ("interactive.m", "gaelp.invoke_agent", Kind.SLOT),
+        ("interactive.m", EMBEDS, Kind.SEAT),
+        ("interactive", "my.task", Kind.SLOT),
+        ("system", "gaelp.maintenance.x", Kind.ERRAND),
+        ("system", EMBEDS, Kind.SEAT),
+        ("celery", "my.task", Kind.SLOT),
     ],
 )
-def test_the_next_message_is_taken_where_it_has_room_whatever_it_is(
-    invocations, embeddings, slots, seats, room
-):
-    held = [EMBEDS] * embeddings + ["gaelp.invoke_agent"] * invocations
-    assert free(held, slots=slots, seats=seats).for_any == room
+def test_a_message_takes_what_its_task_needs(queue, task, kind):
+    assert Kind.of(queue, task) is kind
 
 
-@given(st.lists(st.sampled_from([EMBEDS, "gaelp.invoke_agent", "another.task"])), st.integers(0, 9))
-def test_an_embedding_never_takes_a_slot_and_everything_else_does(held, slots):
-    left = free(held, slots=slots, seats=64)
-    assert left == Free(slots - len([name for name in held if name != EMBEDS]), 64 - held.count(EMBEDS))
+def test_of_a_tier_its_inbox_and_the_queues_of_models_are_offered_before_the_next_tier():
+    models = ["batch.b", "interactive.b", "interactive.a", "background.a"]
+    queues, groups = offer(["background", "interactive", "system", "celery"], models)
+    served = [[name for name, group in zip(queues, groups, strict=True) if group == at] for at in range(4)]
+    assert served == [
+        ["system"],
+        ["interactive", "interactive.a", "interactive.b", "interactive.any", "interactive.embed"],
+        ["background", "background.a", "background.any", "background.embed"],
+        ["celery"],
+    ]
+
+
+def test_a_queue_of_a_model_may_be_consumed_alone():
+    assert offer(["batch.m", "interactive"], ["interactive.m"]).queues[-1] == "batch.m"
+
+
+@given(st.lists(st.sampled_from("abcde"), unique=True, min_size=1), st.integers(0, 99))
+def test_models_take_turns(names, turn):
+    models = [f"batch.{name}" for name in names]
+    firsts = {offer(["batch"], models, turn + at).queues[1] for at in range(len(models))}
+    assert firsts == {*models}
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("llama3.2:3b", {"llama3.2_3b"}),
+        ("llama3.2:latest", {"llama3.2", "llama3.2_latest"}),
+        ("llama3.2", {"llama3.2", "llama3.2_latest"}),
+    ],
+)
+def test_the_usual_tag_may_be_left_out(model, names):
+    assert names_of([model]) == names
+
+
+@pytest.mark.parametrize(
+    ("queue", "taken"),
+    [
+        ("batch.mine", True),
+        ("batch.both", True),
+        ("batch.theirs", False),
+        ("batch.nobodys", True),
+        ("batch.any", False),  # offered anyway
+        ("batch.embed", False),
+        ("batch", False),
+        ("celery", False),
+    ],
+)
+def test_a_node_takes_what_it_has_and_what_nobody_has(queue, taken):
+    assert takes(queue, {"mine", "both"}, {"theirs", "both"}) is taken
 
 
 def test_the_task_that_takes_a_seat_is_the_one_that_embeds():

@@ -245,7 +245,7 @@ async def test_a_backlog_of_this_tier_is_waited_for():
     ranks = []
     more = asyncio.Event()
 
-    async def backlog(rank):
+    async def backlog(model, rank):
         ranks.append(rank)
         return not more.is_set()
 
@@ -345,7 +345,7 @@ async def test_a_client_that_makes_too_few_vectors_or_breaks_off_is_an_error_and
 
 
 async def test_nobody_waits_for_a_call_that_cannot_be_made():
-    async def broken(rank):
+    async def broken(model, rank):
         raise ValueError("a bug")
 
     def no_client():

@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from redis.asyncio.client import Pipeline
 
 from gaelp_tasks.cancellation import Reason, request_cancel
 from gaelp_tasks.clients.scripted import ScriptedClient
@@ -247,7 +248,7 @@ async def test_a_duty_ends_though_a_command_swallowed_its_cancel(bench, duty, mo
             swallowed.append(True)
         return [None]
 
-    monkeypatch.setattr(bench.at.redis, "set", command)
+    monkeypatch.setattr(Pipeline, "execute", command)
     monkeypatch.setattr(bench.at.redis, "mget", command)
     task = duty(duty_of(bench.at))
     await begun.wait()

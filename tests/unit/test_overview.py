@@ -6,7 +6,6 @@ from time import time
 
 import pytest
 from celery.backends.cache import CacheBackend
-from kombu.transport.redis import Channel
 
 from gaelp_tasks import overview
 from gaelp_tasks.celery_app import GaelpApp, app
@@ -14,7 +13,6 @@ from gaelp_tasks.errors import BrokerUnavailable, NodeFailed
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.overview import (
-    SUB_KEYS,
     AmbiguousId,
     Place,
     Runner,
@@ -26,6 +24,7 @@ from gaelp_tasks.overview import (
     runners,
     whole_id,
 )
+from gaelp_tasks.queues import lists
 from support.fakes import FakeBroker
 
 
@@ -62,11 +61,6 @@ def stream(broker, **entries):
     for entry_id, fields in entries.items():
         flat = {name: value if name == "t" else json.dumps(value) for name, value in fields.items()}
         broker.sync.xadd("gaelp:stream:i", flat, id=entry_id.strip("e").replace("_", "-"))
-
-
-def test_the_sub_keys_are_those_that_kombu_makes():
-    made = [f"{Channel.sep}{step}" if step else "" for step in Channel.priority_steps]
-    assert list(SUB_KEYS) == made
 
 
 def test_every_node_of_a_worker_is_listed(broker):
@@ -128,11 +122,15 @@ def test_nodes_are_listed_by_name_and_what_cannot_be_read_is_left_out(broker):
     assert live_nodes(app) == [first, second]
 
 
-def test_depths_count_every_sub_key_of_a_tier(broker):
-    for number, sub_key in enumerate(SUB_KEYS):
-        queue(broker, f"batch{sub_key}", *(f"b{number}{at}" for at in range(number + 1)))
+def test_depths_count_every_list_of_every_queue_of_a_tier(broker):
+    for number, name in enumerate(lists("batch")):
+        queue(broker, name, *(f"b{number}{at}" for at in range(number + 1)))
     queue(broker, "interactive", "i")
-    assert queue_depths(app) == {"interactive": 1, "batch": 1 + 2 + 3 + 4, "background": 0}
+    queue(broker, lists("interactive.any")[5], "j")
+    queue(broker, lists("interactive.embed")[5], "k")
+    queue(broker, lists("interactive.m")[9], "l")
+    broker.sync.sadd("gaelp:queues", "interactive.m", "batch.other")
+    assert queue_depths(app) == {"interactive": 4, "batch": 55, "background": 0}
     assert list(queue_depths(app)) == ["interactive", "batch", "background"]
 
 
@@ -145,7 +143,7 @@ def test_the_first_sent_is_next(broker):
 
 def test_a_position_counts_the_sub_keys_before_it(broker):
     queue(broker, "batch", "a", "b")
-    queue(broker, f"batch{SUB_KEYS[2]}", "c", "d")
+    queue(broker, lists("batch")[6], "c", "d")
     assert find_queued(app, "d") == Place("batch", 4)
 
 
@@ -163,7 +161,7 @@ def test_junk_in_a_queue_is_passed_over(broker):
 
 def test_the_beginning_of_an_id_stands_for_it_wherever_it_is(broker):
     announce(broker, "a@h", running=("running-1",), unplaced=("unplaced-1",))
-    queue(broker, f"batch{SUB_KEYS[1]}", "queued-1")
+    queue(broker, lists("batch.any")[3], "queued-1")
     broker.sync.zadd("gaelp:parked", {"delayed-1": 1.0})
     broker.sync.hset("gaelp:unacked", "tag", '{"id": "claimed-1"}\n{}')
     run_facts(broker, "ended-1", 1)

@@ -16,6 +16,7 @@ from kombu.utils.json import dumps, loads
 from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, InvocationCut, NodeError, NodeFailed
 from gaelp_tasks.models import EmbeddingResult, InvocationResult, Tier
+from gaelp_tasks.queues import step_of, tier_of
 from gaelp_tasks.registry import AGENTS
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.retries import Cut, Done, Failed, Retry, Snooze
@@ -46,7 +47,7 @@ def post(monkeypatch):
 
     def collect():
         channel = connection.default_channel
-        known = [name for name in QUEUES if channel._has_queue(name)]
+        known = sorted(channel.queues)
         return [(name, channel._get(name)) for name in known for _ in range(channel._size(name))]
 
     collect.redis = fake
@@ -153,7 +154,7 @@ def test_a_call_returns_a_handle_and_travels_as_one_message(post):
     handle = invoke_agent.delay("Why?", model="m", options={"temperature": 0.5})
     assert isinstance(handle, InvocationHandle)
     [(queue, message)] = post()
-    assert queue == "interactive"
+    assert queue == "interactive.m"
     assert message["headers"]["id"] == handle.id
     assert message["headers"]["gaelp_version"] == 1
     assert abs(message["headers"]["gaelp_published_at"] - datetime.now(UTC).timestamp()) < 60
@@ -177,11 +178,12 @@ def test_no_header_shows_a_prompt(post):
 @pytest.mark.parametrize(
     ("asked", "options", "queue", "tier"),
     [
-        ({"tier": "batch"}, {}, "batch", "batch"),
-        ({}, {"queue": "background"}, "background", "background"),
-        ({}, {"queue": Queue("background")}, "background", "background"),
-        ({"tier": "background"}, {"queue": "interactive"}, "background", "background"),
-        ({"tier": "interactive"}, {"queue": "batch"}, "batch", "batch"),
+        ({"tier": "batch"}, {}, "batch.any", "batch"),
+        ({"tier": "batch", "model": "m:1b"}, {}, "batch.m_1b", "batch"),
+        ({}, {"queue": "background"}, "background.any", "background"),
+        ({}, {"queue": Queue("background")}, "background.any", "background"),
+        ({"tier": "background"}, {"queue": "interactive"}, "background.any", "background"),
+        ({"tier": "interactive"}, {"queue": "batch.m"}, "batch.any", "batch"),
         ({"tier": "batch"}, {"queue": "elsewhere"}, "elsewhere", "batch"),
     ],
 )
@@ -191,12 +193,17 @@ def test_a_message_goes_to_the_queue_of_the_tier_that_counts(post, asked, option
     assert (went_to, arguments(message)["tier"]) == (queue, tier)
 
 
-def test_the_priority_travels_as_an_argument_and_celerys_own_is_dropped(post):
+def test_the_priority_travels_as_an_argument_and_decides_the_place_in_the_queue(post):
     invoke_agent.apply_async(["x"], {"priority": 8}, priority=9)
     [(_, message)] = post()
     assert arguments(message)["priority"] == 8
+    assert message["properties"]["priority"] == step_of(8), "Celery's own is dropped"
+
+
+def test_a_queue_that_is_not_ours_knows_no_priority(post):
+    invoke_agent.apply_async(["x"], {"priority": 8}, queue="elsewhere", priority=9)
+    [(_, message)] = post()
     assert not message["properties"].get("priority")
-    assert message["headers"].get("priority") is None
 
 
 def test_headers_of_the_caller_are_kept(post):
@@ -316,7 +323,7 @@ def test_a_retry_spends_an_attempt_and_a_snooze_does_not(request_of, post, outco
     assert isinstance(caught.value.exc, error)
     [(queue, message)] = post()
     headers = message["headers"]
-    assert (queue, headers["id"], headers["retries"]) == ("batch", "i", retries)
+    assert (queue, headers["id"], headers["retries"]) == ("batch.any", "i", retries)
     assert (headers["gaelp_published_at"], headers["gaelp_version"]) == (123.0, 1)
     assert 29.0 <= datetime.fromisoformat(headers["eta"]).timestamp() - before <= 60.0
     assert arguments(message)["prompt"] == "x"
@@ -353,7 +360,7 @@ def test_what_runs_again_goes_back_to_its_own_queue_and_tier(request_of, post, q
     if queue == "elsewhere":
         assert went_to == "elsewhere"
     else:
-        assert QUEUES.index(went_to) >= QUEUES.index(queue), "it must not jump the queue"
+        assert QUEUES.index(tier_of(went_to)) >= QUEUES.index(queue), "it must not jump the queue"
 
 
 def test_when_redis_is_away_the_message_is_given_back(request_of, post):

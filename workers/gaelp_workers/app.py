@@ -17,6 +17,7 @@ from gaelp_tasks.settings import masked
 from gaelp_workers.control import NO_AUTOSCALE, Recalls
 from gaelp_workers.eviction import Eviction
 from gaelp_workers.names import warn_of_names
+from gaelp_workers.refusals import Refusals
 from gaelp_workers.sentinel import ways_in
 from gaelp_workers.steps import Holding, NodeDuties
 from gaelp_workers.transport import Transport
@@ -39,7 +40,7 @@ STEPS = (
 )
 
 
-class Consumer(CeleryConsumer):
+class Consumer(Refusals, CeleryConsumer):
     """Celery's consumer with our steps; named by `worker_consumer` in gaelp_tasks.celery_app."""
 
     def __init__(self, *args: Any, controller: Any = None, **kwargs: Any) -> None:
@@ -61,7 +62,7 @@ class Consumer(CeleryConsumer):
             ),
             every_s=every_s,
             wants=self.wants,
-            polled_at=lambda: getattr(Transport, "polled_at", monotonic()),
+            polled_at=lambda: Transport.polled_at,
             on_wish=self.obey,
             on_verdict=self.mend,
         )
@@ -80,9 +81,9 @@ class Consumer(CeleryConsumer):
     # --- what the watch sees and does, on its own thread ---
 
     def wants(self) -> bool:
-        """Whether claims should be under way: it consumes from queues and has room."""
+        """Whether claims should be under way; they also sort inboxes while there is no room."""
         consumer = self.task_consumer
-        return consumer is None or (bool(consumer.queues) and Transport.room() > 0)
+        return consumer is None or (bool(consumer.queues) and not Transport.leases.alone)
 
     def obey(self, wish: Wish | None) -> None:
         """Close or open the worker as somebody wishes."""

@@ -1,45 +1,102 @@
-"""What this node may take right now: from which queues, in order, and whether at all. Pure."""
+"""What this node may take right now: from which queues, in order, and how many of each kind. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from enum import StrEnum
 from typing import NamedTuple
 
-from gaelp_tasks.queues import INBOXES, SYSTEM
+from gaelp_tasks.queues import ANY, EMBED, INBOXES, SYSTEM, model_of, plain, route, tier_of
 
-__all__ = ["EMBEDS", "Free", "QueueOrder", "free", "in_order"]
+__all__ = ["EMBEDS", "Free", "Kind", "Offer", "QueueOrder", "free", "in_order", "names_of", "offer", "takes"]
 
-EMBEDS = "gaelp.embed"  #: the task that takes a seat; every other one takes a slot
+EMBEDS = "gaelp.embed"  #: the task that takes a seat
+ERRANDS = 4  #: of maintenance at once; they wait for no model, and none waits for them
 
 RANKS = {name: rank for rank, name in enumerate((SYSTEM, *INBOXES))}
+LATEST = ":latest"  #: the tag that Ollama adds where none is given
 
 
-def in_order(queues: Sequence[str]) -> list[str]:
-    """Strict order: maintenance (rare and short), then the tiers, then whatever else is consumed, as given.
+class Kind(StrEnum):
+    """What a message takes while it is held."""
 
-    The memory policy will leave out here what has no free slot; an empty list takes nothing.
-    """
-    return sorted(queues, key=lambda name: RANKS.get(name, len(RANKS)))
+    SLOT = "slot"
+    SEAT = "seat"  #: an embedding: it shares the calls of its model
+    ERRAND = "errand"  #: maintenance
+
+    @classmethod
+    def of(cls, queue: str, task: str) -> "Kind":
+        """The kind of a message by where it was and what it runs."""
+        if task == EMBEDS:
+            return cls.SEAT
+        return cls.ERRAND if queue == SYSTEM else cls.SLOT
 
 
 class Free(NamedTuple):
-    """What is left for the next message; below 0 where the limit was lowered under running work."""
+    """How many more of each kind may be held; 0 takes none."""
 
     slots: int
     seats: int
-
-    @property
-    def for_any(self) -> int:
-        """How many more may be fetched.
-
-        Each may be an invocation or an embedding, which is not known before it is here: there must be room
-        for both. 0 slots take nothing.
-        """
-        return max(0, min(self.slots, self.seats))
+    errands: int
 
 
-def free(held: Sequence[str], *, slots: int, seats: int) -> Free:
-    """What those held, by the names of their tasks, leave of these slots and seats."""
-    seated = held.count(EMBEDS)
-    return Free(slots - (len(held) - seated), seats - seated)
+def free(held: Sequence[Kind], *, slots: int, seats: int) -> Free:
+    """What those held leave of these slots and seats; the limits may have been lowered under running work."""
+    return Free(
+        max(0, slots - held.count(Kind.SLOT)),
+        # a node that takes no invocations takes no embeddings either
+        max(0, seats - held.count(Kind.SEAT)) if slots > 0 else 0,
+        max(0, ERRANDS - held.count(Kind.ERRAND)),
+    )
+
+
+def in_order(queues: Sequence[str]) -> list[str]:
+    """Strict order: maintenance (rare and short), then the tiers, then whatever else is consumed."""
+    return sorted(queues, key=lambda name: RANKS.get(tier_of(name) or name, len(RANKS)))
+
+
+class Offer(NamedTuple):
+    """Queues to take from, in groups: all of a group's most urgent messages come before its next ones."""
+
+    queues: tuple[str, ...]
+    groups: tuple[int, ...]  #: of each queue; the first group is served first
+
+
+def offer(consumed: Sequence[str], models: Iterable[str], turn: int = 0) -> Offer:
+    """What to take from: `consumed` are Celery's queues, `models` those of models that this node serves.
+
+    Of each tier consumed: its inbox, the calls that name no model, and the models' queues, which take turns.
+    """
+    waiting = sorted(models)
+    shift = turn % len(waiting) if waiting else 0
+    waiting = waiting[shift:] + waiting[:shift]
+    queues: list[str] = []
+    groups: list[int] = []
+    for group, name in enumerate(in_order(consumed)):
+        tier = tier_of(name) if name in INBOXES else None
+        of_it = [name]
+        if tier is not None:
+            of_it += [queue for queue in waiting if tier_of(queue) is tier]
+            of_it += [route(tier), route(tier, embeds=True)]
+        queues += of_it
+        groups += [group] * len(of_it)
+    return Offer(tuple(queues), tuple(groups))
+
+
+def names_of(models: Iterable[str]) -> frozenset[str]:
+    """How queues call these models: the tag `latest` may be given or left out."""
+    names = set()
+    for model in models:
+        short = model.removesuffix(LATEST)
+        names |= {plain(short), plain(short + LATEST)} if ":" not in short else {plain(model)}
+    return frozenset(names)
+
+
+def takes(queue: str, own: Collection[str], elsewhere: Collection[str]) -> bool:
+    """Whether a model's queue is this node's business, by the names of its own models and of others' models.
+
+    What nobody has, anybody takes: the run fails with a sentence instead of waiting for ever.
+    """
+    model = model_of(queue)
+    return model not in {"", ANY, EMBED} and (model in own or model not in elsewhere)
 
 
 class QueueOrder:

@@ -1,23 +1,29 @@
 """What this worker holds, and that it still lives: claimed messages, their leases, the sweep of others'."""
 
+import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 from typing import Any, NamedTuple
 
 from gaelp_tasks.connections import Keys, Refused, ScriptUnknown, SyncRedis, unavailable
-from gaelp_workers.scripts import BURY, CLAIM, GIVE_BACK, RENEW, SWEEP, Script
+from gaelp_tasks.queues import SYSTEM, Place, lists
+from gaelp_workers.dispatch import Free, Kind, Offer
+from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, RENEW, SORT, SWEEP, TIDY, Script
 
 __all__ = ["Held", "Keeper", "Leases", "connection_name"]
 
 logger = logging.getLogger(__name__)
 
+SWEEPS = 3  #: per beat, so that what is due is published soon
 SWEEP_AT_MOST = 500  #: of each kind in one script; the next sweep takes the rest
 CONNECTION = "gaelp:"  #: with the holder behind it, the name of its connection in CLIENT LIST
 IDLE_LOOK = 4  #: beats between two looks while nobody else holds anything
 LOOKS = 2  #: in a row without its connection, and a holder is dead at the next
+TOLD = "__redis__:invalidate"  #: where Redis tells of keys that have changed
 LOOK_AT_MOST = 200  #: messages one claim may look at, so that junk cannot keep Redis busy
 
 
@@ -30,7 +36,16 @@ class Held(NamedTuple):
     """The task of a message that is held."""
 
     id: str
-    name: str
+    kind: Kind = Kind.SLOT
+    alone: bool = False  #: it has seen workers die, and nothing else may be held beside it
+
+
+class Swept(NamedTuple):
+    """What a sweep did."""
+
+    back: int  #: messages given back
+    due: int  #: messages whose time had come
+    poison: int  #: messages that killed the worker in which they ran alone
 
 
 class Leases:
@@ -65,12 +80,22 @@ class Leases:
         return [tag for tag in self.held if tag not in self._begun]
 
     @property
-    def names(self) -> list[str]:
-        """Names of the tasks held, as of now."""
-        return [task.name for task in self.held.values()]
+    def kinds(self) -> list[Kind]:
+        """What those held take, as of now."""
+        return [task.kind for task in self.held.values()]
 
-    def claim_command(self, lists: Sequence[str], take: int, *, most_bytes: int) -> list[Any]:
-        """The command that takes up to `take` messages from the lists, the most urgent first."""
+    @property
+    def alone(self) -> bool:
+        """Whether something is held beside which nothing else may be."""
+        return any(task.alone for task in self.held.values())
+
+    def claim_command(
+        self, offer: Offer, room: Free, inboxes: Collection[str], *, most_bytes: int
+    ) -> list[Any]:
+        """The command that takes messages from what is offered, the most urgent first, while there is room.
+
+        `inboxes` are those among the queues that are sorted; names are without the namespace.
+        """
         keys = self._keys
         fixed = (
             keys.unacked,
@@ -79,23 +104,46 @@ class Leases:
             keys.parked_messages,
             keys.dead,
             keys.dead_messages,
+            keys.suspects,
+            keys.suspects_taker,
         )
+        marks = {SYSTEM: "s"} | dict.fromkeys(inboxes, "i")
         return [
             "EVALSHA",
             CLAIM.sha,
-            len(fixed) + len(lists),
+            len(fixed) + len(offer.queues),
             *fixed,
-            *lists,
-            take,
+            *(keys.queue(name) for name in offer.queues),
+            *room,
             LOOK_AT_MOST,
             int(self.ttl_s * 1000),
-            f"{self.holder}|{next(self._batches)}.",
+            self.holder,
+            f"|{next(self._batches)}.",
+            len(self._held),
             most_bytes,
-            keys.claims(""),
             int(self._claims_ttl_s * 1000),
+            keys.claims(""),
+            keys.holder(""),
+            keys.deaths(""),
             keys.cancel(""),
             self._results,
+            *(
+                f"{group}{marks.get(name, '')}"
+                for name, group in zip(offer.queues, offer.groups, strict=True)
+            ),
         ]
+
+    def sort(self, places: Sequence[tuple[str, bytes, Place]]) -> set[str]:
+        """Move messages of inboxes, each from its Redis list to its place; the queues they went to."""
+        if not places:
+            return set()
+        keys = [self._keys.queues]
+        told = [self._keys.bell]
+        for source, message, place in places:
+            keys += [source, self._keys.queue(lists(place.queue)[place.step])]
+            told += [hashlib.sha1(message, usedforsecurity=False).hexdigest(), place.queue]
+        self._run(SORT, keys, told)
+        return {place.queue for _, _, place in places}
 
     def took(self, tag: str, task: Held) -> None:
         """A claim brought this message."""
@@ -158,35 +206,72 @@ class Leases:
         tags = [*self.held, *self._owed]
         if not tags:
             return []
-        told = (int(self.ttl_s * 1000), self._keys.swept(""), *tags)
+        told = (int(self.ttl_s * 1000), self._keys.swept(""), self._keys.deaths(""), *tags)
         lost = self._run(RENEW, (self._keys.leases,), told, redis=redis)
         return [tag for tag in lost if tag in self._held]
 
-    def sweep(self, redis: SyncRedis, dead: Iterable[str] = ()) -> tuple[int, int]:
-        """Give back what nobody holds any more and publish what is due; how many of each.
+    def sweep(self, redis: SyncRedis, dead: Iterable[str] = ()) -> Swept:
+        """Give back what nobody holds any more and publish what is due.
 
         `dead`: holders that are known to have died.
         """
         keys = self._keys
-        where = (keys.unacked, keys.leases, keys.parked, keys.parked_messages)
-        prefixes = [f"{holder}|" for holder in dead]
-        back, due = self._run(SWEEP, where, (SWEEP_AT_MOST, self._keys.swept(""), *prefixes), redis=redis)
-        return back, due
+        where = (
+            keys.unacked,
+            keys.leases,
+            keys.parked,
+            keys.parked_messages,
+            keys.dead,
+            keys.dead_messages,
+        )
+        told = (SWEEP_AT_MOST, keys.swept(""), keys.deaths(""), int(self._claims_ttl_s * 1000))
+        return Swept(*self._run(SWEEP, where, (*told, *(f"{holder}|" for holder in dead)), redis=redis))
 
-    def holders(self, redis: SyncRedis) -> set[str]:
-        """Everybody who holds anything."""
-        tags: Any = redis.zrange(self._keys.leases, 0, -1)
-        return {tag.partition("|")[0] for tag in tags}
+    def waiting(self, redis: SyncRedis, *, also: Iterable[str] = (), tidy: bool = False) -> set[str]:
+        """The queues of models that may hold something.
 
-    def bell(self) -> Any:
-        """A subscription to the doorbell, connected."""
+        `also`: more queues to look at; who publishes without our library names none. To `tidy` is to forget
+        those that hold nothing.
+        """
+        known: Any = redis.smembers(self._keys.queues)
+        if known and tidy:
+            every = [self._keys.queue(name) for queue in known for name in lists(queue)]
+            self._run(TIDY, [self._keys.queues, *every], [len(every) // len(known), *known], redis=redis)
+        asked = [queue for queue in also if queue not in known]
+        with redis.pipeline(transaction=False) as pipe:
+            for queue in asked:
+                pipe.exists(*(self._keys.queue(name) for name in lists(queue)))
+            found = pipe.execute()
+        return {*known, *(queue for queue, there in zip(asked, found, strict=True) if there)}
+
+    def models(self, redis: SyncRedis, since_s: float) -> set[str]:
+        """Models that some node said it has, after this Unix time, as queues call them."""
+        named: Any = redis.zrangebyscore(self._keys.models, since_s * 1000, "+inf")
+        return set(named)
+
+    def holders(self, redis: SyncRedis) -> dict[str, float]:
+        """Everybody who holds anything, with the latest end of a lease, Unix time in ms."""
+        ends: dict[str, float] = {}
+        leases: Any = redis.zrange(self._keys.leases, 0, -1, withscores=True)
+        for tag, end in leases:
+            holder = tag.partition("|")[0]
+            ends[holder] = max(end, ends.get(holder, 0.0))
+        return ends
+
+    def bell(self) -> tuple[Any, int]:
+        """A subscription to the doorbell, connected, and Redis' number of its connection.
+
+        It also hears what Redis tells whoever tracks keys and names this connection.
+        """
         bell = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        bell.subscribe(self._keys.bell)
-        return bell
+        bell.execute_command("CLIENT", "ID")
+        number = int(bell.connection.read_response())
+        bell.subscribe(self._keys.bell, TOLD)
+        return bell, number
 
     def load(self) -> None:
         """Teach Redis the scripts; it forgets them when it restarts."""
-        for script in (CLAIM, RENEW, GIVE_BACK, SWEEP, BURY):
+        for script in ALL:
             self._redis.script_load(script)
 
     def _run(
@@ -213,6 +298,7 @@ class Keeper(threading.Thread):
         *,
         every_s: float,
         on_lost: Callable[[str], None],
+        on_beat: Callable[[SyncRedis], None] = lambda _: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(name="gaelp-leases", daemon=True)
@@ -220,10 +306,13 @@ class Keeper(threading.Thread):
         self._redis = redis
         self._every_s = every_s
         self._on_lost = on_lost
+        self._on_beat = on_beat
         self._clock = clock
         self._renewed_at = clock()
         self._seen: set[str] = set()  # holders whose connection was there, since Redis answers us
         self._missed: dict[str, int] = {}  # holder -> at how many looks in a row it was not
+        self._ends: dict[str, float] = {}  # latest end of a lease of each other holder, at the last look
+        self._lost: set[str] = set()  # tags of what was stopped because its lease had ended
         self._sees_clients = True
         self._beats = 0
         self._over = threading.Event()
@@ -240,7 +329,12 @@ class Keeper(threading.Thread):
                 self.beat()
             except Exception:
                 logger.exception("Leases could not be renewed; the next beat tries again.")
-            if self._over.wait(self._every_s):
+            for _ in range(SWEEPS - 1):
+                if self._over.wait(self._every_s / SWEEPS):
+                    return
+                with suppress(*unavailable):  # the next beat tells
+                    self._sweep()
+            if self._over.wait(self._every_s / SWEEPS):
                 return
 
     def stop(self) -> None:
@@ -248,14 +342,15 @@ class Keeper(threading.Thread):
         self._over.set()
 
     def beat(self) -> None:
-        """One renewal and one sweep."""
+        """One renewal, one look at the others, one sweep."""
         asked_at = self._clock()
         try:
             lost = self._leases.renew(self._redis)
             self._renewed_at = asked_at
             self._lose(lost)
             self._leases.pay(self._redis)
-            self._leases.sweep(self._redis, self._dead())
+            self._sweep(self._dead())
+            self._on_beat(self._redis)
         except unavailable as error:
             self._seen.clear()  # after a restart or a failover nobody's name is there yet
             self._missed.clear()
@@ -263,15 +358,37 @@ class Keeper(threading.Thread):
                 logger.warning("Cannot renew leases (%s): what runs here is stopped.", error)
                 self._lose(self._leases.held)
 
+    def _sweep(self, dead: Iterable[str] = ()) -> None:
+        """All that is due or was forsaken, however much that is."""
+        while not self._over.is_set():
+            swept = self._leases.sweep(self._redis, dead)
+            if swept.poison:
+                logger.error(
+                    "%d messages killed the worker in which they ran alone: they are dead letters now.",
+                    swept.poison,
+                )
+            if max(swept) < SWEEP_AT_MOST:
+                return
+
     def _lose(self, tags: Iterable[str]) -> None:
+        """Stop what ran under these; once, for the same task may be claimed here anew meanwhile."""
         held = self._leases.held
+        self._lost &= held.keys()
         for tag in tags:
-            if tag in held:  # else it has ended meanwhile
+            if tag in held and tag not in self._lost:  # else it has ended meanwhile
+                self._lost.add(tag)
                 self._on_lost(held[tag].id)
 
     def _dead(self) -> set[str]:
-        """Holders whose connection is gone: a living one opens it anew within a beat of its own."""
-        others = self._leases.holders(self._redis) - {self._leases.holder}
+        """Holders whose connection is gone, and which renew no lease any more.
+
+        A living one opens its connection anew within a beat of its own.
+        """
+        ends = self._leases.holders(self._redis)
+        ends.pop(self._leases.holder, None)
+        others = ends.keys()
+        renewed = {holder for holder, end in ends.items() if end > self._ends.get(holder, end)}
+        self._ends = ends
         looks = self._beats % IDLE_LOOK == 0 or bool(others)
         self._beats += 1
         if not looks or not self._sees_clients:
@@ -284,5 +401,6 @@ class Keeper(threading.Thread):
             return set()
         there = {str(client.get("name")).removeprefix(CONNECTION) for client in clients}
         self._seen = (self._seen | there) & (others | there)
-        self._missed = {holder: self._missed.get(holder, 0) + 1 for holder in others - there}
+        gone = others - there - renewed
+        self._missed = {holder: self._missed.get(holder, 0) + 1 for holder in gone}
         return {holder for holder, looks in self._missed.items() if looks > LOOKS and holder in self._seen}

@@ -12,6 +12,7 @@ from gaelp_tasks.connections import unavailable
 from gaelp_tasks.errors import NodeError
 from gaelp_tasks.models.capacity import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.tasks.resources import Node, Resources
+from gaelp_workers.dispatch import names_of
 from gaelp_workers.health import Pulse
 
 __all__ = ["announce", "hear_cancellations", "sample", "sweep_cancellations"]
@@ -42,7 +43,7 @@ async def sample(
             asked_at = at.tick()
             listed = await node.client.models()
             at.digests.learn(node.url, listed, asked_at)
-            models = tuple(model.name for model in listed)
+            node.models = models = tuple(model.name for model in listed)
             loaded = await node.client.loaded()
     except NodeError as error:
         trouble = str(error)
@@ -124,7 +125,11 @@ async def _announce(
             snapshot = await sample(worker, at, node, slots(), memory(), started_at, pulse, closed())
             trouble = _log_change(trouble, snapshot)
             try:
-                await at.redis.set(key, snapshot.told(), px=lives_ms)
+                async with at.redis.pipeline(transaction=False) as pipe:
+                    pipe.set(key, snapshot.told(), px=lives_ms)
+                    if names := names_of(snapshot.models):
+                        pipe.zadd(at.keys.models, dict.fromkeys(names, int(snapshot.seen_at * 1000)))
+                    await pipe.execute()
             except unavailable as error:
                 logger.warning("Cannot announce this node, Redis does not answer: %s", error)
             await asyncio.sleep(poll_s)

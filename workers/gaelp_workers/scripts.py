@@ -3,7 +3,7 @@
 import hashlib
 from importlib.resources import files
 
-__all__ = ["BURY", "CLAIM", "GIVE_BACK", "RENEW", "SWEEP", "Script"]
+__all__ = ["ALL", "BURY", "CLAIM", "GIVE_BACK", "RENEW", "SORT", "SWEEP", "TIDY", "Script"]
 
 
 class Script(str):
@@ -26,3 +26,6 @@ RENEW = Script.read("renew")
 GIVE_BACK = Script.read("give_back")
 SWEEP = Script.read("sweep")
 BURY = Script.read("bury")
+SORT = Script.read("sort")
+TIDY = Script.read("tidy")
+ALL = (CLAIM, RENEW, GIVE_BACK, SWEEP, BURY, SORT, TIDY)

@@ -13,6 +13,7 @@ from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
 from gaelp_workers.dispatch import Free, free
+from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Keeper, Leases, connection_name
 from gaelp_workers.memory import host_memory
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
@@ -22,7 +23,6 @@ __all__ = ["Holding", "NodeDuties"]
 
 DAY_S = 86_400.0
 BEATS = 10  #: renewals per lease
-ENVELOPE = 4  #: a message is at most this many times the largest prompt: base64, escapes, headers
 
 TASKS = "celery.worker.consumer.tasks:Tasks"
 
@@ -49,32 +49,35 @@ class Holding(bootsteps.StartStopStep):
             c.app.keys,
             holder=holder,
             ttl_s=settings.lease_ttl_s,
-            claims_ttl_s=settings.result_ttl_s + DAY_S,
+            claims_ttl_s=max(settings.result_ttl_s, settings.stream_ttl_s) + DAY_S,
             results=c.app.backend.get_key_for_task(".").decode().removesuffix(".") if same_redis else "",
         )
+        known = KnownQueues(self._leases, lambda: shared_resources().models)
         self._keeper = Keeper(
             self._leases,
             connect(settings, name=connection_name(holder), answer_s=settings.lease_ttl_s / 5),
             every_s=settings.lease_ttl_s / BEATS,
             on_lost=stop_run,
+            on_beat=known.look,
         )
         Transport.leases = self._leases
-        Transport.room = lambda: self.left(c).for_any
-        Transport.most_bytes = int(settings.max_prompt_bytes) * ENVELOPE
+        Transport.known = known
+        Transport.room = lambda: self.left(c)
+        Transport.most_bytes = settings.most_message_bytes
 
     def left(self, c: Any) -> Free:
         """Slots and seats that nothing held takes; `pool.limit` may move at any time."""
         if c.pool.closed:
-            return Free(0, 0)
+            return Free(0, 0, 0)
         slots = shared_resources().slots(c.pool.limit)
-        return free(self._leases.names, slots=slots, seats=c.pool.seats)
+        return free(self._leases.kinds, slots=slots, seats=c.pool.seats)
 
     def start(self, c: Any) -> None:
         """Begin to renew; after a reconnect the keeper is still there."""
 
         def open_queues() -> list[str]:
             consumer = c.task_consumer  # None while the connection is down
-            return [queue.name for queue in consumer.queues] if consumer and self.left(c).slots > 0 else []
+            return [queue.name for queue in consumer.queues] if consumer and self.left(c).seats > 0 else []
 
         shared_resources().seats.open_queues = open_queues
         if not self._keeper.is_alive():

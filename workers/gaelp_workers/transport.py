@@ -15,6 +15,10 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads
 
 from gaelp_tasks.connections import Refused, Replica, ScriptUnknown
+from gaelp_tasks.queues import INBOXES, SEPARATOR, SYSTEM, place, tier_of
+from gaelp_workers.dispatch import Free, Kind, offer
+from gaelp_workers.envelope import fault, fault_of_broadcast
+from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Held, Leases
 
 __all__ = ["SCHEME", "Channel", "QoS", "Transport"]
@@ -37,12 +41,8 @@ class QoS(kombu_redis.QoS):
         virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def can_consume(self) -> bool:
-        """While there is room; an answer under way is always read, or its messages would wait unseen.
-
-        A channel that consumes no queue hears remote control, which must be heard when all is full.
-        """
-        channel = self.channel
-        return bool(channel._in_poll) or not channel.active_queues or Transport.room() > 0  # noqa: SLF001  kombu
+        """Always: the claim says how much there is room for, and inboxes are sorted while there is none."""
+        return True
 
     def ack(self, delivery_tag: str) -> None:
         """It is done."""
@@ -74,7 +74,10 @@ class Channel(kombu_redis.Channel):
     _in_poll: Any
     _brpop_sent_at: Any
     _claiming = True  # what is under way is a claim
-    _resume_at = 0.0  # no claim before: the lists were empty
+    _resume_at = 0.0  # no claim before: the queues were empty
+    _room = Free(0, 0, 0)  # at the last claim
+    _turn = 0  # of the models' queues
+    _tracked: Any = None  # the connection on which Redis was asked to tell what changes
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send a claim for as many messages as there is room for.
@@ -86,22 +89,39 @@ class Channel(kombu_redis.Channel):
         if not self._claiming:
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
             return
-        if monotonic() < self._resume_at:
-            return
-        queues = self._queue_cycle.consume(len(self.active_queues))
         room = Transport.room()
-        if not queues or room <= 0:
+        freed = any(now and not before for now, before in zip(room, self._room, strict=True))
+        if (monotonic() < self._resume_at and not freed) or Transport.leases.alone:
             return
-        # queue before step: the order of tiers outranks Celery's own priority of messages
-        lists = [
-            f"{self.global_keyprefix}{self._q_for_pri(queue, step)}"  # type: ignore[no-untyped-call]
-            for queue in queues
-            for step in self.priority_steps
-        ]
+        consumed = self._queue_cycle.consume(len(self.active_queues))
+        if not consumed:
+            return
+        self._room = room
+        self._turn += 1
+        offered = offer(consumed, Transport.known.served, self._turn)
+        command = Transport.leases.claim_command(offered, room, INBOXES, most_bytes=Transport.most_bytes)
         connection: Any = self.client.connection
+        self._track(connection)
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
-        connection.send_command(*Transport.leases.claim_command(lists, room, most_bytes=Transport.most_bytes))
+        connection.send_command(*command)
+
+    def _track(self, connection: Any) -> None:
+        """Have Redis tell the doorbell of everything that others put into our queues, once a connection."""
+        line = self.connection.bell_id
+        if not line or self._tracked is connection:
+            return
+        self._tracked = connection
+        prefixes = [
+            word for name in (*INBOXES, SYSTEM) for word in ("PREFIX", f"{self.global_keyprefix}{name}")
+        ]
+        connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", line, "BCAST", *prefixes, "NOLOOP")
+        try:
+            connection.read_response()
+        except Refused as error:
+            logger.info(
+                "Redis does not tell of changes (%s): who does not ring is heard within a poll.", error
+            )
 
     def _brpop_read(self, **options: Any) -> bool:
         """Hand out what a claim brought."""
@@ -109,8 +129,9 @@ class Channel(kombu_redis.Channel):
             return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
         connection = self.client.connection
         try:
-            taken = connection.read_response()
+            taken, unsorted, told, more = connection.read_response()
         except Refused as error:
+            Transport.polled_at = monotonic()
             self._refused(error, connection)
             raise Empty from None
         except self.connection_errors:
@@ -118,28 +139,73 @@ class Channel(kombu_redis.Channel):
             raise
         finally:
             self._in_poll = None
-        if not taken:
+        Transport.polled_at = monotonic()
+        for task_id in told:
+            logger.info("Task %s came again after its result was told: dropped.", task_id.decode())
+        moved = self._sort(unsorted)
+        if not (taken or moved or more):
             self._resume_at = monotonic() + POLL_S
             raise Empty
         self._resume_at = 0.0
-        for at in range(0, len(taken), 4):
-            self._hand_out(*taken[at : at + 4])
+        for at in range(0, len(taken), 5):
+            self._hand_out(*taken[at : at + 5])
         return True
 
-    def _hand_out(self, place: bytes, tag: bytes, claim: int, message: bytes) -> None:
-        queue = place.decode().removeprefix(self.global_keyprefix).rsplit(self.sep, 1)[0]
-        held = tag.decode()
+    def _sort(self, unsorted: list[bytes]) -> bool:
+        """Move an inbox's messages to the queues of their models; False where there are none."""
+        places, stuck = [], set()
+        for at in range(0, len(unsorted), 2):
+            source, message = unsorted[at].decode(), unsorted[at + 1]
+            to = None if source in stuck else place(message, self._queue(source))
+            if to is None:
+                stuck.add(source)
+            else:
+                places.append((source, message, to))
+        Transport.known.heard(*Transport.leases.sort(places))
+        return bool(places)
+
+    def _queue(self, name: str) -> str:
+        """The queue of a Redis list."""
+        return name.removeprefix(self.global_keyprefix).partition(SEPARATOR)[0]
+
+    def _hand_out(self, source: bytes, tag: bytes, claim: int, alone: int, message: bytes) -> None:
+        queue, held = self._queue(source.decode()), tag.decode()
         try:
             payload: Any = loads(message.decode())  # type: ignore[no-untyped-call]
             payload["properties"]["delivery_tag"] = held
-            payload["headers"]["gaelp_claim"] = claim
-            Transport.leases.took(held, Held(payload["headers"]["id"], payload["headers"]["task"]))
-            self.connection._deliver(payload, queue)  # noqa: SLF001  as kombu's own channels do
+            headers = payload["headers"]
+            headers["gaelp_claim"] = claim
+            Transport.leases.took(held, Held(headers["id"], Kind.of(queue, headers["task"]), bool(alone)))
+            if wrong := fault(payload):
+                self._bury(held, queue, wrong)
+                return
+            consumed = queue if queue in self.active_queues else str(tier_of(queue) or queue)
+            self.connection._deliver(payload, consumed)  # noqa: SLF001  as kombu's own channels do
         except self.connection_errors:
             raise
-        except Exception:
-            logger.exception("A message in %s cannot be handled: it is kept among the dead letters.", queue)
-            Transport.leases.bury(held, "cannot be handled")
+        except Exception as error:  # noqa: BLE001  Celery raises whatever it stumbles over
+            self._bury(held, queue, f"cannot be handled ({type(error).__name__})")
+
+    def _bury(self, tag: str, queue: str, reason: str) -> None:
+        # no traceback: what it quotes may be a prompt
+        logger.error("A message in %s is kept among the dead letters: %s (gaelp dlq list).", queue, reason)
+        Transport.leases.bury(tag, reason)
+
+    def _receive_one(self, c: Any) -> Any:
+        """Read a command or an event that was called out; what cannot be read is nobody's work."""
+        try:
+            return super()._receive_one(c)  # type: ignore[no-untyped-call]
+        except (Empty, *self.connection_errors):
+            raise
+        except Exception as error:  # noqa: BLE001  kombu raises whatever it stumbles over
+            logger.warning("A broadcast cannot be read: %s.", type(error).__name__)
+            raise Empty from None
+
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
+        if wrong := fault_of_broadcast(message):
+            logger.warning("A broadcast is ignored: %s.", wrong)
+            return False
+        return bool(super()._deliver_fanout_message(message, exchange))  # type: ignore[no-untyped-call]
 
     def _refused(self, error: Exception, connection: Any) -> None:
         """Redis will not run the claim now; the worker lives on and asks again."""
@@ -151,36 +217,43 @@ class Channel(kombu_redis.Channel):
         logger.warning("Redis refuses a claim (%s); asking again in %g s.", error, PAUSE_S)
         self._resume_at = monotonic() + PAUSE_S
 
-    def ring(self) -> None:
-        """Somebody published: look now."""
-        self._resume_at = 0.0
+    def ring(self, *names: str) -> None:
+        """Something came into these queues, or lists of queues: look now, if anything can be taken."""
+        Transport.known.heard(*(self._queue(name) for name in names))
+        if any(self._room):
+            self._resume_at = 0.0
 
 
 class Transport(kombu_redis.Transport):
-    """What the worker's consumer connects with; the worker sets these three before it does."""
+    """What the worker's consumer connects with; the worker sets the first four before it does."""
 
     Channel = Channel
     leases: ClassVar[Leases]
-    room: ClassVar[Callable[[], int]]  #: how many more messages may be held right now
+    known: ClassVar[KnownQueues]
+    room: ClassVar[Callable[[], Free]]  #: how many more messages may be held right now
     most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
+    bell_id: int = 0  #: Redis' number of the doorbell's connection; 0: it has none
+    polled_at: ClassVar[float] = 0.0  #: `monotonic` of the last answer to a claim; 0 before the first
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Hear the doorbell, and turn often enough to notice publishers who do not ring it."""
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
         # celery cancels what was registered here when the connection is lost
         loop.call_repeatedly(POLL_S, _turn)
-        bell = Transport.leases.bell()
+        bell, self.bell_id = Transport.leases.bell()
         line = bell.connection._sock  # noqa: SLF001  redis-py shows no socket
         loop.add_reader(line, self._on_bell, bell, line)
 
     def _on_bell(self, bell: Any, line: Any) -> None:
         """Somebody published: look at once. A broken connection is one for the whole consumer."""
-        while bell.get_message(timeout=0) is not None:
-            pass
+        names: list[str] = []
+        while (rung := bell.get_message(timeout=0)) is not None:
+            told = rung["data"]  # a queue from our publishers, lists that have changed from Redis, None: all
+            names += told if isinstance(told, list) else [told] if isinstance(told, str) else []
         if bell.connection._sock is not line:  # noqa: SLF001  redis-py has connected anew, unheard by the loop
             raise ConnectionResetError("The doorbell's connection to Redis broke.")
         for channel in self.channels:
-            channel.ring()
+            channel.ring(*names)
 
 
 def _turn() -> None:

@@ -1,22 +1,37 @@
--- Take messages in the order of the lists given and note, in the same step, who holds them and until when.
+-- Take messages in the order of the queues given and note, in the same step, who holds them and until when.
 --
 -- KEYS  1 gaelp:unacked (hash: tag -> record)      2 gaelp:leases (sorted set: tag -> end, ms)
 --       3 gaelp:parked (sorted set: task id -> due, ms) 4 gaelp:parked:messages (hash: task id -> record)
 --       5 gaelp:dead (sorted set: tag -> since, ms) 6 gaelp:dead:messages (hash: tag -> record)
---       7.. lists of messages, the most urgent first
--- ARGV  1 how many to take at most  2 how many to look at at most  3 lease, ms  4 prefix of the new tags
---       5 most bytes of a message   6 prefix of the claim numbers  7 their life, ms
---       8 prefix of the requests to cancel: what is to be cancelled does not wait for its time
---       9 prefix of Celery's results; empty where they are not in this Redis
--- Gives four values for each message taken: list, tag, claim number, message.
+--       7 gaelp:suspects (list of records)          8 gaelp:suspects:taker (the holder that empties itself)
+--       9.. queues; each is a list for every step of priority
+-- ARGV  1 free slots  2 free seats  3 free errands  4 how many to look at at most  5 lease, ms
+--       6 this holder  7 what follows it in the new tags  8 messages that it holds already
+--       9 most bytes of a message  10 life of what is kept by task id, ms
+--       prefixes of keys by task id: 11 claim number  12 holding tag  13 deaths  14 request to cancel
+--       15 Celery's result; empty where it is not in this Redis
+--       16.. of each queue its group: a number, and 'i' behind it for an inbox, 's' for maintenance
+-- Gives { taken, unsorted, told, more }: five values for each message taken (list, tag, claim number, whether it
+-- has to run alone, message); two for each message that an inbox has for a model (list, message), which stays;
+-- the ids of messages that were dropped, because their result has been told; 1 where there is more to look at, else 0.
 --
 -- A record is one line of JSON about the message, a newline, and the message's own bytes, never encoded anew
 -- (cjson would turn [] into {}).
 
-local take, look, lease, tags = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local room = { slot = tonumber(ARGV[1]), seat = tonumber(ARGV[2]), errand = tonumber(ARGV[3]) }
+local look, lease, holder, tags = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[6] .. ARGV[7]
+local held, life = tonumber(ARGV[8]), ARGV[10]
+local FIRST, STEPS, SEPARATOR = 9, 9, '\6\22'
+local DEFAULT = 5     -- the step of what is in an inbox
+local DEATHS = 2      -- of its workers, after which a message runs alone
+local MODELS = { ['gaelp.invoke_agent'] = true, ['gaelp.embed'] = true }
+local AT_A_TIME = 50  -- messages of an inbox to be sorted in one go
+local SORT_BYTES, MOST = 4194304, 16777216 -- in one go
+local TAKER = 30000   -- ms that an empty worker is awaited, before another may try
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local seen = 0
+local seen, bytes = 0, 0
+local taken, unsorted, dropped = {}, {}, {}
 
 local function text(value, most)
   return type(value) == 'string' and #value > 0 and #value <= most
@@ -34,8 +49,10 @@ local function instant(value)
   local days = 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
     + math.floor((153 * (month - 3) + 2) / 5) + tonumber(day) - 719469
   local seconds = days * 86400 + hour * 3600 + minute * 60 + second + (tonumber('0' .. fraction) or 0)
-  local sign, hours, minutes = string.match(zone, '^([+-])(%d%d):?(%d%d)$')
+  local sign, hours, minutes = string.match(zone, '^([+-])(%d%d):?(%d?%d?)$')
+  if not sign and zone ~= '' and zone ~= 'Z' then return nil end
   if sign then
+    if minutes == '' then minutes = 0 end
     local ahead = hours * 3600 + minutes * 60
     seconds = seconds + (sign == '-' and ahead or -ahead)
   end
@@ -44,7 +61,7 @@ end
 
 -- what is wrong with a message, or nil and its headers
 local function fault(message)
-  if #message > tonumber(ARGV[5]) then return 'oversized' end
+  if #message > tonumber(ARGV[9]) then return 'oversized' end
   local ok, told = pcall(cjson.decode, message)
   if not ok or type(told) ~= 'table' then return 'not JSON' end
   local headers, properties = told['headers'], told['properties']
@@ -52,17 +69,46 @@ local function fault(message)
     or not text(headers['id'], 255) or not text(headers['task'], 255) or type(told['body']) ~= 'string' then
     return 'not a Celery message'
   end
-  if text(headers['compression'], 255) then return 'compressed' end
+  local packed, due = headers['compression'], headers['eta']
+  if packed ~= nil and packed ~= cjson.null and packed ~= '' then return 'compressed' end
+  if due ~= nil and due ~= cjson.null and due ~= '' and not instant(due) then return 'unreadable eta' end
   return nil, headers
 end
 
 -- Whether an earlier claim has told the result and only its acknowledgement is missing. Celery publishes what
--- follows a task before it stores the result; only a group's member still has to be counted after that.
+-- follows a task before it stores the result; only a group's member still has to be counted after that, and what
+-- follows a task that was asked for again with the same idempotency key.
 local function told(headers)
-  if ARGV[9] == '' or text(headers['group'], 255) then return false end
-  local found = redis.pcall('GET', ARGV[9] .. headers['id'])
+  if ARGV[15] == '' or text(headers['group'], 255) or headers['gaelp_asked_again'] then return false end
+  local found = redis.pcall('GET', ARGV[15] .. headers['id'])
   local ok, result = pcall(cjson.decode, type(found) == 'string' and found or '')
   return ok and type(result) == 'table' and result['status'] == 'SUCCESS'
+end
+
+-- Whether somebody holds this very task now: two messages of one id never run at the same time
+local function runs(id)
+  local tag = redis.pcall('GET', ARGV[12] .. id)
+  return type(tag) == 'string' and redis.call('ZSCORE', KEYS[2], tag)
+end
+
+local function number(key)
+  local value = redis.pcall('GET', key)
+  return type(value) == 'string' and tonumber(value) or 0
+end
+
+local function raise(key)
+  local value = redis.pcall('INCR', key)
+  if type(value) ~= 'number' then -- a damaged key must not cost the message
+    redis.call('DEL', key)
+    value = redis.call('INCR', key)
+  end
+  redis.call('PEXPIRE', key, life)
+  return value
+end
+
+-- What calls a model and is to be cancelled does not wait for its time: it settles at once
+local function cancelled(headers)
+  return MODELS[headers['task']] and redis.call('EXISTS', ARGV[14] .. headers['id']) == 1
 end
 
 local function record(about, list, message)
@@ -71,37 +117,127 @@ local function record(about, list, message)
   return cjson.encode(about) .. '\n' .. message
 end
 
-local taken = {}
-for i = 7, #KEYS do
-  while #taken < take * 4 and seen < look do
-    local message = redis.pcall('RPOP', KEYS[i])
-    if type(message) ~= 'string' then break end -- empty, or no list at all
+local function park(id, tag, due, list, message)
+  local place = id
+  if redis.call('HEXISTS', KEYS[4], place) == 1 then place = place .. '|' .. tag end -- sent twice
+  redis.call('HSET', KEYS[4], place, record({ id = id }, list, message))
+  redis.call('ZADD', KEYS[3], due, place)
+end
+
+local function take(list, tag, headers, message, alone)
+  local id = headers['id']
+  local claim = raise(ARGV[11] .. id)
+  if claim > 1 then
+    if told(headers) then
+      dropped[#dropped + 1] = id
+      return false
+    end
+    if not alone and number(ARGV[13] .. id) >= DEATHS then
+      redis.call('LPUSH', KEYS[7], record({ id = id }, list, message))
+      return false
+    end
+  end
+  redis.call('SET', ARGV[12] .. id, tag, 'PX', life)
+  redis.call('HSET', KEYS[1], tag, record({ id = id, claim = claim, alone = alone or nil }, list, message))
+  redis.call('ZADD', KEYS[2], now + lease, tag)
+  for _, value in ipairs({ list, tag, claim, alone and 1 or 0, message }) do taken[#taken + 1] = value end
+  return true
+end
+
+-- What has seen two workers die runs alone in one; nil where the queues may be served.
+local function suspect()
+  if redis.pcall('LLEN', KEYS[7]) == 0 then return nil end
+  local taker = redis.call('GET', KEYS[8])
+  if held > 0 then
+    if taker and taker ~= holder then return nil end
+    redis.call('SET', KEYS[8], holder, 'PX', TAKER)
+    return true
+  end
+  while true do
+    local found = redis.pcall('RPOP', KEYS[7])
+    if type(found) ~= 'string' then return nil end
+    local line = string.find(found, '\n', 1, true)
+    local about, message = cjson.decode(string.sub(found, 1, line - 1)), string.sub(found, line + 1)
     seen = seen + 1
+    local _, headers = fault(message)
+    if take(about['queue'], tags .. seen, headers, message, true) then
+      redis.call('DEL', KEYS[8])
+      return true
+    end
+  end
+end
+
+-- An inbox's messages for models, the next first; they stay until they are sorted.
+local function leave(list)
+  local found, size = redis.call('LRANGE', list, -AT_A_TIME, -1), 0
+  for i = #found, 1, -1 do
+    size = size + #found[i]
+    if size > SORT_BYTES and i < #found then return end
+    unsorted[#unsorted + 1], unsorted[#unsorted + 2] = list, found[i]
+  end
+end
+
+-- Take from one list while there is room for what comes; `kind` is the queue's.
+local function serve(list, kind)
+  while seen < look and bytes <= MOST do
+    if room.slot <= 0 and kind ~= 'i' and (room.seat <= 0 and kind ~= 's' or room.errand <= 0 and kind == 's') then
+      return
+    end
+    local message = redis.pcall('RPOP', list)
+    if type(message) ~= 'string' then return end -- empty, or no list at all
+    seen, bytes = seen + 1, bytes + #message
     local tag = tags .. seen
     local wrong, headers = fault(message)
     local due = headers and instant(headers['eta'])
     if wrong then
-      redis.call('HSET', KEYS[6], tag, record({ reason = wrong }, KEYS[i], message))
+      redis.call('HSET', KEYS[6], tag, record({ reason = wrong }, list, message))
       redis.call('ZADD', KEYS[5], now, tag)
-    elseif due and due > now and redis.call('EXISTS', ARGV[8] .. headers['id']) == 0 then
-      local place = headers['id']
-      if redis.call('HEXISTS', KEYS[4], place) == 1 then place = place .. '|' .. tag end -- sent twice
-      redis.call('HSET', KEYS[4], place, record({ id = headers['id'] }, KEYS[i], message))
-      redis.call('ZADD', KEYS[3], due, place)
+    elseif due and due > now and not cancelled(headers) then
+      park(headers['id'], tag, due, list, message)
+    elseif kind == 'i' and MODELS[headers['task']] then
+      redis.call('RPUSH', list, message)
+      return leave(list)
     else
-      local fence = ARGV[6] .. headers['id']
-      local number = redis.pcall('INCR', fence)
-      if type(number) ~= 'number' then -- a damaged key must not cost the message
-        redis.call('DEL', fence)
-        number = redis.call('INCR', fence)
+      local wants = headers['task'] == 'gaelp.embed' and 'seat' or kind == 's' and 'errand' or 'slot'
+      if room[wants] <= 0 then
+        redis.call('RPUSH', list, message)
+        return
       end
-      redis.call('PEXPIRE', fence, ARGV[7])
-      if number == 1 or not told(headers) then
-        redis.call('HSET', KEYS[1], tag, record({ id = headers['id'], claim = number }, KEYS[i], message))
-        redis.call('ZADD', KEYS[2], now + lease, tag)
-        for _, value in ipairs({ KEYS[i], tag, number, message }) do taken[#taken + 1] = value end
+      if runs(headers['id']) then
+        park(headers['id'], tag, now + 1000, list, message)
+      elseif take(list, tag, headers, message) then
+        room[wants] = room[wants] - 1
       end
     end
   end
 end
-return taken
+
+local function steps(queue)
+  local keys = { queue }
+  for step = 1, STEPS do keys[step + 1] = queue .. SEPARATOR .. step end
+  return keys
+end
+
+if suspect() then return { taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0 } end
+
+local i = FIRST
+while i <= #KEYS do
+  local waiting, group = {}, string.match(ARGV[i + 7], '%d+')
+  while i <= #KEYS and string.match(ARGV[i + 7], '%d+') == group do
+    local lists = steps(KEYS[i])
+    if redis.call('EXISTS', unpack(lists)) > 0 then
+      waiting[#waiting + 1] = { lists, string.match(ARGV[i + 7], '%a?$') }
+    end
+    i = i + 1
+  end
+  for step = 0, STEPS do
+    for _, queue in ipairs(waiting) do
+      if queue[2] ~= 'i' then
+        serve(queue[1][step + 1], queue[2])
+      elseif step == DEFAULT then
+        for _, list in ipairs(queue[1]) do serve(list, 'i') end
+      end
+    end
+  end
+end
+return { taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0 }

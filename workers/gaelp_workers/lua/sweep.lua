@@ -2,13 +2,17 @@
 --
 -- KEYS  1 gaelp:unacked (hash: tag -> record)  2 gaelp:leases (sorted set: tag -> end, ms)
 --       3 gaelp:parked (sorted set: task id -> due, ms)  4 gaelp:parked:messages (hash: task id -> record)
+--       5 gaelp:dead (sorted set: tag -> since, ms)  6 gaelp:dead:messages (hash: tag -> record)
 -- ARGV  1 how many of each at most  2 prefix of the marks that tell a late holder
---       3.. prefixes of the tags of holders that are known to be dead
--- Gives two numbers: messages given back, messages that were due.
+--       3 prefix of the deaths by task id  4 their life, ms
+--       5.. prefixes of the tags of holders that are known to be dead
+-- Gives three numbers: messages given back, messages that were due, and messages that killed the worker in
+-- which they ran alone; those are dead letters.
 
 local most = tonumber(ARGV[1])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local POISON = 3 -- deaths, the last of them alone
 
 local function split(record)
   local line = string.find(record, '\n', 1, true)
@@ -16,15 +20,29 @@ local function split(record)
 end
 
 local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, most)
-if #ARGV > 2 then
+local died = {}
+if #ARGV > 4 then
   for _, tag in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-    for i = 3, #ARGV do
-      if string.sub(tag, 1, #ARGV[i]) == ARGV[i] and #ended < most then ended[#ended + 1] = tag end
+    for i = 5, #ARGV do
+      if string.sub(tag, 1, #ARGV[i]) == ARGV[i] and not died[tag] and #ended < most then
+        ended[#ended + 1], died[tag] = tag, true
+      end
     end
   end
 end
 
-local back, due = 0, 0
+local function count(id)
+  local key = ARGV[3] .. id
+  local deaths = redis.pcall('INCR', key)
+  if type(deaths) ~= 'number' then
+    redis.call('SET', key, 1)
+    deaths = 1
+  end
+  redis.call('PEXPIRE', key, ARGV[4])
+  return deaths
+end
+
+local back, due, poison = 0, 0, 0
 for i = #ended, 1, -1 do -- the one held longest comes to the front
   local tag = ended[i]
   local record = redis.call('HGET', KEYS[1], tag)
@@ -32,9 +50,19 @@ for i = #ended, 1, -1 do -- the one held longest comes to the front
   redis.call('ZREM', KEYS[2], tag)
   if record then
     local about, message = split(record)
-    redis.call('RPUSH', about['queue'], message)
-    redis.call('SET', ARGV[2] .. tag, 1, 'EX', 3600)
-    back = back + 1
+    local deaths = count(about['id'])
+    -- a lease may have ended because its holder was slow; only who is gone for sure has died of this
+    if about['alone'] and (died[tag] or deaths > POISON) then
+      about['reason'], about['deaths'], about['at'] = 'poison', deaths, now
+      redis.call('HSET', KEYS[6], tag, cjson.encode(about) .. '\n' .. message)
+      redis.call('ZADD', KEYS[5], now, tag)
+      redis.call('DEL', ARGV[3] .. about['id'])
+      poison = poison + 1
+    else
+      redis.call('RPUSH', about['queue'], message)
+      back = back + 1
+    end
+    redis.call('SET', ARGV[2] .. tag, about['id'], 'EX', 3600)
   end
 end
 
@@ -48,4 +76,4 @@ for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 
     due = due + 1
   end
 end
-return { back, due }
+return { back, due, poison }

@@ -1,0 +1,243 @@
+"""Bugs planted one at a time in a copy of the code: each must be caught by the test that is named for it.
+
+    PYTHONPATH=tests .venv/bin/python -m faults.planted [NAME ...]
+
+Exits with status 1 if one is not caught. `docs/reliability.md` lists them.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["BUGS", "ROOT", "Bug"]
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("gaelp_tasks", "workers", "beat", "tests", "pyproject.toml")
+GIVE_UP_S = 180.0
+
+LEASES = "tests/integration/test_leases.py"
+LUA = "workers/gaelp_workers/lua"
+
+
+class Bug(NamedTuple):
+    """One wrong line and the test that notices it."""
+
+    name: str
+    file: str
+    right: str  #: occurs exactly once in the file
+    wrong: str
+    test: str  #: as pytest names it
+
+
+BUGS = (
+    Bug(
+        "the fetch notes nobody as the holder",
+        f"{LUA}/claim.lua",
+        "redis.call('HSET', KEYS[1], tag, record({ id = id, claim = claim, alone = alone or nil }, list, "
+        "message))",
+        "",
+        f"{LEASES}::test_what_is_given_back_stands_in_front_in_its_old_order_byte_for_byte",
+    ),
+    Bug(
+        "no claim number is raised",
+        f"{LUA}/claim.lua",
+        "local value = redis.pcall('INCR', key)\n",
+        "local value = 1\n",
+        f"{LEASES}::test_each_claim_raises_the_number_of_the_task",
+    ),
+    Bug(
+        "a result that was told is made again",
+        f"{LUA}/claim.lua",
+        "result['status'] == 'SUCCESS'",
+        "false",
+        f"{LEASES}::test_what_has_told_its_result_is_not_run_again",
+    ),
+    Bug(
+        "two messages of one task run at the same time",
+        f"{LUA}/claim.lua",
+        "return type(tag) == 'string' and redis.call('ZSCORE', KEYS[2], tag)",
+        "return false",
+        f"{LEASES}::test_a_second_message_of_a_task_that_runs_waits_until_that_is_over",
+    ),
+    Bug(
+        "what is not due starts at once",
+        f"{LUA}/claim.lua",
+        "elseif due and due > now and",
+        "elseif false and",
+        f"{LEASES}::test_what_is_not_due_is_parked_and_published_when_it_is",
+    ),
+    Bug(
+        "zones of times are ignored",
+        f"{LUA}/claim.lua",
+        "seconds = seconds + (sign == '-' and ahead or -ahead)",
+        "",
+        f"{LEASES}::test_times_are_read_as_python_reads_them",
+    ),
+    Bug(
+        "compressed messages are opened",
+        f"{LUA}/claim.lua",
+        "if text(headers['compression'], 255) then return 'compressed' end",
+        "",
+        f"{LEASES}::test_what_cannot_run_is_kept_apart_and_harms_nobody",
+    ),
+    Bug(
+        "a poisonous message is tried for ever",
+        f"{LUA}/claim.lua",
+        "number(ARGV[13] .. id) >= DEATHS",
+        "false",
+        f"{LEASES}::test_what_has_seen_two_workers_die_runs_alone_and_dies_once_more_then_it_is_a_dead_letter",
+    ),
+    Bug(
+        "the local clock rules the leases",
+        f"{LUA}/sweep.lua",
+        "local now = clock[1] * 1000",
+        "local now = (clock[1] + 3600) * 1000",
+        f"{LEASES}::test_a_renewed_lease_is_not_swept",
+    ),
+    Bug(
+        "the sweep gives back what it goes on holding",
+        f"{LUA}/sweep.lua",
+        "  redis.call('HDEL', KEYS[1], tag)\n  redis.call('ZREM', KEYS[2], tag)\n",
+        "  redis.call('ZADD', KEYS[2], now - 1, tag)\n",
+        f"{LEASES}::test_an_ended_lease_is_swept_and_its_old_holder_is_told",
+    ),
+    Bug(
+        "the holder of an ended lease is not told",
+        f"{LUA}/sweep.lua",
+        "redis.call('SET', ARGV[2] .. tag, about['id'], 'EX', 3600)",
+        "",
+        f"{LEASES}::test_an_ended_lease_is_swept_and_its_old_holder_is_told",
+    ),
+    Bug(
+        "who was only slow counts as dead",
+        f"{LUA}/renew.lua",
+        "redis.pcall('DECR', ARGV[3] .. swept)",
+        "1",
+        f"{LEASES}::test_a_holder_that_was_only_slow_is_not_counted_among_the_dead",
+    ),
+    Bug(
+        "what is given back goes to the end of its queue",
+        f"{LUA}/give_back.lua",
+        "'RPUSH'",
+        "'LPUSH'",
+        f"{LEASES}::test_what_is_given_back_stands_in_front_in_its_old_order_byte_for_byte",
+    ),
+    Bug(
+        "sorting an inbox loses what another worker sorted meanwhile",
+        f"{LUA}/sort.lua",
+        "      redis.call('RPUSH', KEYS[i], message)\n",
+        "",
+        f"{LEASES}::test_two_who_sort_the_same_inbox_move_each_message_once",
+    ),
+    Bug(
+        "who cannot renew goes on",
+        "workers/gaelp_workers/leases.py",
+        "self._leases.ttl_s / 2:",
+        "self._leases.ttl_s * 2:",
+        f"{LEASES}::test_who_cannot_renew_for_half_a_lease_stops_what_it_runs",
+    ),
+    Bug(
+        "an acknowledgement that could not be said is forgotten",
+        "workers/gaelp_workers/leases.py",
+        "            self._owed.add(tag)\n",
+        "",
+        f"{LEASES}::test_an_acknowledgement_that_could_not_be_said_is_said_later",
+    ),
+    Bug(
+        "there is no fence: an earlier run may write behind a later one",
+        "gaelp_tasks/streams.py",
+        'return f"{stream.claim}-{number}"',
+        'return "*"',
+        "tests/unit/test_streams.py::test_a_later_claim_fences_the_earlier_one",
+    ),
+    Bug(
+        "an answer that was told is asked of the model again",
+        "gaelp_tasks/tasks/settlement.py",
+        "    if stream.claim == 1:\n",
+        "    if True:\n",
+        "tests/unit/test_settlement.py::test_an_answer_that_was_told_is_not_made_again",
+    ),
+    Bug(
+        "the acknowledgement comes before the run",
+        "gaelp_tasks/celery_app.py",
+        '"task_acks_late": True',
+        '"task_acks_late": False',
+        "tests/faults/test_claim_faults.py::test_a_killed_workers_run_starts_again_as_soon_as_its_connection_is_missed",
+    ),
+    Bug(
+        "what was cancelled while it was queued starts",
+        "gaelp_tasks/tasks/walk.py",
+        "    if await at.redis.get(at.keys.cancel(run.id)) is not None:\n",
+        "    if False:\n",
+        "tests/unit/test_walk.py::test_what_was_cancelled_while_queued_never_touches_the_client",
+    ),
+)
+
+
+def copy(folder: Path) -> None:
+    """The code as it is."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+
+
+def plant(bug: Bug, folder: Path) -> None:
+    """A copy of the code with the bug in it."""
+    copy(folder)
+    file = folder / bug.file
+    text = file.read_text()
+    if text.count(bug.right) != 1:
+        raise SystemExit(
+            f"«{bug.name}»: {bug.file} has its line {text.count(bug.right)} times; mend the list."
+        )
+    file.write_text(text.replace(bug.right, bug.wrong))
+
+
+def passes(folder: Path, *tests: str) -> bool:
+    """Whether the tests pass on the code of this folder; the interpreter's own copy of ours is not seen."""
+    paths = os.pathsep.join(str(folder / name) for name in (".", "workers", "beat", "tests"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:cacheprovider", *tests],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=GIVE_UP_S,
+        check=False,
+    )
+    if done.returncode > 1:  # neither passed nor failed: pytest itself, or no such test
+        raise SystemExit(f"{tests} cannot be run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="faults.planted", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a part of a bug's name; without: all of them"
+    )
+    wanted = parser.parse_args().names
+    bugs = [bug for bug in BUGS if not wanted or any(name in bug.name for name in wanted)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy(Path(folder))
+        if not passes(Path(folder), *{bug.test for bug in bugs}):
+            raise SystemExit("These tests do not pass on the code as it is: mend that first.")
+    missed = 0
+    for bug in bugs:
+        with tempfile.TemporaryDirectory() as folder:
+            plant(bug, Path(folder))
+            caught = not passes(Path(folder), bug.test)
+        missed += not caught
+        print(f"{'caught' if caught else 'MISSED'}  {bug.name}  ({bug.test.rpartition('::')[2]})", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

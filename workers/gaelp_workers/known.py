@@ -1,0 +1,53 @@
+"""Which queues of models may hold something that this node should take."""
+
+from collections.abc import Callable, Collection
+from itertools import count
+from time import time
+
+from gaelp_tasks.connections import SyncRedis
+from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.queues import model_of
+from gaelp_workers.dispatch import names_of, takes
+from gaelp_workers.leases import Leases
+
+__all__ = ["KnownQueues"]
+
+MISSED_S = 600.0  #: a model whose node was not heard for this long is one that nobody has
+TIDY_EVERY = 20  #: looks
+
+
+class KnownQueues:
+    """The queues that were heard of, and those of them that this node serves; safe from any thread.
+
+    `own` gives the models of this worker's nodes.
+    """
+
+    def __init__(
+        self, leases: Leases, own: Callable[[], Collection[str]], now: Callable[[], float] = time
+    ) -> None:
+        self._leases = leases
+        self._own = own
+        self._now = now
+        self._known: frozenset[str] = frozenset()
+        self._elsewhere: frozenset[str] = frozenset()
+        self._looks = count()
+
+    def heard(self, *queues: str) -> None:
+        """Somebody has put something there."""
+        new = {queue for queue in queues if model_of(queue)} - self._known
+        if new:
+            self._known |= new
+
+    def look(self, redis: SyncRedis) -> None:
+        """See what there is, also from those who do not call it out. Raises what redis-py raises."""
+        own = names_of(self._own())
+        self._elsewhere = frozenset(self._leases.models(redis, self._now() - MISSED_S))
+        mine = [f"{tier}.{name}" for tier in Tier for name in own]
+        tidy = next(self._looks) % TIDY_EVERY == 0
+        self._known = frozenset(self._leases.waiting(redis, also=mine, tidy=tidy))
+
+    @property
+    def served(self) -> list[str]:
+        """Those that this node takes from."""
+        own = names_of(self._own())
+        return [queue for queue in self._known if takes(queue, own, self._elsewhere)]
