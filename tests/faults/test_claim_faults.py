@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from gaelp_tasks import app, counts, dead_letters, invoke_agent
+from gaelp_tasks.overview import queue_depths
+from gaelp_tasks.queues import lists
 from gaelp_tasks.streams import End, parse
 from support.eventually import eventually
 
@@ -50,8 +52,7 @@ def mutated(rng: random.Random, message: str) -> bytes:
 
 def test_mutated_messages_kill_no_worker_and_harm_no_good_one(start_worker, node):
     invoke_agent.delay("Hi", options=SHORT)
-    queued: Any = app.redis.lrange("interactive", 0, -1)
-    original = queued[0]
+    [original] = app.redis.lrange(lists("interactive.any")[5], 0, -1)
     app.redis.flushdb()
     worker = start_worker(GAELP_OLLAMA_NODES=node, GAELP_NUM_PARALLEL="4", GAELP_RETRY_ATTEMPTS="1")
     rng = random.Random(7)
@@ -62,8 +63,7 @@ def test_mutated_messages_kill_no_worker_and_harm_no_good_one(start_worker, node
             good.append(invoke_agent.delay("Hi", options=SHORT))
     for handle in good:
         assert handle.get(timeout=60)["usage"]["completion_tokens"] == 5
-    left = lambda: app.redis.llen("interactive") + app.redis.hlen(app.keys.unacked)  # noqa: E731  for the next line only
-    eventually(lambda: not left(), within_s=60)
+    eventually(lambda: not queue_depths(app)["interactive"] + app.redis.hlen(app.keys.unacked), within_s=60)
     assert worker.process.poll() is None
     assert dead_letters.count(app) > 100, "most of them are junk"
     letter = next(dead_letters.listed(app, most=1))

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from gaelp_tasks import app, dead_letters
 from gaelp_tasks.cli.app import cli
 from gaelp_tasks.dead_letters import Which
+from gaelp_tasks.queues import INBOXES
+from gaelp_workers.dispatch import Free, Offer
 from gaelp_workers.leases import Leases
 
 pytestmark = pytest.mark.redis
@@ -35,8 +37,11 @@ def refuse(*messages, queue="batch"):
     leases = Leases(app.redis, app.keys, holder=f"a{next(BATCHES)}", ttl_s=60, claims_ttl_s=60, results="")
     leases.load()
     while app.redis.llen(queue):
-        command = leases.claim_command([queue], 3, most_bytes=app.settings.most_message_bytes)
-        assert app.redis.execute_command(*command) == []
+        offered = Offer((queue,), (0,))
+        command = leases.claim_command(
+            offered, Free(3, 3, 0), INBOXES, most_bytes=app.settings.most_message_bytes
+        )
+        assert app.redis.execute_command(*command)[0] == []
 
 
 def _message(task_id: str, **headers: str) -> str:

@@ -15,7 +15,7 @@ from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.cordons import Wish
 from gaelp_tasks.settings import masked
 from gaelp_workers.control import NO_AUTOSCALE, Recalls
-from gaelp_workers.eviction import Eviction
+from gaelp_workers.redis_policy import RedisPolicy
 from gaelp_workers.names import warn_of_names
 from gaelp_workers.refusals import Refusals
 from gaelp_workers.sentinel import ways_in
@@ -33,7 +33,7 @@ TELL_EVERY = 60  #: tries, of which one is logged
 
 #: What our worker does beside Celery's own steps.
 STEPS = (
-    Eviction,  # refuse a Redis that would throw accepted work away
+    RedisPolicy,  # refuse a Redis that would throw accepted work away
     Holding,  # fetch only while a slot is free, and keep what is held from being given to others
     NodeDuties,  # announce the node, hear cancellations
     Recalls,  # end what waits for its time and was cancelled

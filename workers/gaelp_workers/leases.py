@@ -174,7 +174,8 @@ class Leases:
             self._owed.discard(tag)
 
     def _acknowledge(self, tag: str, redis: SyncRedis) -> None:
-        with redis.pipeline(transaction=True) as pipe:
+        # no transaction: a full Redis refuses those, and this makes room; a lease without a message is nothing
+        with redis.pipeline(transaction=False) as pipe:
             pipe.hdel(self._keys.unacked, tag)
             pipe.zrem(self._keys.leases, tag)
             pipe.execute()

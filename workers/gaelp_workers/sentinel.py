@@ -28,12 +28,6 @@ class Channel(transport.Channel, kombu_redis.SentinelChannel):
             options.pop(name, None)
         return sentinel_pool(found, **options)
 
-    def _refused(self, error: Exception, connection: Any) -> None:
-        """Redis will not run the claim now; a script on a replica says so only in its text."""
-        super()._refused(error, connection)
-        if "READONLY" in str(error):
-            connection.disconnect()
-
 
 class Transport(transport.Transport):
     """The leases stay those of the claim transport: both are one worker's."""

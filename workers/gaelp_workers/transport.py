@@ -212,7 +212,8 @@ class Channel(kombu_redis.Channel):
         if isinstance(error, ScriptUnknown):
             Transport.leases.load()
             return
-        if isinstance(error, Replica):  # a failover: look for the new master
+        # a failover: look for the new master; of a script Redis 6 says so in its text alone
+        if isinstance(error, Replica) or "READONLY" in str(error):
             connection.disconnect()
         logger.warning("Redis refuses a claim (%s); asking again in %g s.", error, PAUSE_S)
         self._resume_at = monotonic() + PAUSE_S

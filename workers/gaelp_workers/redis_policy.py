@@ -7,7 +7,7 @@ from celery import bootsteps
 
 from gaelp_tasks.connections import connect, eviction_policy, unavailable, unsafe
 
-__all__ = ["Eviction"]
+__all__ = ["RedisPolicy"]
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ ANSWER_S = 2.0  #: the event loop waits for it
 CONNECTION = "celery.worker.consumer.connection:Connection"
 
 
-class Eviction(bootsteps.StartStopStep):
+class RedisPolicy(bootsteps.StartStopStep):
     """Refuse to start on a Redis that evicts: it would throw accepted work away without a word.
 
     Once the worker runs it only warns, again and again: it holds work that should end.
