@@ -197,6 +197,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "health_check_interval": 10,
         "socket_timeout": ANSWER_S,
         "decode_responses": True,
+        "encoding_errors": "replace",  # others' names of keys reach us, too
         "protocol": 2,
     }
 

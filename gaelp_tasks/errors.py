@@ -8,6 +8,7 @@
     ├── BrokerUnavailable        final    Redis does not answer, or refuses
     ├── StreamUnavailable        final    no stream is kept for that id
     ├── StreamRestarted          final    a re-run could not go on from the text already read
+    ├── DeadLettered             final    its message cannot run, and is kept: `gaelp dlq`
     ├── InvocationCut            final    what was to follow an invocation that was cut, and never ran
     └── NodeError                         anything an Ollama node did
         ├── NodeUnreachable      retry    no connection, or it broke
@@ -30,6 +31,7 @@ from typing import ClassVar
 __all__ = [
     "AnswerUnfit",
     "BrokerUnavailable",
+    "DeadLettered",
     "FirstTokenTimeout",
     "GaelpError",
     "IdempotencyConflict",
@@ -71,6 +73,10 @@ class SettingsError(GaelpError):
 
 class InvalidInvocation(GaelpError, ValueError):
     """The call is malformed; nothing was published."""
+
+
+class DeadLettered(GaelpError):
+    """The message will not run as it is; it is kept among the dead letters, and can be replayed."""
 
 
 class IdempotencyConflict(InvalidInvocation):

@@ -13,7 +13,7 @@ A message is one publication of that id; a retry is a new message. It is in exac
     (not there) ──> queued ──> held ──> gone
                     ^ ^  │ │   │ │ └──> dead ──> queued, gone
                     │ │  v └───┼─┼────> dead
-                    │ parked <─┘ └────> suspect ──> held, dead
+                    │ parked <─┘ └────> suspect ──> held, dead, gone
                     └─ held, parked
 
 tests/simulation holds the scripts and the worker's code against these tables.
@@ -80,11 +80,13 @@ _S, _D, _G = MessageState.SUSPECT, MessageState.DEAD, MessageState.GONE
 #: another message of the same id), sets aside what killed its workers, and drops what was told before.
 MESSAGE_CAUSES: dict[Cause, frozenset[tuple[MessageState, MessageState]]] = {
     Cause.PUBLISH: frozenset({(_G, _Q)}),
-    Cause.CLAIM: frozenset({(_Q, _H), (_Q, _P), (_Q, _S), (_Q, _D), (_Q, _G), (_S, _H)}),
+    Cause.CLAIM: frozenset(
+        {(_Q, _H), (_Q, _P), (_Q, _S), (_Q, _D), (_Q, _G)} | {(_S, _H), (_S, _D), (_S, _G)}
+    ),
     Cause.SETTLE: frozenset(),
     Cause.ACKNOWLEDGE: frozenset({(_H, _G)}),
     Cause.GIVE_BACK: frozenset({(_H, _Q)}),
-    Cause.SWEEP: frozenset({(_H, _Q), (_H, _S), (_H, _D), (_P, _Q)}),
+    Cause.SWEEP: frozenset({(_H, _Q), (_H, _D), (_P, _Q)}),
     Cause.BURY: frozenset({(_H, _D)}),
     Cause.REPLAY: frozenset({(_D, _Q)}),
     Cause.PURGE: frozenset({(_D, _G)}),
@@ -92,8 +94,9 @@ MESSAGE_CAUSES: dict[Cause, frozenset[tuple[MessageState, MessageState]]] = {
 
 _ENDS = (State.DONE, State.CUT, State.FAILED)
 
-#: An acknowledgement moves an invocation where its retry was published before: to wait, or to the queue. A
-#: settlement may come late, when the message was given back already and nobody has claimed it yet.
+#: An acknowledgement moves an invocation where its retry was published before: to wait, or to the queue. So
+#: does what makes a dead letter of one message while another of its id is parked. A settlement may come late,
+#: when the message was given back already and nobody has claimed it yet.
 CAUSES: dict[Cause, frozenset[tuple[State, State]]] = {
     Cause.PUBLISH: frozenset({(State.UNKNOWN, State.QUEUED), (State.WAITING, State.QUEUED)}),
     Cause.CLAIM: frozenset({(State.QUEUED, State.RUNNING), (State.QUEUED, State.WAITING)}),
@@ -101,10 +104,11 @@ CAUSES: dict[Cause, frozenset[tuple[State, State]]] = {
     Cause.ACKNOWLEDGE: frozenset({(State.RUNNING, State.WAITING), (State.RUNNING, State.QUEUED)}),
     Cause.GIVE_BACK: frozenset({(State.RUNNING, State.QUEUED)}),
     Cause.SWEEP: frozenset(
-        {(State.RUNNING, State.QUEUED), (State.WAITING, State.QUEUED), (State.RUNNING, State.FAILED)}
+        {(State.RUNNING, after) for after in (State.QUEUED, State.WAITING, State.FAILED)}
+        | {(State.WAITING, State.QUEUED)}
     ),
-    Cause.BURY: frozenset({(State.RUNNING, State.FAILED)}),
-    Cause.REPLAY: frozenset(),  # a dead letter has no state of its own: it begins anew
+    Cause.BURY: frozenset({(State.RUNNING, after) for after in (State.QUEUED, State.WAITING, State.FAILED)}),
+    Cause.REPLAY: frozenset({(State.UNKNOWN, State.QUEUED)}),  # a dead letter begins anew
     Cause.PURGE: frozenset(),
 }
 

@@ -90,14 +90,17 @@ CALLS = {"gaelp.invoke_agent": False, "gaelp.embed": True}
 
 
 def place(message: bytes, inbox: str) -> Place | None:
-    """Where a message of an inbox belongs; None for one that stays: it calls no model, or is no message.
+    """Where a message of an inbox belongs; None for one that stays, because it calls no model.
 
     What its arguments say wrongly is not judged here: it moves on, and fails when it runs.
     """
     try:
         told = json.loads(message)
+    except (ValueError, RecursionError):  # it is refused where it arrives
+        return Place(route(lower_tier(None, inbox)), step_of(DEFAULT_PRIORITY))
+    try:
         embeds = CALLS[told["headers"]["task"]]
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (LookupError, TypeError):
         return None
     given = _arguments(told)
     model, tier, priority = given.get("model"), given.get("tier"), given.get("priority")

@@ -175,6 +175,9 @@ def _places(app: GaelpApp, redis: Any, wanted: Filter) -> Iterator[list[Found]]:
             for messages in _listed(redis, key):
                 facts = (facts_of(message, queue) for message in messages)
                 yield [Found(told, "queued", "") for told in facts if told]
+        for suspects in _listed(redis, app.keys.suspects):  # they wait for a worker of their own
+            of_them = (_read(app, record) for record in suspects)
+            yield [Found(told, "queued", "") for told in of_them if told]
     for state, place in (("parked", app.keys.parked_messages), ("running", app.keys.unacked)):
         if state in wanted.states:
             for records in _hashed(redis, place):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gaelp_tasks import app
 from gaelp_tasks.cancellation import request_cancel
-from gaelp_tasks.connections import Keys, connect
+from gaelp_tasks.connections import Keys, Refused, connect
 from gaelp_tasks.queues import INBOXES, lists, place, route, step_of
 from gaelp_workers.dispatch import Free, Offer
 from gaelp_workers.leases import Held, Keeper, Leases, connection_name
@@ -23,7 +23,7 @@ KEYS = Keys()
 QUEUE = "interactive"
 MOST_BYTES = 10_000
 RESULTS = "celery-task-meta-"
-NOTHING = (0, 0, 0)
+NOTHING = (0, 0, [])
 
 
 @pytest.fixture
@@ -308,7 +308,7 @@ def test_what_is_not_due_is_parked_and_published_when_it_is(redis, leases):
     tag, due = redis.zrange(KEYS.parked, 0, -1, withscores=True)[0]
     assert abs(due / 1000 - datetime.now(UTC).timestamp() - 3600) < 30
     redis.zadd(KEYS.parked, {tag: 1})
-    assert leases.sweep(redis) == (0, 1, 0)
+    assert leases.sweep(redis) == (0, 1, [])
     parked: Any = redis.lrange(QUEUE, 0, -1)
     assert [json.loads(text)["headers"]["id"] for text in parked] == ["later"]
     assert not redis.exists(KEYS.parked, KEYS.parked_messages)
@@ -349,12 +349,23 @@ def test_a_time_that_cannot_be_read_here_is_refused(redis, leases, eta):
 
 
 def test_a_parked_task_that_is_cancelled_waits_no_longer(redis, leases):
-    publish(message("later", eta=in_time(3600)), message("other", eta=in_time(3600)))
-    assert claim(leases, 2) == []
+    ours = {"task": "gaelp.invoke_agent", "eta": in_time(3600)}
+    publish(message("later", **ours), message("other", **ours), queue="batch.any")
+    assert claim(leases, 2, ("batch.any",)) == []
     request_cancel(redis, KEYS, "later", "never sent", ttl_s=60)
-    assert leases.sweep(redis) == (0, 1, 0)
-    assert claim(leases, 2) == ["later"]
+    assert leases.sweep(redis) == (0, 1, [])
+    assert claim(leases, 2, ("batch.any",)) == ["later"]
     assert redis.zcard(KEYS.parked) == 1
+
+
+def test_a_parked_task_of_others_is_not_run_early_because_it_was_cancelled(redis, leases):
+    """Only ours settle when they are cancelled; Celery revokes others when they come."""
+    publish(message("later", eta=in_time(3600)))
+    assert claim(leases) == []
+    request_cancel(redis, KEYS, "later", ttl_s=60)
+    leases.sweep(redis)
+    assert claim(leases) == []
+    assert redis.zscore(KEYS.parked, "later") > 1
 
 
 def test_a_task_that_is_sent_twice_is_parked_twice(redis, leases):
@@ -540,3 +551,95 @@ def test_queues_that_hold_nothing_are_forgotten_and_others_found_unasked(redis, 
         "batch.direct",
     }
     assert redis.smembers(KEYS.queues) == {"batch.there"}
+
+
+def test_what_redis_reads_and_python_does_not_is_refused_and_strands_nobody(redis, leases):
+    """cjson takes a control character behind the document, and numbers of any length."""
+    publish(asking("junk") + "\x1f", asking("good"))
+    sort(leases)
+    assert "good" in claim(leases, 9, ("interactive.any",))
+    assert not redis.exists(QUEUE)
+
+
+def test_a_key_of_another_kind_in_the_way_of_sorting_loses_nothing(redis, leases):
+    publish(asking("1", model="m"), asking("2"))
+    redis.set(lists("interactive.m")[5], "no list")
+    sort(leases)
+    assert redis.llen(QUEUE) == 1
+    assert claim(leases, 9, ("interactive.any",)) == ["2"]
+
+
+@pytest.mark.parametrize("key", [KEYS.unacked, KEYS.leases, KEYS.parked, KEYS.dead])
+def test_a_key_of_ours_that_was_broken_stops_claims_before_they_take_anything(redis, leases, key):
+    publish(message("1"))
+    redis.lpush(key, "x")
+    with pytest.raises(Refused, match=f"{key} is a list and has to be a .*: delete it"):
+        claim(leases)
+    assert redis.llen(QUEUE) == 1
+
+
+def test_a_queue_is_called_out_again_when_something_comes_back_to_it(redis, leases):
+    publish(message("1"), queue=lists("batch.m")[5])
+    claim(leases, 1, ("batch.m",))
+    leases.give_back(*leases.held)
+    assert redis.smembers(KEYS.queues) == {"batch.m"}
+    redis.delete(KEYS.queues)
+    claim(leases, 1, ("batch.m",))
+    leases.sweep(redis, dead=["a"])
+    assert redis.smembers(KEYS.queues) == {"batch.m"}
+
+
+def test_a_stream_that_outlived_its_claim_number_fences_nobody(redis, leases):
+    redis.xadd(KEYS.stream("1"), {"t": "x"}, id="7-3")
+    publish(message("1", task="gaelp.invoke_agent"), queue=lists("batch.any")[5])
+    assert claim(leases, 1, ("batch.any",)) == ["1"]
+    assert redis.get(KEYS.claims("1")) == "8"
+
+
+def test_an_ended_run_holds_nobody_up_although_its_lease_was_renewed_once_more(redis, leases):
+    publish(message("1"), message("1"))
+    claim(leases)
+    [tag] = leases.held
+    leases.done(tag)
+    redis.zadd(KEYS.leases, {tag: 2**42})
+    assert claim(leases) == ["1"]
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back_and_is_no_death(redis, leases):
+    publish(message("1"))
+    answer(leases, 1, (QUEUE,))
+    keeper = Keeper(leases, redis, every_s=60, on_lost=print)
+    for _ in range(5):
+        keeper.beat()
+        assert redis.llen(QUEUE) == 0
+    keeper.beat()
+    assert claim(leases) == ["1"]
+    assert not redis.exists(KEYS.deaths("1"))
+
+
+def suspected(redis: Any, text: str, queue: str = QUEUE) -> None:
+    redis.lpush(KEYS.suspects, json.dumps({"id": "1", "queue": lists(queue)[0]}) + "\n" + text)
+
+
+def test_a_suspect_is_for_those_who_have_room_and_take_from_its_queue(redis, leases):
+    suspected(redis, message("1"), "batch.m")
+    publish(message("2"))
+    assert claim(leases, 0, (QUEUE, "batch.m")) == []
+    assert claim(leases, 9) == ["2"], "it does not take from that queue"
+    assert claim(holder("b"), 9, (QUEUE, "batch.m")) == ["1"]
+
+
+def test_a_suspect_that_is_too_large_for_this_worker_is_a_dead_letter(redis, leases):
+    suspected(redis, message("1", pad="x" * MOST_BYTES))
+    publish(message("2"))
+    assert claim(leases, 9) == ["2"]
+    assert reasons() == ["oversized"]
+
+
+def test_a_busy_worker_empties_itself_for_a_while_only(redis, leases):
+    publish(message("2"), message("3"))
+    claim(leases)
+    suspected(redis, message("1"))
+    assert claim(leases, 9) == []
+    redis.pexpire(KEYS.suspects_taker, 30_000)
+    assert claim(leases, 9) == ["3"], "it has waited long enough"

@@ -93,7 +93,10 @@ class Judge:
             self._break(Invariant.KEPT, f"{task_id} is nowhere and has no answer")
         for task_id in by_id.keys() | self._states.keys():
             state = self._state(task_id, by_id[task_id])
-            self._legal(task_id, self._states[task_id], state, cause, CAUSES[cause])
+            before = self._states[task_id]
+            if before is State.FAILED and task_id not in self.answers:
+                before = state if state is State.FAILED else State.UNKNOWN  # a dead letter begins anew
+            self._legal(task_id, before, state, cause, CAUSES[cause])
             self._states[task_id] = state
 
     def _state(self, task_id: str, places: set[MessageState]) -> State:
@@ -123,14 +126,18 @@ class Judge:
                     self._break(Invariant.ONE_HOLDER, f"{one.id} is held twice at once")
                 live.add(one.id)
         for tag in self._held.keys() - seen.held.keys():
-            ends, holder = self._renewed[tag] + ours.LEASE_S, tag.partition("|")[0]
-            # a holder whose keeper cannot keep a connection open counts as dead after three looks
-            lives = self._alive(holder) and self._server.knows(connection_name(holder))
-            if cause is Cause.SWEEP and ends > now + SLACK_S and lives:
+            ends = self._renewed[tag] + ours.LEASE_S
+            if cause is Cause.SWEEP and ends > now + SLACK_S and self._lives(tag.partition("|")[0], now):
                 self._break(Invariant.LIVE_LEASE, f"{tag} was swept {ends - now:.2f} s before its lease ends")
         for tag in seen.leases - seen.held.keys():
             if self._server.exists(ours.KEYS.swept(tag)):
                 self._break(Invariant.NOT_REVIVED, f"{tag} was swept and has a lease again")
+
+    def _lives(self, holder: str, now: float) -> bool:
+        """Not where it has neither a connection nor renewed or claimed anything between three looks."""
+        begun = [at for tag, at in self._renewed.items() if tag.partition("|")[0] == holder]
+        silent = now - max(begun) >= 2 * ours.BEAT_S - SLACK_S
+        return self._alive(holder) and not (silent and not self._server.knows(connection_name(holder)))
 
     def _claimed(self, tag: str, held: ours.HeldMessage, now: float) -> None:
         one = held.message
@@ -207,12 +214,13 @@ class Judge:
 
     @property
     def open(self) -> set[str]:
-        """Accepted ids without an answer, and ids with messages that are not dead letters."""
+        """Accepted ids without an answer or a dead letter, and ids with messages that are no dead letters."""
         moving = {one.id for one, place in self.seen.places() if place is not MessageState.DEAD}
-        return (self.accepted - self.answers.keys()) | moving
+        dead = {one.id for one in self.seen.dead if not one.junk}
+        return (self.accepted - self.answers.keys() - dead) | moving
 
     def _break(self, invariant: Invariant, what: str) -> None:
-        if self.broken is None and invariant not in ours.NOT_YET:
+        if self.broken is None:
             self.broken = Broken(invariant, what)
 
 

@@ -14,13 +14,13 @@ from unittest.mock import patch
 from gaelp_tasks import dead_letters
 from gaelp_tasks.connections import Keys, Refused, ScriptUnknown, SyncRedis, lost
 from gaelp_tasks.errors import BrokerUnavailable
-from gaelp_tasks.lifecycle import Cause, Invariant, MessageState
-from gaelp_tasks.retries import Outcome
+from gaelp_tasks.lifecycle import Cause, MessageState
+from gaelp_tasks.models.invocation import DEFAULT_PRIORITY, Tier
+from gaelp_tasks.queues import INBOXES, lists, place, route, step_of
 from gaelp_tasks.settings import Settings
-from gaelp_tasks.streams import End, TokenStream, parse
-from gaelp_tasks.tasks import settlement, walk
 from gaelp_tasks.tasks.base import ModelTask
 from gaelp_workers import leases as leases_module
+from gaelp_workers.dispatch import Kind, free, offer
 from gaelp_workers.leases import Held, Leases
 from simulation.server import Server
 
@@ -28,13 +28,9 @@ KEYS = Keys()
 LEASE_S = 5.0
 BEAT_S = LEASE_S / 10  # as steps.Holding has it
 RESULTS = "celery-task-meta-"
-QUEUES = ("interactive", "batch")
+MODELS = {tier.value: lists(route(tier))[step_of(DEFAULT_PRIORITY)] for tier in Tier}  # lists, by inbox
+LISTS = (*INBOXES, *MODELS.values())  #: that messages are published to
 MOST_BYTES = 10_000
-
-#: What the present scripts do not keep yet, each with what is missing.
-NOT_YET = {
-    Invariant.ONE_HOLDER: "A second message of an id that runs is not parked until that run's end.",
-}
 
 
 class Message(NamedTuple):
@@ -51,19 +47,19 @@ def message(
     task_id: str,
     copy: str,
     *,
-    queue: str,
+    to: str,
     due: float | None = None,
     retries: int = 0,
     follows: str | None = None,
     junk: bool = False,
 ) -> str:
-    """One in Celery's form; what is `junk` says it is compressed, which is refused unread."""
+    """One in Celery's form, for this list; what is `junk` says it is compressed, which is refused unread."""
     eta = None if due is None else datetime.fromtimestamp(due, UTC).isoformat()
     headers: dict[str, Any] = {"id": task_id, "task": "gaelp.invoke_agent", "eta": eta, "retries": retries}
-    headers |= {"copy": copy, "follows": follows, "queue": queue, "group": None}
+    headers |= {"copy": copy, "follows": follows, "list": to, "group": None}
     if junk:
         headers["compression"] = "application/x-gzip"
-    properties = {"delivery_info": {"exchange": "", "routing_key": queue}, "priority": 0}
+    properties = {"delivery_info": {"exchange": "", "routing_key": to}, "body_encoding": "base64"}
     return json.dumps({"body": "W10=", "headers": headers, "properties": properties})
 
 
@@ -75,8 +71,13 @@ def read(text: bytes) -> Message:
 
 
 def publish(redis: SyncRedis, text: str) -> None:
-    """As our publishers do. Raises what redis-py raises."""
-    redis.lpush(KEYS.queue(json.loads(text)["headers"]["queue"]), text)
+    """As our publishers and others' do. Raises what redis-py raises."""
+    redis.lpush(KEYS.queue(json.loads(text)["headers"]["list"]), text)
+
+
+def behind(headers: dict[str, Any]) -> str:
+    """Where our own code publishes what comes after this message."""
+    return MODELS.get(headers["list"], headers["list"])
 
 
 def make_leases(redis: SyncRedis, holder: str) -> Leases:
@@ -91,10 +92,11 @@ class Claimed(NamedTuple):
     headers: dict[str, Any]
 
 
-def send_claim(redis: SyncRedis, leases: Leases, room: int) -> list[Any]:
+def send_claim(redis: SyncRedis, leases: Leases, slots: int) -> list[Any]:
     """A claim's answer, as it came; [] where Redis had to be taught the script first."""
     try:
-        command = leases.claim_command([KEYS.queue(name) for name in QUEUES], room, most_bytes=MOST_BYTES)
+        room = free(leases.kinds, slots=slots, seats=0)
+        command = leases.claim_command(offer(INBOXES, ()), room, INBOXES, most_bytes=MOST_BYTES)
         return redis.execute_command(*command)
     except ScriptUnknown:
         leases.load()
@@ -104,12 +106,24 @@ def send_claim(redis: SyncRedis, leases: Leases, room: int) -> list[Any]:
 def take(leases: Leases, answer: list[Any]) -> list[Claimed]:
     """As the transport hands out an answer."""
     claimed = []
-    for at in range(0, len(answer), 4):
-        _, tag, claim, text = answer[at : at + 4]
+    taken = answer[0] if answer else []
+    for at in range(0, len(taken), 5):
+        _, tag, claim, alone, text = taken[at : at + 5]
         headers = json.loads(text)["headers"]
-        leases.took(tag, Held(headers["id"], headers["task"]))
+        leases.took(tag, Held(headers["id"], Kind.SLOT, bool(alone)))
         claimed.append(Claimed(tag, claim, headers))
     return claimed
+
+
+def sort(leases: Leases, answer: list[Any]) -> None:
+    """As the transport sorts what a claim has found in inboxes. Raises what redis-py raises."""
+    unsorted = answer[1] if answer else []
+    places = []
+    for source, text in zip(unsorted[::2], unsorted[1::2], strict=True):
+        to = place(text.encode(), source.removeprefix(KEYS.namespace))
+        assert to is not None
+        places.append((source, text.encode(), to))
+    leases.sort(places)
 
 
 @dataclass
@@ -151,44 +165,6 @@ def operator(redis: SyncRedis) -> Iterator[Any]:
         yield SimpleNamespace(settings=Settings(), keys=KEYS, redis=redis)
 
 
-async def told_before(stream: TokenStream, at: Any) -> Outcome | None:
-    """settlement.told_before as it has to be: it looks behind claims that died before they told it again.
-
-    The present one looks at the newest entry only, so it takes the start of such a claim for «nothing told»,
-    and a second answer is made.
-    """
-    before = stream.claim
-    if before > 1:
-        await stream.arrived()
-    while before > 1:
-        entries = await at.redis.xrevrange(stream.key, max=f"({before}-0", count=1)
-        if not entries:
-            break
-        newest = parse(*entries[0])
-        if isinstance(newest, End):
-            seen = SimpleNamespace(
-                claim=stream.claim, key=stream.key, write=stream.write, arrived=stream.arrived
-            )
-            looks = SimpleNamespace(xrange=at.redis.xrange, xrevrange=_gives(entries))
-            return await settlement.told_before(seen, SimpleNamespace(redis=looks))  # type: ignore[arg-type]
-        before = newest.claim
-    return None
-
-
-def _gives(entries: Any) -> Callable[..., Any]:
-    async def give(*_: Any, **__: Any) -> Any:
-        return entries
-
-    return give
-
-
-@contextmanager
-def mended() -> Iterator[None]:
-    """What is known to be wrong in the product put right, for what is behind it shall be seen."""
-    with patch.object(walk, "told_before", told_before):
-        yield
-
-
 # -- what is in Redis
 
 
@@ -207,6 +183,7 @@ class Seen:
     queued: list[Message] = field(default_factory=list)
     held: dict[str, HeldMessage] = field(default_factory=dict)  #: by tag
     parked: list[tuple[Message, float | None]] = field(default_factory=list)  #: until, Unix seconds
+    suspects: list[Message] = field(default_factory=list)
     dead: list[Message] = field(default_factory=list)
     leases: set[str] = field(default_factory=set)  #: tags
 
@@ -214,6 +191,7 @@ class Seen:
         yield from ((one, MessageState.QUEUED) for one in self.queued)
         yield from ((one.message, MessageState.HELD) for one in self.held.values())
         yield from ((one, MessageState.PARKED) for one, _ in self.parked)
+        yield from ((one, MessageState.SUSPECT) for one in self.suspects)
         yield from ((one, MessageState.DEAD) for one in self.dead)
 
 
@@ -229,8 +207,11 @@ def look(server: Server) -> Seen:
     """Everything, as of now."""
     leases, parked = server.scores(KEYS.leases), server.scores(KEYS.parked)
     seen = Seen(leases=set(leases))
-    for _, texts in server.lists():
-        seen.queued.extend(map(read, texts))
+    for name, texts in server.lists():
+        if name == KEYS.suspects:
+            seen.suspects.extend(_split(record)[1] for record in texts)
+        else:
+            seen.queued.extend(map(read, texts))
     for name, record in server.hash(KEYS.unacked).items():
         tag = name.decode()
         about, one = _split(record)
@@ -270,7 +251,9 @@ def _scripts() -> dict[str, Cause | None]:
         "GIVE_BACK": Cause.GIVE_BACK,
         "SWEEP": Cause.SWEEP,
         "BURY": Cause.BURY,
+        "SORT": Cause.PUBLISH,
         "RENEW": Cause.SETTLE,  # moves nothing
+        "TIDY": None,
     }
     return {getattr(leases_module, name).sha: cause for name, cause in names.items()}
 
@@ -285,4 +268,4 @@ def is_renewal(said: list[bytes]) -> bool:
 
 def renewed(said: list[bytes]) -> list[str]:
     """The tags that a renewal names."""
-    return [word.decode() for word in said[said.index(KEYS.swept("").encode()) + 1 :]]
+    return [word.decode() for word in said[said.index(KEYS.deaths("").encode()) + 1 :]]

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from gaelp_tasks.lifecycle import Invariant
-from gaelp_tasks.streams import StreamWriter
+from gaelp_tasks.streams import End, StreamWriter, TokenStream, parse
 from gaelp_tasks.tasks import settlement, walk
 from gaelp_tasks.tasks.base import ModelTask
 from gaelp_workers import leases
 from gaelp_workers.scripts import Script
-from simulation import ours, world
+from simulation import world
 from simulation.server import Server
 from simulation.worker import Job, Worker
 
@@ -30,7 +30,14 @@ def script(name: str, old: str, new: str) -> Callable[[], AbstractContextManager
     assert old in text, f"{name} has no «{old}» any more: plant this bug anew"
     changed = Script(text.replace(old, new))
     changed.sha = hashlib.sha1(changed.encode(), usedforsecurity=False).hexdigest()
-    return lambda: patch.object(leases, name, changed)
+
+    @contextmanager
+    def bug() -> Iterator[None]:
+        known = tuple(changed if one is text else one for one in leases.ALL)
+        with patch.object(leases, name, changed), patch.object(leases, "ALL", known):
+            yield
+
+    return bug
 
 
 @contextmanager
@@ -72,10 +79,26 @@ def snooze_spends() -> Iterator[None]:
 def one_look_back() -> Iterator[None]:
     """It takes two deaths in a row: one after the end, one while it is told again."""
     with (
-        patch.object(ours, "told_before", settlement.told_before),
+        patch.object(settlement, "_earlier_end", newest_entry),
         patch.dict(world.KINDS, {"turn": 60, "time": 30, "publish": 2, "cancel": 4, "kill": 6} | QUIET),
     ):
         yield
+
+
+@contextmanager
+def poison_lost() -> Iterator[None]:
+    """It takes three deaths of one message's workers."""
+    with (
+        script("SWEEP", "redis.call('HSET', KEYS[6], tag,", "local _ = string.format('%s',")(),
+        patch.dict(world.KINDS, {"turn": 60, "time": 30, "publish": 2, "publish again": 0, "kill": 12} | QUIET),
+    ):
+        yield
+
+
+async def newest_entry(stream: TokenStream, at: Any) -> End | None:
+    before = await at.redis.xrevrange(stream.key, max=f"({stream.claim}-0", count=1)
+    event = parse(*before[0]) if before else None
+    return event if isinstance(event, End) else None
 
 
 async def nothing_told(stream: Any, at: Any) -> None:
@@ -108,8 +131,8 @@ PLANTS = {
     "no claim number": Plant(
         script(
             "CLAIM",
-            "local number = redis.pcall('INCR', fence)",
-            "redis.call('SETNX', fence, 1) local number = tonumber(redis.call('GET', fence))",
+            "local value = redis.pcall('INCR', key)",
+            "redis.call('SETNX', key, 1) local value = tonumber(redis.call('GET', key))",
         ),
         {Invariant.NUMBERS_GROW},
     ),
@@ -136,7 +159,7 @@ PLANTS = {
         {Invariant.KEPT, Invariant.LEGAL_MOVE},
     ),
     "a renewal revives what was swept": Plant(
-        script("RENEW", "if redis.call('EXISTS', ARGV[2] .. ARGV[i]) == 1 then", "if false then"),
+        script("RENEW", "if swept then", "if false then"),
         {Invariant.NOT_REVIVED},
     ),
     "giving back loses the message": Plant(
@@ -144,7 +167,7 @@ PLANTS = {
         {Invariant.KEPT, Invariant.LEGAL_MOVE},
     ),
     "an answer that was told is made again": Plant(
-        lambda: patch.object(ours, "told_before", nothing_told), {Invariant.ONE_ANSWER, Invariant.NOT_AGAIN}
+        lambda: patch.object(walk, "told_before", nothing_told), {Invariant.ONE_ANSWER, Invariant.NOT_AGAIN}
     ),
     "only the newest entry tells what was told": Plant(
         one_look_back,
@@ -152,6 +175,21 @@ PLANTS = {
     ),
     "a cancel is not looked at before the start": Plant(
         lambda: patch.object(walk, "admit", admits_all), {Invariant.CANCELLED}
+    ),
+    "a message is claimed while another of its id runs": Plant(
+        script("CLAIM", "if runs(headers['id']) then", "if false then"), {Invariant.ONE_HOLDER}
+    ),
+    "what is sorted gets lost": Plant(
+        script("SORT", "redis.pcall('LPUSH', KEYS[i + 1], message)", "1"),
+        {Invariant.KEPT, Invariant.LEGAL_MOVE},
+    ),
+    "what saw its workers die gets lost": Plant(
+        script("CLAIM", "redis.call('LPUSH', KEYS[7],", "local _ = string.format('%s',"),
+        {Invariant.KEPT, Invariant.LEGAL_MOVE},
+    ),
+    "poison gets lost": Plant(
+        poison_lost,
+        {Invariant.KEPT, Invariant.LEGAL_MOVE},
     ),
     "having no room spends an attempt": Plant(snooze_spends, {Invariant.ATTEMPTS}),
 }

@@ -1,6 +1,7 @@
 """A Redis in memory on a virtual clock, and the lines to it, on which commands and answers can get lost."""
 
 import asyncio
+import hashlib
 import selectors
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ class Server:
         self.clock = clock
         self._fake = fakeredis.FakeServer()
         self.raw = fakeredis.FakeRedis(server=self._fake, decode_responses=True)
-        self.bytes = fakeredis.FakeRedis(server=self._fake)
+        self._teach_sha1hex()
         self.full = False
         self.fate: Callable[[str, int], Fate] = lambda who, what: Fate.FINE
         self.before: Callable[[str], None] = lambda who: None
@@ -94,6 +95,14 @@ class Server:
         self.faults = 0  #: commands that did not go well so far
         self.restarts = 0
         self.caller_s: Callable[[str], float] = lambda who: clock()  #: what the clock of a process says
+
+    def _teach_sha1hex(self) -> None:
+        """fakeredis has no redis.sha1hex in scripts."""
+        self.raw.eval("return 1", 0)  # it makes Lua's runtime at the first script
+        runtime: Any = self._fake._lua_runtime
+        runtime.globals()[b"redis"][b"sha1hex"] = lambda text: (
+            hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+        )
 
     @contextmanager
     def timed(self) -> Iterator[None]:

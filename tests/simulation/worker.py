@@ -198,7 +198,7 @@ class Worker:
             found += [(" ".join(str(word) for word in commands[0][:3]), self.line.deliver)] * 2
         if self._answer is not None:
             found.append(("reads the claim's answer", self._take))
-        elif not self.stopping and not self._claiming and len(self.leases.held) < SLOTS:
+        elif not self.stopping and not self._claiming and not self.leases.alone:
             found.append(("claims", self._claim))
         for job in tuple(self.jobs.values()):
             if not job.busy and (step := self._step(job)) is not None:
@@ -222,16 +222,15 @@ class Worker:
     def _claim(self) -> None:
         self._claiming = True
         try:
-            room = SLOTS - len(self.leases.held)
-            self._answer = ours.send_claim(self._kombu, self.leases, room)
+            self._answer = ours.send_claim(self._kombu, self.leases, SLOTS)
         except (*lost, Refused):
             self.world.note(f"{self.name}: no answer to the claim")
         finally:
             self._claiming = False
 
     def _take(self) -> None:
-        answer, self._answer = self._answer, None
-        for claimed in ours.take(self.leases, answer or []):
+        answer, self._answer = self._answer or [], None
+        for claimed in ours.take(self.leases, answer):
             task_id = claimed.headers["id"]
             run = Run(
                 id=task_id,
@@ -243,6 +242,10 @@ class Worker:
             )
             self.jobs[claimed.tag] = Job(claimed, Model(claimed, self), run)
             self.world.note(f"{self.name} holds {self.jobs[claimed.tag].name}")
+        try:
+            ours.sort(self.leases, answer)
+        except (*lost, Refused):
+            self.world.note(f"{self.name}: what is in inboxes stays there")
 
     def _begin(self, job: Job) -> None:
         self.leases.begin(job.run.id)
@@ -289,7 +292,7 @@ class Worker:
             copy = self.world.copy(job.run.id)
             headers = job.claimed.headers
             text = ours.message(
-                job.run.id, copy, queue=headers["queue"], due=self.clock.wall() + after_s, retries=retries,
+                job.run.id, copy, to=ours.behind(headers), due=self.clock.wall() + after_s, retries=retries,
                 follows=headers["follows"],
             )  # fmt: skip
             self.world.note(f"{self.name} publishes {copy} for in {after_s:.1f} s")
@@ -318,7 +321,8 @@ class Worker:
 
     def _publish_next(self, job: Job, follows: str) -> Callable[[], None]:
         def publish_next() -> None:
-            text = ours.message(follows, self.world.copy(follows), queue=job.claimed.headers["queue"])
+            to = ours.behind(job.claimed.headers)
+            text = ours.message(follows, self.world.copy(follows), to=to)
             ours.publish(self._kombu, text)
             self.world.told(follows)
 

@@ -238,7 +238,7 @@ class Simulation:
 
     def _send(self, task_id: str, **how: Any) -> None:
         copy = self.copy(task_id)
-        text = ours.message(task_id, copy, queue=self._rng.choice(ours.QUEUES), **how)
+        text = ours.message(task_id, copy, to=self._rng.choice(ours.LISTS), **how)
         due = f", due {how['due'] % 100_000:.3f}" if how.get("due") else ""
         self.note(f"publishes {copy}{due}{', junk' if how.get('junk') else ''}")
         try:
@@ -287,7 +287,7 @@ class Simulation:
             if self.clock() > until:
                 raise Broken(Invariant.SETTLES, f"{', '.join(sorted(self.judge.open))} did not settle")
             seen = self.judge.seen
-            if seen.parked and not seen.queued and not seen.held:
+            if seen.parked and not (seen.queued or seen.held or seen.suspects):
                 first = min(due for _, due in seen.parked if due is not None)
                 self.clock.at_s = max(self.clock(), first)
                 until = max(until, self.clock() + SETTLE_S)
@@ -326,7 +326,7 @@ def simulate(seed: int, steps: int, *, keep: Collection[int] | None = None) -> V
     with quiet():
         world = Simulation(seed)
         taken = 0
-        with world.server.timed(), ours.mended():
+        with world.server.timed():
             try:
                 for step in plan(seed, steps):
                     if keep is None or step.number in keep:

@@ -89,10 +89,10 @@ def test_a_queue_of_a_model_may_be_consumed_alone():
 
 
 @given(st.lists(st.sampled_from("abcde"), unique=True, min_size=1), st.integers(0, 99))
-def test_models_take_turns(names, turn):
+def test_models_and_those_who_name_none_take_turns(names, turn):
     models = [f"batch.{name}" for name in names]
-    firsts = {offer(["batch"], models, turn + at).queues[1] for at in range(len(models))}
-    assert firsts == {*models}
+    firsts = {offer(["batch"], models, turn + at).queues[1] for at in range(len(models) + 2)}
+    assert firsts == {*models, "batch.any", "batch.embed"}
 
 
 @pytest.mark.parametrize(

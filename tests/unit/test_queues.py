@@ -104,11 +104,15 @@ def test_a_message_of_an_inbox_belongs_where_its_arguments_say(message, inbox, q
     assert place(message, inbox) == (queue, step)
 
 
-@pytest.mark.parametrize(
-    "junk", [b"", b"\xff", b"null", b"[]", b"{}", b'{"headers": {"task": []}}', call("my.task")]
-)
+@pytest.mark.parametrize("junk", [b"null", b"[]", b"{}", b'{"headers": {"task": []}}', call("my.task")])
 def test_what_calls_no_model_stays(junk):
     assert place(junk, "batch") is None
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xff", call() + b"\x1f", b'{"a": ' + b"9" * 5000 + b"}"])
+def test_what_cannot_be_read_moves_on_to_be_refused(junk):
+    """Redis reads some of it, and would have it sorted for ever."""
+    assert place(junk, "batch") == ("batch.any", 5)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 """Our scripts and decisions over seeded faults; `python -m simulation` is the long form."""
 
 from collections import Counter
-from unittest.mock import patch
 
 import pytest
 
 from gaelp_tasks.lifecycle import Invariant
-from simulation import ours
 from simulation.plants import PLANTS
 from simulation.shrink import named, numbers, shrink
 from simulation.world import KINDS, WORKERS, plan, simulate
@@ -73,14 +71,6 @@ def test_a_failing_history_is_shortened_and_still_fails():
         again = simulate(0, 40, keep=numbers(named(kept)))
     assert len(kept) < found.steps / 2
     assert shortest.broken.invariant is again.broken.invariant is Invariant.LIVE_LEASE
-
-
-@pytest.mark.parametrize("name", ours.NOT_YET)
-def test_what_is_not_kept_yet_is_still_broken(name):
-    """When this fails, the promise is kept: take it off the list."""
-    with patch.dict(ours.NOT_YET, clear=True), patch.dict(KINDS, {"publish again": 30, "publish": 3}):
-        broken = (simulate(seed, STEPS).broken for seed in range(SEEDS))
-        assert any(found is not None and found.invariant is name for found in broken)
 
 
 @pytest.mark.parametrize(("text", "steps"), [("1,4-6", {1, 4, 5, 6}), ("0-2", {0, 1, 2}), ("7", {7})])

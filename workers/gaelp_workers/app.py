@@ -15,8 +15,8 @@ from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.cordons import Wish
 from gaelp_tasks.settings import masked
 from gaelp_workers.control import NO_AUTOSCALE, Recalls
-from gaelp_workers.redis_policy import RedisPolicy
 from gaelp_workers.names import warn_of_names
+from gaelp_workers.redis_policy import RedisPolicy
 from gaelp_workers.refusals import Refusals
 from gaelp_workers.sentinel import ways_in
 from gaelp_workers.steps import Holding, NodeDuties
@@ -174,8 +174,10 @@ class Consumer(Refusals, CeleryConsumer):
             if not too_new(message.headers):
                 handle(message)
                 return
-            with suppress(*unavailable):  # then its lease runs out
+            try:
                 put_off(self.app, message)
+            except unavailable:
+                message.reject(requeue=True)
 
         return on_message
 

@@ -63,19 +63,22 @@ class Offer(NamedTuple):
 def offer(consumed: Sequence[str], models: Iterable[str], turn: int = 0) -> Offer:
     """What to take from: `consumed` are Celery's queues, `models` those of models that this node serves.
 
-    Of each tier consumed: its inbox, the calls that name no model, and the models' queues, which take turns.
+    Of each tier consumed: its inbox, then in turns the models' queues and the calls that name no model.
     """
-    waiting = sorted(models)
-    shift = turn % len(waiting) if waiting else 0
-    waiting = waiting[shift:] + waiting[:shift]
+    known = sorted(models)
     queues: list[str] = []
     groups: list[int] = []
     for group, name in enumerate(in_order(consumed)):
         tier = tier_of(name) if name in INBOXES else None
         of_it = [name]
         if tier is not None:
-            of_it += [queue for queue in waiting if tier_of(queue) is tier]
-            of_it += [route(tier), route(tier, embeds=True)]
+            names = [
+                *(queue for queue in known if tier_of(queue) is tier),
+                route(tier),
+                route(tier, embeds=True),
+            ]
+            shift = turn % len(names)
+            of_it += names[shift:] + names[:shift]
         queues += of_it
         groups += [group] * len(of_it)
     return Offer(tuple(queues), tuple(groups))

@@ -12,6 +12,7 @@ from gaelp_workers.leases import Leases
 
 __all__ = ["KnownQueues"]
 
+GRACE_S = 10.0  #: after the start, for other nodes to say what they have
 MISSED_S = 600.0  #: a model whose node was not heard for this long is one that nobody has
 TIDY_EVERY = 20  #: looks
 
@@ -31,6 +32,7 @@ class KnownQueues:
         self._known: frozenset[str] = frozenset()
         self._elsewhere: frozenset[str] = frozenset()
         self._looks = count()
+        self._began = now()
 
     def heard(self, *queues: str) -> None:
         """Somebody has put something there."""
@@ -50,4 +52,6 @@ class KnownQueues:
     def served(self) -> list[str]:
         """Those that this node takes from."""
         own = names_of(self._own())
+        if not own or self._now() - self._began < GRACE_S:  # what is nobody's cannot be told yet
+            return [queue for queue in self._known if model_of(queue) in own]
         return [queue for queue in self._known if takes(queue, own, self._elsewhere)]

@@ -22,8 +22,10 @@ SWEEPS = 3  #: per beat, so that what is due is published soon
 SWEEP_AT_MOST = 500  #: of each kind in one script; the next sweep takes the rest
 CONNECTION = "gaelp:"  #: with the holder behind it, the name of its connection in CLIENT LIST
 IDLE_LOOK = 4  #: beats between two looks while nobody else holds anything
+STRAY_LOOKS = 5  #: in a row at a lease of ours that nothing here holds: its claim was never answered
 LOOKS = 2  #: in a row without its connection, and a holder is dead at the next
 TOLD = "__redis__:invalidate"  #: where Redis tells of keys that have changed
+SWEPT_S = 3600  #: as the sweep keeps its marks
 LOOK_AT_MOST = 200  #: messages one claim may look at, so that junk cannot keep Redis busy
 
 
@@ -45,7 +47,7 @@ class Swept(NamedTuple):
 
     back: int  #: messages given back
     due: int  #: messages whose time had come
-    poison: int  #: messages that killed the worker in which they ran alone
+    poison: list[str]  #: tasks whose messages killed the worker in which they ran alone
 
 
 class Leases:
@@ -127,6 +129,7 @@ class Leases:
             keys.deaths(""),
             keys.cancel(""),
             self._results,
+            keys.stream(""),
             *(
                 f"{group}{marks.get(name, '')}"
                 for name, group in zip(offer.queues, offer.groups, strict=True)
@@ -174,7 +177,7 @@ class Leases:
             self._owed.discard(tag)
 
     def _acknowledge(self, tag: str, redis: SyncRedis) -> None:
-        # no transaction: a full Redis refuses those, and this makes room; a lease without a message is nothing
+        # no transaction: a full Redis refuses those, and this makes room; a lease alone is nothing
         with redis.pipeline(transaction=False) as pipe:
             pipe.hdel(self._keys.unacked, tag)
             pipe.zrem(self._keys.leases, tag)
@@ -189,7 +192,8 @@ class Leases:
         if not tags:
             return
         try:
-            self._run(GIVE_BACK, (self._keys.unacked, self._keys.leases), reversed(tags))
+            keys = self._keys
+            self._run(GIVE_BACK, (keys.unacked, keys.leases, keys.queues), (keys.namespace, *reversed(tags)))
         finally:
             for tag in tags:
                 self._forget(tag)
@@ -224,8 +228,15 @@ class Leases:
             keys.parked_messages,
             keys.dead,
             keys.dead_messages,
+            keys.queues,
         )
-        told = (SWEEP_AT_MOST, keys.swept(""), keys.deaths(""), int(self._claims_ttl_s * 1000))
+        told = (
+            SWEEP_AT_MOST,
+            keys.swept(""),
+            keys.deaths(""),
+            int(self._claims_ttl_s * 1000),
+            keys.namespace,
+        )
         return Swept(*self._run(SWEEP, where, (*told, *(f"{holder}|" for holder in dead)), redis=redis))
 
     def waiting(self, redis: SyncRedis, *, also: Iterable[str] = (), tidy: bool = False) -> set[str]:
@@ -258,6 +269,20 @@ class Leases:
             holder = tag.partition("|")[0]
             ends[holder] = max(end, ends.get(holder, 0.0))
         return ends
+
+    def strays(self, redis: SyncRedis) -> set[str]:
+        """Tags that Redis has as held by us, and nothing here holds."""
+        leases: Any = redis.zrange(self._keys.leases, 0, -1)
+        ours = {tag for tag in leases if tag.startswith(f"{self.holder}|")}
+        return ours - self.held.keys() - self._owed
+
+    def forsake(self, redis: SyncRedis, tags: Sequence[str]) -> None:
+        """Give back what never came here; should it come after all, its lease counts as ended."""
+        with redis.pipeline(transaction=False) as pipe:
+            for tag in tags:
+                pipe.set(self._keys.swept(tag), "", ex=SWEPT_S)
+            pipe.execute()
+        self.give_back(*tags)
 
     def bell(self) -> tuple[Any, int]:
         """A subscription to the doorbell, connected, and Redis' number of its connection.
@@ -300,6 +325,7 @@ class Keeper(threading.Thread):
         every_s: float,
         on_lost: Callable[[str], None],
         on_beat: Callable[[SyncRedis], None] = lambda _: None,
+        on_poison: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(name="gaelp-leases", daemon=True)
@@ -308,11 +334,13 @@ class Keeper(threading.Thread):
         self._every_s = every_s
         self._on_lost = on_lost
         self._on_beat = on_beat
+        self._on_poison = on_poison
         self._clock = clock
         self._renewed_at = clock()
         self._seen: set[str] = set()  # holders whose connection was there, since Redis answers us
         self._missed: dict[str, int] = {}  # holder -> at how many looks in a row it was not
         self._ends: dict[str, float] = {}  # latest end of a lease of each other holder, at the last look
+        self._strays: dict[str, int] = {}  # tag that nothing here holds -> at how many looks in a row
         self._lost: set[str] = set()  # tags of what was stopped because its lease had ended
         self._sees_clients = True
         self._beats = 0
@@ -343,14 +371,15 @@ class Keeper(threading.Thread):
         self._over.set()
 
     def beat(self) -> None:
-        """One renewal, one look at the others, one sweep."""
-        asked_at = self._clock()
+        """One renewal, one look at the others, one sweep; a slow Redis is asked to renew in between, too."""
         try:
-            lost = self._leases.renew(self._redis)
-            self._renewed_at = asked_at
-            self._lose(lost)
+            self._renew()
             self._leases.pay(self._redis)
-            self._sweep(self._dead())
+            dead = self._dead()
+            self._renew_in_time()
+            self._give_back_strays()
+            self._sweep(dead)
+            self._renew_in_time()
             self._on_beat(self._redis)
         except unavailable as error:
             self._seen.clear()  # after a restart or a failover nobody's name is there yet
@@ -359,16 +388,36 @@ class Keeper(threading.Thread):
                 logger.warning("Cannot renew leases (%s): what runs here is stopped.", error)
                 self._lose(self._leases.held)
 
+    def _renew(self) -> None:
+        asked_at = self._clock()
+        lost = self._leases.renew(self._redis)
+        self._renewed_at = asked_at
+        self._lose(lost)
+
+    def _renew_in_time(self) -> None:
+        if self._clock() - self._renewed_at > self._every_s:
+            self._renew()
+
+    def _give_back_strays(self) -> None:
+        """What a claim brought whose answer never came here: nobody would run it until its lease ends."""
+        there = self._leases.strays(self._redis)
+        self._strays = {tag: self._strays.get(tag, 0) + 1 for tag in there}
+        late = [tag for tag, looks in self._strays.items() if looks > STRAY_LOOKS]
+        if late:
+            logger.warning("Giving back %d messages whose claim was never answered.", len(late))
+            self._leases.forsake(self._redis, late)
+
     def _sweep(self, dead: Iterable[str] = ()) -> None:
-        """All that is due or was forsaken, however much that is."""
-        while not self._over.is_set():
+        """All that is due or was forsaken; what takes longer than a beat is for the next one."""
+        until = self._clock() + self._every_s
+        while not self._over.is_set() and self._clock() < until:
             swept = self._leases.sweep(self._redis, dead)
-            if swept.poison:
+            for task_id in swept.poison:
                 logger.error(
-                    "%d messages killed the worker in which they ran alone: they are dead letters now.",
-                    swept.poison,
+                    "Task %s killed the worker in which it ran alone: it is a dead letter now.", task_id
                 )
-            if max(swept) < SWEEP_AT_MOST:
+                self._on_poison(task_id)
+            if max(swept.back, swept.due) < SWEEP_AT_MOST:
                 return
 
     def _lose(self, tags: Iterable[str]) -> None:

@@ -127,7 +127,7 @@ async def _announce(
             try:
                 async with at.redis.pipeline(transaction=False) as pipe:
                     pipe.set(key, snapshot.told(), px=lives_ms)
-                    if names := names_of(snapshot.models):
+                    if names := names_of(node.models):
                         pipe.zadd(at.keys.models, dict.fromkeys(names, int(snapshot.seen_at * 1000)))
                     await pipe.execute()
             except unavailable as error:

@@ -3,6 +3,7 @@
 import asyncio
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from celery import bootsteps
 
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.connections import connect, unavailable
+from gaelp_tasks.errors import DeadLettered
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
 from gaelp_workers.dispatch import Free, free
@@ -30,6 +32,14 @@ TASKS = "celery.worker.consumer.tasks:Tasks"
 def stop_run(task_id: str) -> None:
     """Stop a run whose lease has ended."""
     shared_resources().runs.stop(task_id, Reason.LEASE)
+
+
+def give_up(app: Any, task_id: str, reason: str) -> None:
+    """Tell who waits for a task that its message is a dead letter; replayed, it may still end well."""
+    with suppress(*unavailable):
+        app.backend.mark_as_failure(
+            task_id, DeadLettered(f"The message of {task_id} is a dead letter: {reason}.")
+        )
 
 
 class Holding(bootsteps.StartStopStep):
@@ -59,9 +69,11 @@ class Holding(bootsteps.StartStopStep):
             every_s=settings.lease_ttl_s / BEATS,
             on_lost=stop_run,
             on_beat=known.look,
+            on_poison=lambda task_id: give_up(c.app, task_id, "it killed the workers that ran it"),
         )
         Transport.leases = self._leases
         Transport.known = known
+        Transport.on_refused = partial(give_up, c.app)
         Transport.room = lambda: self.left(c)
         Transport.most_bytes = settings.most_message_bytes
 

@@ -14,7 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads
 
-from gaelp_tasks.connections import Refused, Replica, ScriptUnknown
+from gaelp_tasks.connections import Refused, Replica, ScriptUnknown, lost
 from gaelp_tasks.queues import INBOXES, SEPARATOR, SYSTEM, place, tier_of
 from gaelp_workers.dispatch import Free, Kind, offer
 from gaelp_workers.envelope import fault, fault_of_broadcast
@@ -30,6 +30,7 @@ TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
 
 REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
 POLL_S = 0.02  #: for publishers who ring no bell
+RINGS = 1000  #: heard at once; the rest at the next turn
 PAUSE_S = 1.0  #: after Redis refused a claim: it is full, or has become a replica
 
 
@@ -77,7 +78,7 @@ class Channel(kombu_redis.Channel):
     _resume_at = 0.0  # no claim before: the queues were empty
     _room = Free(0, 0, 0)  # at the last claim
     _turn = 0  # of the models' queues
-    _tracked: Any = None  # the connection on which Redis was asked to tell what changes
+    _tracked: Any = None  # the socket on which Redis was asked to tell what changes
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send a claim for as many messages as there is room for.
@@ -109,9 +110,9 @@ class Channel(kombu_redis.Channel):
     def _track(self, connection: Any) -> None:
         """Have Redis tell the doorbell of everything that others put into our queues, once a connection."""
         line = self.connection.bell_id
-        if not line or self._tracked is connection:
+        if not line or self._tracked is connection._sock:  # noqa: SLF001  one object may connect anew
             return
-        self._tracked = connection
+        self._tracked = connection._sock  # noqa: SLF001
         prefixes = [
             word for name in (*INBOXES, SYSTEM) for word in ("PREFIX", f"{self.global_keyprefix}{name}")
         ]
@@ -142,7 +143,11 @@ class Channel(kombu_redis.Channel):
         Transport.polled_at = monotonic()
         for task_id in told:
             logger.info("Task %s came again after its result was told: dropped.", task_id.decode())
-        moved = self._sort(unsorted)
+        try:
+            moved = self._sort(unsorted)
+        except Refused as error:
+            self._refused(error, connection)
+            moved = False
         if not (taken or moved or more):
             self._resume_at = monotonic() + POLL_S
             raise Empty
@@ -181,7 +186,7 @@ class Channel(kombu_redis.Channel):
                 return
             consumed = queue if queue in self.active_queues else str(tier_of(queue) or queue)
             self.connection._deliver(payload, consumed)  # noqa: SLF001  as kombu's own channels do
-        except self.connection_errors:
+        except lost:  # kombu's connection_errors have KeyError among them, which a message can cause
             raise
         except Exception as error:  # noqa: BLE001  Celery raises whatever it stumbles over
             self._bury(held, queue, f"cannot be handled ({type(error).__name__})")
@@ -189,7 +194,14 @@ class Channel(kombu_redis.Channel):
     def _bury(self, tag: str, queue: str, reason: str) -> None:
         # no traceback: what it quotes may be a prompt
         logger.error("A message in %s is kept among the dead letters: %s (gaelp dlq list).", queue, reason)
-        Transport.leases.bury(tag, reason)
+        task = Transport.leases.held.get(tag)
+        try:
+            Transport.leases.bury(tag, reason)
+        except Refused as error:  # its lease ends, and the next claim finds the same
+            logger.warning("Redis refuses to keep it now (%s).", error)
+            return
+        if task is not None:
+            Transport.on_refused(task.id, reason)
 
     def _receive_one(self, c: Any) -> Any:
         """Read a command or an event that was called out; what cannot be read is nobody's work."""
@@ -226,11 +238,12 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """What the worker's consumer connects with; the worker sets the first four before it does."""
+    """What the worker's consumer connects with; the worker sets the first five before it does."""
 
     Channel = Channel
     leases: ClassVar[Leases]
     known: ClassVar[KnownQueues]
+    on_refused: ClassVar[Callable[[str, str], None]]  #: hears of a task that will never run, and why
     room: ClassVar[Callable[[], Free]]  #: how many more messages may be held right now
     most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
     bell_id: int = 0  #: Redis' number of the doorbell's connection; 0: it has none
@@ -248,9 +261,12 @@ class Transport(kombu_redis.Transport):
     def _on_bell(self, bell: Any, line: Any) -> None:
         """Somebody published: look at once. A broken connection is one for the whole consumer."""
         names: list[str] = []
-        while (rung := bell.get_message(timeout=0)) is not None:
-            told = rung["data"]  # a queue from our publishers, lists that have changed from Redis, None: all
+        for _ in range(RINGS):
+            rung = bell.get_message(timeout=0)  # None is also what a subscription's own answer is
+            told = rung["data"] if rung else None  # a queue, from our publishers, or lists, from Redis
             names += told if isinstance(told, list) else [told] if isinstance(told, str) else []
+            if rung is None and not bell.connection.can_read(timeout=0):
+                break
         if bell.connection._sock is not line:  # noqa: SLF001  redis-py has connected anew, unheard by the loop
             raise ConnectionResetError("The doorbell's connection to Redis broke.")
         for channel in self.channels:

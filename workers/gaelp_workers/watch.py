@@ -59,6 +59,7 @@ class Hearing:
         self._looked_at = now
         if not answered:
             self._heard(now)  # it is Redis that is away
+            self._answered_at = max(self._answered_at, polled_at)  # or only slow
             lost = 0 < self._lost_s < now - self._answered_at
             return Verdict.LOST if lost else Verdict.WELL
         self._answered_at = now

@@ -9,8 +9,8 @@
 --       6 this holder  7 what follows it in the new tags  8 messages that it holds already
 --       9 most bytes of a message  10 life of what is kept by task id, ms
 --       prefixes of keys by task id: 11 claim number  12 holding tag  13 deaths  14 request to cancel
---       15 Celery's result; empty where it is not in this Redis
---       16.. of each queue its group: a number, and 'i' behind it for an inbox, 's' for maintenance
+--       15 Celery's result; empty where it is not in this Redis  16 stream
+--       17.. of each queue its group: a number, and 'i' behind it for an inbox, 's' for maintenance
 -- Gives { taken, unsorted, told, more }: five values for each message taken (list, tag, claim number, whether it
 -- has to run alone, message); two for each message that an inbox has for a model (list, message), which stays;
 -- the ids of messages that were dropped, because their result has been told; 1 where there is more to look at, else 0.
@@ -22,12 +22,13 @@ local room = { slot = tonumber(ARGV[1]), seat = tonumber(ARGV[2]), errand = tonu
 local look, lease, holder, tags = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[6] .. ARGV[7]
 local held, life = tonumber(ARGV[8]), ARGV[10]
 local FIRST, STEPS, SEPARATOR = 9, 9, '\6\22'
+local GROUPS = 17 - FIRST -- from a queue's key to its group
 local DEFAULT = 5     -- the step of what is in an inbox
 local DEATHS = 2      -- of its workers, after which a message runs alone
 local MODELS = { ['gaelp.invoke_agent'] = true, ['gaelp.embed'] = true }
 local AT_A_TIME = 50  -- messages of an inbox to be sorted in one go
 local SORT_BYTES, MOST = 4194304, 16777216 -- in one go
-local TAKER = 30000   -- ms that an empty worker is awaited, before another may try
+local TAKER, REST = 30000, 30000 -- ms that a worker empties itself for a suspect, and that all go on after that
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local seen, bytes = 0, 0
@@ -88,7 +89,7 @@ end
 -- Whether somebody holds this very task now: two messages of one id never run at the same time
 local function runs(id)
   local tag = redis.pcall('GET', ARGV[12] .. id)
-  return type(tag) == 'string' and redis.call('ZSCORE', KEYS[2], tag)
+  return type(tag) == 'string' and redis.call('ZSCORE', KEYS[2], tag) and redis.call('HEXISTS', KEYS[1], tag) == 1
 end
 
 local function number(key)
@@ -117,6 +118,16 @@ local function record(about, list, message)
   return cjson.encode(about) .. '\n' .. message
 end
 
+local function bury(tag, reason, list, message)
+  redis.call('HSET', KEYS[6], tag, record({ reason = reason }, list, message))
+  redis.call('ZADD', KEYS[5], now, tag)
+end
+
+-- What a message takes while it is held; `kind` is its queue's
+local function needs(headers, kind)
+  return headers and headers['task'] == 'gaelp.embed' and 'seat' or kind == 's' and 'errand' or 'slot'
+end
+
 local function park(id, tag, due, list, message)
   local place = id
   if redis.call('HEXISTS', KEYS[4], place) == 1 then place = place .. '|' .. tag end -- sent twice
@@ -127,6 +138,14 @@ end
 local function take(list, tag, headers, message, alone)
   local id = headers['id']
   local claim = raise(ARGV[11] .. id)
+  if claim == 1 and MODELS[headers['task']] then -- its number may have ended, and a stream of it not
+    local last = redis.pcall('XREVRANGE', ARGV[16] .. id, '+', '-', 'COUNT', 1)
+    local before = last[1] and tonumber(string.match(last[1][1], '^%d+'))
+    if before then
+      claim = before + 1
+      redis.call('SET', ARGV[11] .. id, claim, 'PX', life)
+    end
+  end
   if claim > 1 then
     if told(headers) then
       dropped[#dropped + 1] = id
@@ -144,27 +163,35 @@ local function take(list, tag, headers, message, alone)
   return true
 end
 
--- What has seen two workers die runs alone in one; nil where the queues may be served.
+-- What has seen workers die runs alone, in a worker that takes from its queue and has room for it; true where
+-- nothing else may be taken now. A busy worker empties itself for a while, then others may try.
 local function suspect()
-  if redis.pcall('LLEN', KEYS[7]) == 0 then return nil end
-  local taker = redis.call('GET', KEYS[8])
-  if held > 0 then
-    if taker and taker ~= holder then return nil end
-    redis.call('SET', KEYS[8], holder, 'PX', TAKER)
-    return true
-  end
-  while true do
-    local found = redis.pcall('RPOP', KEYS[7])
-    if type(found) ~= 'string' then return nil end
-    local line = string.find(found, '\n', 1, true)
-    local about, message = cjson.decode(string.sub(found, 1, line - 1)), string.sub(found, line + 1)
-    seen = seen + 1
-    local _, headers = fault(message)
-    if take(about['queue'], tags .. seen, headers, message, true) then
+  local count, offered = redis.pcall('LLEN', KEYS[7]), {}
+  if type(count) ~= 'number' or count == 0 then return false end
+  for i = FIRST, #KEYS do offered[KEYS[i]] = string.match(ARGV[i + GROUPS], '%a?$') end
+  for at = 1, math.min(count, look) do
+    local found = redis.call('LINDEX', KEYS[7], -at)
+    local line = string.find(found, '\n', 1, true) or 1
+    local ok, about = pcall(cjson.decode, string.sub(found, 1, line - 1))
+    local list = ok and type(about) == 'table' and about['queue'] or ''
+    local kind, message = offered[string.match(list, '^[^\6]*')], string.sub(found, line + 1)
+    local wrong, headers = fault(message)
+    local wants = kind and needs(headers, kind)
+    if kind and room[wants] > 0 and (wrong or not runs(headers['id'])) then
+      if held > 0 then
+        local taker = redis.pcall('GET', KEYS[8])
+        if not taker then redis.call('SET', KEYS[8], holder, 'PX', TAKER + REST) end
+        return not taker or (taker == holder and redis.call('PTTL', KEYS[8]) > REST)
+      end
+      redis.call('LREM', KEYS[7], -1, found)
       redis.call('DEL', KEYS[8])
-      return true
+      seen = seen + 1
+      if not wrong then return take(list, tags .. seen, headers, message, true) end
+      bury(tags .. seen, wrong, list, message)
+      return false
     end
   end
+  return false
 end
 
 -- An inbox's messages for models, the next first; they stay until they are sorted.
@@ -190,15 +217,14 @@ local function serve(list, kind)
     local wrong, headers = fault(message)
     local due = headers and instant(headers['eta'])
     if wrong then
-      redis.call('HSET', KEYS[6], tag, record({ reason = wrong }, list, message))
-      redis.call('ZADD', KEYS[5], now, tag)
+      bury(tag, wrong, list, message)
     elseif due and due > now and not cancelled(headers) then
       park(headers['id'], tag, due, list, message)
     elseif kind == 'i' and MODELS[headers['task']] then
       redis.call('RPUSH', list, message)
       return leave(list)
     else
-      local wants = headers['task'] == 'gaelp.embed' and 'seat' or kind == 's' and 'errand' or 'slot'
+      local wants = needs(headers, kind)
       if room[wants] <= 0 then
         redis.call('RPUSH', list, message)
         return
@@ -218,15 +244,23 @@ local function steps(queue)
   return keys
 end
 
+-- a script is not undone: what others broke must be seen before a message is in its hands
+for i, kind in ipairs({ 'hash', 'zset', 'zset', 'hash', 'zset', 'hash' }) do
+  local there = redis.call('TYPE', KEYS[i])['ok']
+  if there ~= kind and there ~= 'none' then
+    return redis.error_reply('ERR ' .. KEYS[i] .. ' is a ' .. there .. ' and has to be a ' .. kind .. ': delete it')
+  end
+end
+
 if suspect() then return { taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0 } end
 
 local i = FIRST
 while i <= #KEYS do
-  local waiting, group = {}, string.match(ARGV[i + 7], '%d+')
-  while i <= #KEYS and string.match(ARGV[i + 7], '%d+') == group do
+  local waiting, group = {}, string.match(ARGV[i + GROUPS], '%d+')
+  while i <= #KEYS and string.match(ARGV[i + GROUPS], '%d+') == group do
     local lists = steps(KEYS[i])
     if redis.call('EXISTS', unpack(lists)) > 0 then
-      waiting[#waiting + 1] = { lists, string.match(ARGV[i + 7], '%a?$') }
+      waiting[#waiting + 1] = { lists, string.match(ARGV[i + GROUPS], '%a?$') }
     end
     i = i + 1
   end

@@ -9,9 +9,12 @@ for i = 2, #KEYS, 2 do
   local message = redis.pcall('RPOP', KEYS[i])
   if type(message) == 'string' then
     if redis.sha1hex(message) == ARGV[i] then
-      redis.call('LPUSH', KEYS[i + 1], message)
-      rung[ARGV[i + 1]] = true
-      count = count + 1
+      if type(redis.pcall('LPUSH', KEYS[i + 1], message)) == 'number' then
+        rung[ARGV[i + 1]] = true
+        count = count + 1
+      else -- its new list is none: behind the others, so that they are sorted
+        redis.call('LPUSH', KEYS[i], message)
+      end
     else
       redis.call('RPUSH', KEYS[i], message)
     end

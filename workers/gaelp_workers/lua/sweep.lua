@@ -3,11 +3,12 @@
 -- KEYS  1 gaelp:unacked (hash: tag -> record)  2 gaelp:leases (sorted set: tag -> end, ms)
 --       3 gaelp:parked (sorted set: task id -> due, ms)  4 gaelp:parked:messages (hash: task id -> record)
 --       5 gaelp:dead (sorted set: tag -> since, ms)  6 gaelp:dead:messages (hash: tag -> record)
+--       7 gaelp:queues (set of queues that may hold something)
 -- ARGV  1 how many of each at most  2 prefix of the marks that tell a late holder
---       3 prefix of the deaths by task id  4 their life, ms
---       5.. prefixes of the tags of holders that are known to be dead
--- Gives three numbers: messages given back, messages that were due, and messages that killed the worker in
--- which they ran alone; those are dead letters.
+--       3 prefix of the deaths by task id  4 their life, ms  5 the namespace
+--       6.. prefixes of the tags of holders that are known to be dead
+-- Gives { back, due, poison }: how many messages were given back, how many were due, and the tasks of those that
+-- killed the worker in which they ran alone; they are dead letters.
 
 local most = tonumber(ARGV[1])
 local clock = redis.call('TIME')
@@ -21,9 +22,9 @@ end
 
 local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, most)
 local died = {}
-if #ARGV > 4 then
+if #ARGV > 5 then
   for _, tag in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-    for i = 5, #ARGV do
+    for i = 6, #ARGV do
       if string.sub(tag, 1, #ARGV[i]) == ARGV[i] and not died[tag] and #ended < most then
         ended[#ended + 1], died[tag] = tag, true
       end
@@ -42,7 +43,11 @@ local function count(id)
   return deaths
 end
 
-local back, due, poison = 0, 0, 0
+local function call_out(list)
+  redis.call('SADD', KEYS[7], string.sub(string.match(list, '^[^\6]*'), #ARGV[5] + 1))
+end
+
+local back, due, poison = 0, 0, {}
 for i = #ended, 1, -1 do -- the one held longest comes to the front
   local tag = ended[i]
   local record = redis.call('HGET', KEYS[1], tag)
@@ -57,9 +62,10 @@ for i = #ended, 1, -1 do -- the one held longest comes to the front
       redis.call('HSET', KEYS[6], tag, cjson.encode(about) .. '\n' .. message)
       redis.call('ZADD', KEYS[5], now, tag)
       redis.call('DEL', ARGV[3] .. about['id'])
-      poison = poison + 1
+      poison[#poison + 1] = about['id']
     else
       redis.call('RPUSH', about['queue'], message)
+      call_out(about['queue'])
       back = back + 1
     end
     redis.call('SET', ARGV[2] .. tag, about['id'], 'EX', 3600)
@@ -73,6 +79,7 @@ for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 
   if record then
     local about, message = split(record)
     redis.call('LPUSH', about['queue'], message)
+    call_out(about['queue'])
     due = due + 1
   end
 end
