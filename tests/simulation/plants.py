@@ -90,7 +90,9 @@ def poison_lost() -> Iterator[None]:
     """It takes three deaths of one message's workers."""
     with (
         script("SWEEP", "redis.call('HSET', KEYS[6], tag,", "local _ = string.format('%s',")(),
-        patch.dict(world.KINDS, {"turn": 60, "time": 30, "publish": 2, "publish again": 0, "kill": 12} | QUIET),
+        patch.dict(
+            world.KINDS, {"turn": 60, "time": 30, "publish": 2, "publish again": 0, "kill": 12} | QUIET
+        ),
     ):
         yield
 

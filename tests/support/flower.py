@@ -140,7 +140,7 @@ class Played(NamedTuple):
 
 
 #: what waits in each queue at the end of the scene
-WAITING = {"interactive": 1, "batch": 3, "background": 1}
+WAITING = {"interactive.any": 1, "batch.any": 3, "background.any": 1, "interactive": 0}
 
 
 def play(broker_url: str, worker: WorkerProcess, seen: Any) -> Played:

@@ -13,11 +13,14 @@ from celery.utils.functional import maybe_list
 from celery.worker import control as celerys
 from celery.worker import state as held
 from celery.worker.control import Panel, nok, ok
+from kombu.entity import Exchange, Queue
 
 from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.tasks.base import ModelTask
+from gaelp_workers.dispatch import offer
 from gaelp_workers.request import Request
+from gaelp_workers.transport import Transport
 
 __all__ = ["NO_AUTOSCALE", "Recalls"]
 
@@ -68,6 +71,20 @@ def revoke_by_stamped_headers(state: Any, headers: Any, **_: Any) -> Any:
         if isinstance(request, Request) and request.recalled:
             end(request, state.consumer.pool)
     return answer
+
+
+@Panel.register(type="inspect")
+def active_queues(state: Any) -> list[dict[str, Any]]:
+    """List the queues this worker takes from, those of models too."""
+    consumer = state.consumer.task_consumer
+    declared = {queue.name: queue for queue in consumer.queues} if consumer else {}
+    names = offer(list(declared), Transport.known.served).queues
+    taken = (declared.get(name) or _anonymous(name) for name in names)
+    return [dict(queue.as_dict(recurse=True)) for queue in taken]
+
+
+def _anonymous(name: str) -> Any:
+    return Queue(name, Exchange(""), routing_key=name)  # type: ignore[no-untyped-call]
 
 
 @Panel.register(type="control", args=[("max", int), ("min", int)], signature="[max [min]]")

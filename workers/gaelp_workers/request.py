@@ -1,7 +1,7 @@
 """Celery's request of a task of ours: no prompts in what it shows, and every revoke settles."""
 
 import os
-import re
+from traceback import extract_tb
 from typing import Any
 
 from celery.exceptions import Retry
@@ -20,8 +20,10 @@ __all__ = ["Request"]
 SHOWN = ("agent", "model", "tier", "priority")
 
 
-#: the lines of a traceback that name a file, without those of code and of messages
-PLACES = re.compile(r'^ +File ".+", line \d+, in .+$', re.MULTILINE)
+def places_of(error: BaseException) -> list[str]:
+    """The calls that led to it, without code and messages; of its own frames, for a text can be forged."""
+    frames = extract_tb(error.__traceback__)
+    return [f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}' for frame in frames]
 
 
 def without_text(exception: str) -> str:
@@ -38,6 +40,7 @@ class Request(CeleryRequest):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._places: list[str] = []  # of what it raised
         self._asked_limits: tuple[float | None, float | None] = (None, None)
         super().__init__(*args, **kwargs)
         given = self._kwargs if isinstance(self._kwargs, dict) else {}
@@ -90,6 +93,7 @@ class Request(CeleryRequest):
         raised = exc_info.exception
         if isinstance(raised, ExceptionWithTraceback) and not isinstance(raised.exc, Retry):
             exc_info.exception = raised.exc
+        self._places = places_of(exc_info.exception)
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's signature
@@ -100,8 +104,7 @@ class Request(CeleryRequest):
         if "exception" in fields:
             fields["exception"] = without_text(str(fields["exception"]))
         if "traceback" in fields:
-            places = PLACES.findall(str(fields["traceback"]))
-            fields["traceback"] = "\n".join([*places, fields.get("exception", "")])
+            fields["traceback"] = "\n".join([*self._places, fields.get("exception", "")])
         super().send_event(type, **fields)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
