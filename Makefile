@@ -9,6 +9,8 @@ SOLLOL_PIP := $(SOLLOL)/bin/python -m pip --disable-pip-version-check --no-input
 PYTEST := $(PYTHON) -m pytest
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --annotation-style line --custom-compile-command "make lock"
+# processes for `make test`: most of its time is waiting for real servers
+JOBS ?= 3
 # more arguments for a chore: make test ARGS="-k stream", make lock ARGS=--upgrade
 ARGS ?=
 
@@ -32,7 +34,7 @@ up: setup ## keep the whole system running here until Ctrl-C
 	@PYTHONPATH="$$PYTHONPATH_OF_CALLER" $(GAELP) demo up $(ARGS)
 
 test: setup ## unit, contract and integration tests
-	@$(PYTEST) tests/unit tests/contracts tests/integration $(ARGS)
+	@$(PYTEST) -n $(JOBS) --dist loadfile tests/unit tests/contracts tests/integration $(ARGS)
 
 faults: setup ## the fault suites: killed, frozen, cut off
 	@$(PYTEST) tests/faults $(ARGS)

@@ -197,7 +197,6 @@ def _options(settings: Settings) -> dict[str, Any]:
         "health_check_interval": 10,
         "socket_timeout": ANSWER_S,
         "decode_responses": True,
-        "encoding_errors": "replace",  # others' names of keys reach us, too
         "protocol": 2,
     }
 
@@ -210,7 +209,12 @@ def connect(
     `name` is how its connections are called in CLIENT LIST; without `text` it answers in bytes; `answer_s`
     bounds each wait, and a question is then asked once only.
     """
-    options = _options(settings) | {"client_name": name, "decode_responses": text}
+    # others' names of keys are told to us, too, and need not be text
+    options = _options(settings) | {
+        "client_name": name,
+        "decode_responses": text,
+        "encoding_errors": "replace",
+    }
     if answer_s is not None:
         options |= {"socket_timeout": answer_s, "socket_connect_timeout": answer_s}
     options["retry"] = redis.retry.Retry(NoBackoff(), 1 if answer_s is None else 0)

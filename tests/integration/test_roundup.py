@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 
 from gaelp_tasks import app, invoke_agent, roundup
+from gaelp_tasks.queues import lists
 from gaelp_tasks.roundup import Filter
 from support.eventually import eventually
 from support.scripted_server import Reply, Request, ScriptedServer
@@ -73,7 +74,7 @@ def cancelled_everywhere():
 def publish(numbers, queue="background", countdown=None):
     """Messages as our app sends them, in pages: publishing one by one would take minutes."""
     first = invoke_agent.apply_async([PADDING], {"tier": queue}, countdown=countdown)
-    key = app.keys.queue(queue)
+    key = app.keys.queue(lists(f"{queue}.any")[5])
     text = app.redis.rpop(key)
     for start in range(0, numbers, 1000):
         app.redis.lpush(key, *(text.replace(first.id, f"{queue}-{start + at}") for at in range(1000)))

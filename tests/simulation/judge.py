@@ -44,6 +44,7 @@ class Judge:
         self._messages: dict[str, tuple[ours.Message, MessageState]] = {}
         self._states: dict[str, State] = defaultdict(lambda: State.UNKNOWN)
         self._held: dict[str, ours.HeldMessage] = {}
+        self._leased: set[str] = set()
         self.seen = ours.Seen()
 
     def after(self, who: str, said: list[bytes]) -> None:
@@ -61,7 +62,7 @@ class Judge:
         self._leases(seen, cause)
         self._places(seen, cause)
         self._times(seen)
-        self._held = seen.held
+        self._held, self._leased = seen.held, seen.leases
 
     # -- messages
 
@@ -129,7 +130,7 @@ class Judge:
             ends = self._renewed[tag] + ours.LEASE_S
             if cause is Cause.SWEEP and ends > now + SLACK_S and self._lives(tag.partition("|")[0], now):
                 self._break(Invariant.LIVE_LEASE, f"{tag} was swept {ends - now:.2f} s before its lease ends")
-        for tag in seen.leases - seen.held.keys():
+        for tag in seen.leases - self._leased:  # what never came is marked just before it is given back
             if self._server.exists(ours.KEYS.swept(tag)):
                 self._break(Invariant.NOT_REVIVED, f"{tag} was swept and has a lease again")
 

@@ -278,7 +278,7 @@ class Leases:
 
     def forsake(self, redis: SyncRedis, tags: Sequence[str]) -> None:
         """Give back what never came here; should it come after all, its lease counts as ended."""
-        with redis.pipeline(transaction=False) as pipe:
+        with suppress(Refused), redis.pipeline(transaction=False) as pipe:  # full; to give back makes room
             for tag in tags:
                 pipe.set(self._keys.swept(tag), "", ex=SWEPT_S)
             pipe.execute()
@@ -377,9 +377,9 @@ class Keeper(threading.Thread):
             self._leases.pay(self._redis)
             dead = self._dead()
             self._renew_in_time()
-            self._give_back_strays()
             self._sweep(dead)
             self._renew_in_time()
+            self._give_back_strays()
             self._on_beat(self._redis)
         except unavailable as error:
             self._seen.clear()  # after a restart or a failover nobody's name is there yet
@@ -441,6 +441,7 @@ class Keeper(threading.Thread):
         self._ends = ends
         looks = self._beats % IDLE_LOOK == 0 or bool(others)
         self._beats += 1
+        self._missed = {holder: looks for holder, looks in self._missed.items() if holder in others}
         if not looks or not self._sees_clients:
             return set()
         try:
