@@ -37,7 +37,7 @@ test: setup ## unit, contract and integration tests
 	@$(PYTEST) -n $(JOBS) --dist loadfile tests/unit tests/contracts tests/integration $(ARGS)
 
 faults: setup ## the fault suites: killed, frozen, cut off
-	@$(PYTEST) tests/faults $(ARGS)
+	@$(PYTEST) -n $(JOBS) --dist loadfile tests/faults $(ARGS)
 
 lint: setup ## style, format and types
 	@$(VENV)/bin/ruff check .

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from faults.history.cluster import Cluster, journal_in
 from faults.history.model_server import model_server, prompt
-from faults.history.subjects import PACE_S, Ours
+from faults.history.subjects import Ours
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.errors import BrokerUnavailable
 from support.elsewhere import Elsewhere, elsewhere
@@ -29,7 +29,8 @@ class Load:
         for _ in range(count):
             self._count += 1
             task_id = f"{id(self):x}-{self._count}"
-            asked = prompt(task_id, 1 + round(seconds / PACE_S), PACE_S)
+            pace_s = self._subject.pace_s
+            asked = prompt(task_id, 1 + round(seconds / pace_s), pace_s)
             self.place.app.send_task("gaelp.invoke_agent", [asked], task_id=task_id, queue="interactive")
             self.acknowledged.append(task_id)
         return self.acknowledged[-count:]

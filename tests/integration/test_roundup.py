@@ -1,6 +1,7 @@
 """Cancelling many at once, while workers take, park and run them."""
 
 import asyncio
+import json
 import threading
 import tracemalloc
 from itertools import count
@@ -103,13 +104,13 @@ def test_who_moves_while_one_looks_does_not_escape(broker):
     """Somebody takes from one end, gives back, parks and unparks all the time."""
     app.redis.flushdb()
     publish(3000)
-    key, over, moves = app.keys.queue("background"), threading.Event(), count()
+    key, over, moves = app.keys.queue(lists("background.any")[5]), threading.Event(), count()
 
     def move():
         while not over.is_set():
             number = next(moves)
             text = app.redis.rpop(key)
-            record = f'{{"queue": "{key}"}}\n{text}'
+            record = json.dumps({"queue": key}) + f"\n{text}"
             if number % 3 == 0:
                 app.redis.rpush(key, text)
             elif number % 3 == 1:

@@ -13,8 +13,10 @@ from gaelp_tasks.tasks.base import ModelTask
 from gaelp_workers import leases
 from gaelp_workers.scripts import Script
 from simulation import world
+from simulation.ours import LEASE_S
 from simulation.server import Server
 from simulation.worker import Job, Worker
+from simulation.world import Simulation
 
 
 class Plant(NamedTuple):
@@ -22,6 +24,7 @@ class Plant(NamedTuple):
 
     bug: Callable[[], AbstractContextManager[Any]]
     caught_by: set[Invariant]
+    steps: int = 150  #: of a seed, so that at least one seed of four catches it
 
 
 def script(name: str, old: str, new: str) -> Callable[[], AbstractContextManager[Any]]:
@@ -75,25 +78,66 @@ def snooze_spends() -> Iterator[None]:
         yield
 
 
+def often(
+    bug: Callable[[], AbstractContextManager[Any]], workers: int = world.WORKERS, **kinds: int
+) -> Callable[[], AbstractContextManager[Any]]:
+    """The bug in a world of these steps alone, so that what it needs is no chance in a thousand."""
+
+    @contextmanager
+    def bug_and_world() -> Iterator[None]:
+        steps = {kind: kinds.get(kind.replace(" ", "_"), 0) for kind in world.KINDS}
+        with bug(), patch.dict(world.KINDS, steps), patch.object(world, "WORKERS", workers):
+            yield
+
+    return bug_and_world
+
+
 @contextmanager
-def one_look_back() -> Iterator[None]:
-    """It takes two deaths in a row: one after the end, one while it is told again."""
-    with (
-        patch.object(settlement, "_earlier_end", newest_entry),
-        patch.dict(world.KINDS, {"turn": 60, "time": 30, "publish": 2, "cancel": 4, "kill": 6} | QUIET),
-    ):
+def deaths_while_telling() -> Iterator[None]:
+    """Who is killed has begun what is answered already: it tells that, or has just told it."""
+    kill = Simulation._kill
+
+    def aimed(self: Simulation, _: Worker) -> None:
+        for worker in self._workers:
+            if any(job.walking and job.run.id in self.judge.answers for job in worker.jobs.values()):
+                kill(self, worker)
+                break
+
+    with patch.object(Simulation, "_kill", aimed):
         yield
 
 
 @contextmanager
-def poison_lost() -> Iterator[None]:
-    """It takes three deaths of one message's workers."""
-    with (
-        script("SWEEP", "redis.call('HSET', KEYS[6], tag,", "local _ = string.format('%s',")(),
-        patch.dict(
-            world.KINDS, {"turn": 60, "time": 30, "publish": 2, "publish again": 0, "kill": 12} | QUIET
-        ),
-    ):
+def frozen_before_the_end() -> Iterator[None]:
+    """Who is frozen, for longer than a lease, has all tokens of a run and not yet told its end."""
+
+    def aimed(self: Simulation, _: Worker) -> None:
+        for worker in self._workers:
+            gates = [job.model.gate for job in worker.jobs.values() if job.walking and not job.walking.done()]
+            if worker.frozen_until < self.clock() and any(gate and gate.done() for gate in gates):
+                worker.frozen_until = self.clock() + 2 * LEASE_S + 2.0
+                self.note(f"{worker.name} is frozen until {worker.frozen_until % 100_000:.3f}")
+                break
+
+    with patch.object(Simulation, "_freeze", aimed):
+        yield
+
+
+@contextmanager
+def all_refused_count() -> Iterator[None]:
+    with patch.object(StreamWriter, "_overtaken", nobody_overtakes), frozen_before_the_end():
+        yield
+
+
+@contextmanager
+def one_look_back() -> Iterator[None]:
+    with patch.object(settlement, "_earlier_end", newest_entry), deaths_while_telling():
+        yield
+
+
+@contextmanager
+def no_look_back() -> Iterator[None]:
+    with patch.object(walk, "told_before", nothing_told), deaths_while_telling():
         yield
 
 
@@ -120,15 +164,23 @@ def first_claim(self: StreamWriter, invocation_id: str, claim: int) -> Any:
 
 
 real_open = StreamWriter.open
-QUIET = dict.fromkeys(("freeze", "weather", "restart", "full", "clock", "stop", "replay"), 0)
 
 PLANTS = {
     "a refused write counts as written": Plant(
-        lambda: patch.object(StreamWriter, "_overtaken", nobody_overtakes), {Invariant.ONE_ANSWER}
+        often(all_refused_count, workers=2, turn=60, time=20, publish=3, freeze=20),
+        {Invariant.ONE_ANSWER},
+        250,
     ),
     "streams do not know the claim": Plant(
-        lambda: patch.object(StreamWriter, "open", first_claim),
-        {Invariant.ONE_ANSWER, Invariant.FENCED, Invariant.KEPT},
+        often(
+            lambda: patch.object(StreamWriter, "open", first_claim),
+            workers=2,
+            turn=60,
+            time=25,
+            publish=4,
+            kill=8,
+        ),
+        {Invariant.ONE_ANSWER, Invariant.FENCED, Invariant.KEPT, Invariant.NOT_AGAIN},
     ),
     "no claim number": Plant(
         script(
@@ -165,18 +217,28 @@ PLANTS = {
         {Invariant.NOT_REVIVED},
     ),
     "giving back loses the message": Plant(
-        script("GIVE_BACK", "redis.call('RPUSH', about['queue'], string.sub(record, line + 1))", ""),
+        often(
+            script("GIVE_BACK", "redis.call('RPUSH', about['queue'], string.sub(record, line + 1))", ""),
+            turn=75,
+            time=8,
+            publish=8,
+            stop=9,
+        ),
         {Invariant.KEPT, Invariant.LEGAL_MOVE},
     ),
     "an answer that was told is made again": Plant(
-        lambda: patch.object(walk, "told_before", nothing_told), {Invariant.ONE_ANSWER, Invariant.NOT_AGAIN}
+        often(no_look_back, workers=1, turn=70, time=10, publish=10, kill=10),
+        {Invariant.ONE_ANSWER, Invariant.NOT_AGAIN},
+        200,
     ),
     "only the newest entry tells what was told": Plant(
-        one_look_back,
+        often(one_look_back, workers=2, turn=60, time=25, publish=5, kill=12),
         {Invariant.ONE_ANSWER, Invariant.NOT_AGAIN},
+        250,
     ),
     "a cancel is not looked at before the start": Plant(
-        lambda: patch.object(walk, "admit", admits_all), {Invariant.CANCELLED}
+        often(lambda: patch.object(walk, "admit", admits_all), turn=75, time=5, publish=8, cancel=12),
+        {Invariant.CANCELLED},
     ),
     "a message is claimed while another of its id runs": Plant(
         script("CLAIM", "if runs(headers['id']) then", "if false then"), {Invariant.ONE_HOLDER}
@@ -186,12 +248,29 @@ PLANTS = {
         {Invariant.KEPT, Invariant.LEGAL_MOVE},
     ),
     "what saw its workers die gets lost": Plant(
-        script("CLAIM", "redis.call('LPUSH', KEYS[7],", "local _ = string.format('%s',"),
+        often(  # two deaths
+            script("CLAIM", "redis.call('LPUSH', KEYS[7],", "local _ = string.format('%s',"),
+            turn=60,
+            time=30,
+            publish=2,
+            kill=12,
+        ),
         {Invariant.KEPT, Invariant.LEGAL_MOVE},
     ),
     "poison gets lost": Plant(
-        poison_lost,
+        often(  # three deaths of one message's workers
+            script("SWEEP", "redis.call('HSET', KEYS[6], tag,", "local _ = string.format('%s',"),
+            turn=60,
+            time=30,
+            publish=2,
+            cancel=3,
+            kill=12,
+        ),
         {Invariant.KEPT, Invariant.LEGAL_MOVE},
     ),
-    "having no room spends an attempt": Plant(snooze_spends, {Invariant.ATTEMPTS}),
+    "having no room spends an attempt": Plant(
+        often(snooze_spends, workers=1, turn=85, time=5, publish=10),
+        {Invariant.ATTEMPTS},
+        250,
+    ),
 }

@@ -141,6 +141,9 @@ class Channel(kombu_redis.Channel):
         finally:
             self._in_poll = None
         Transport.polled_at = monotonic()
+        if monotonic() - self._brpop_sent_at > Transport.leases.ttl_s / 2:  # this process stood still
+            Transport.leases.give_back(*(tag.decode() for tag in taken[1::5]))
+            taken = []
         for task_id in told:
             logger.info("Task %s came again after its result was told: dropped.", task_id.decode())
         try:
