@@ -7,9 +7,10 @@ import pytest
 
 from gaelp_tasks import app, invoke_agent
 from support.eventually import eventually
+from support.model_server import CHAT_MODEL, ModelServer, slow_model
 from support.proxy import Proxy
 
-pytestmark = [pytest.mark.redis]
+pytestmark = [pytest.mark.redis, pytest.mark.engine]
 
 ENDLESS = {"num_predict": 1_000_000}
 LEASE_S = "60"  #: longer than the outage: the worker keeps what it runs
@@ -46,11 +47,16 @@ def test_a_frozen_worker_stops_what_was_cancelled_as_it_wakes(start_worker, node
     settled(handle, time.monotonic())
 
 
-def test_a_worker_that_was_cut_off_stops_what_was_cancelled_as_it_returns(start_worker, broker, node):
-    with Proxy(broker.port) as proxy:
+def test_a_worker_that_was_cut_off_stops_what_was_cancelled_as_it_returns(start_worker, broker, tmp_path):
+    slow = {CHAT_MODEL: slow_model(tmp_path)}  # or its context would be full before the worker returns
+    with ModelServer(tmp_path, models=slow, num_parallel=2) as node, Proxy(broker.port) as proxy:
         url = broker.url.replace(str(broker.port), str(proxy.port))
         worker = start_worker(
-            GAELP_OLLAMA_NODES=node, GAELP_LEASE_TTL_S=LEASE_S, GAELP_NUM_PARALLEL="2", GAELP_BROKER_URL=url
+            GAELP_OLLAMA_NODES=node.url,
+            GAELP_LEASE_TTL_S=LEASE_S,
+            GAELP_NUM_PARALLEL="2",
+            GAELP_BROKER_URL=url,
+            GAELP_MAX_OUTPUT_BYTES="1GiB",
         )
         handle, other = begun(), begun(tenant="other")
         proxy.silence()

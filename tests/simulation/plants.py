@@ -213,7 +213,7 @@ PLANTS = {
         {Invariant.KEPT, Invariant.LEGAL_MOVE},
     ),
     "a renewal revives what was swept": Plant(
-        script("RENEW", "if swept then", "if false then"),
+        often(script("RENEW", "if swept then", "if false then"), turn=60, time=30, publish=6, freeze=4),
         {Invariant.NOT_REVIVED},
     ),
     "giving back loses the message": Plant(

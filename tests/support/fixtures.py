@@ -55,6 +55,7 @@ def real_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def start_worker(broker, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Start workers on an empty Redis: `start_worker(GAELP_OLLAMA_NODES=url, name="a")`."""
+    app._after_fork()  # an earlier test may have closed the connections that this process keeps for kombu
     app.redis.flushdb()
     with ExitStack() as stack:
 
