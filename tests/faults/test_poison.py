@@ -1,0 +1,32 @@
+"""A message that kills every worker that runs it."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gaelp_tasks import app, dead_letters, invoke_agent
+from gaelp_tasks.errors import DeadLettered
+
+pytestmark = [pytest.mark.redis, pytest.mark.engine]
+
+TESTS = str(Path(__file__).parents[1])
+
+
+def test_it_costs_three_workers_then_it_is_a_dead_letter_and_its_caller_is_told(start_worker, node):
+    settings = {
+        "GAELP_OLLAMA_NODES": node,
+        "GAELP_AGENTS": '{"killer": "support.poison:Killer"}',
+        "GAELP_LEASE_TTL_S": "2",
+        "PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH")))),
+    }
+    with ThreadPoolExecutor(4) as pool:
+        workers = list(pool.map(lambda name: start_worker(name=name, **settings), "abcd"))
+    poison = app.send_task("gaelp.invoke_agent", ["Die"], {"agent": "killer"}, queue="interactive")
+    with pytest.raises(DeadLettered, match="it killed the workers that ran it"):
+        poison.get(timeout=60)
+    assert sorted(worker.process.poll() is None for worker in workers) == [False, False, False, True]
+    [letter] = dead_letters.listed(app, most=9)
+    assert (letter.task_id, letter.reason) == (poison.id, "poison")
+    assert invoke_agent.delay("Hi", options={"num_predict": 1}).get(timeout=30)["stop_reason"] == "length"
