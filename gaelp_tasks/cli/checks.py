@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
+from gaelp_tasks import dead_letters
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.cli.server import Away, Server
 from gaelp_tasks.connections import eviction_policy, worded
@@ -31,6 +32,7 @@ def all_checks(app: GaelpApp) -> Iterator[Check]:
     yield versions()
     yield from named(app)
     yield from broker(app)
+    yield from letters(app)
     for url in app.settings.ollama_nodes:
         yield from node(app, url)
     yield from workers(app)
@@ -91,6 +93,19 @@ def broker(app: GaelpApp) -> Iterator[Check]:
             "no append-only file: a crash of Redis loses what is queued",
             "Set `appendonly yes` in redis.conf.",
         )
+
+
+def letters(app: GaelpApp) -> Iterator[Check]:
+    """Whether messages wait among the dead letters; nothing without Redis."""
+    try:
+        number = dead_letters.count(app)
+    except GaelpError:
+        return
+    if not number:
+        yield Check("dead letters", "ok", "none")
+        return
+    advice = "See why: `gaelp dlq list --by reason`; then `gaelp dlq replay` or `gaelp dlq purge`."
+    yield Check("dead letters", "warn", f"{number:,} messages could not run", advice)
 
 
 def node(app: GaelpApp, url: str) -> Iterator[Check]:

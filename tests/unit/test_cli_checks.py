@@ -76,6 +76,15 @@ def test_a_good_broker_has_nothing_to_mend():
     assert "7.2" in found["broker"].finding
 
 
+@pytest.mark.parametrize(
+    ("dead", "verdict", "says"), [(0, "ok", "none"), (1234, "warn", "1,234 messages could not run")]
+)
+def test_dead_letters_are_told_with_what_to_do_about_them(monkeypatch, dead, verdict, says):
+    monkeypatch.setattr(checks.dead_letters, "count", lambda app: dead)
+    [told] = checks.letters(fake_app())
+    assert (told.verdict, told.finding) == (verdict, says)
+
+
 def test_a_broker_that_is_away_is_the_only_finding():
     [check] = checks.broker(fake_app(error=redis.ConnectionError("refused")))
     assert (check.name, check.verdict) == ("broker", "fail")
