@@ -90,7 +90,7 @@ BUGS = (
         f"{LUA}/claim.lua",
         "number(ARGV[13] .. id) >= DEATHS",
         "false",
-        f"{LEASES}::test_what_has_seen_two_workers_die_runs_alone_and_dies_once_more_then_it_is_a_dead_letter",
+        f"{LEASES}::test_what_has_seen_two_workers_die_runs_alone_and_after_three_more_it_is_a_dead_letter",
     ),
     Bug(
         "the local clock rules the leases",

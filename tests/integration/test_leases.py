@@ -498,7 +498,7 @@ def dies(redis: Any, leases: Leases, task_id: str, alone: bool = False) -> None:
     leases.sweep(redis, dead=["victim"])
 
 
-def test_what_has_seen_two_workers_die_runs_alone_and_dies_once_more_then_it_is_a_dead_letter(redis, leases):
+def test_what_has_seen_two_workers_die_runs_alone_and_after_three_more_it_is_a_dead_letter(redis, leases):
     text = message("1")
     publish(text)
     dies(redis, leases, "1")
@@ -513,10 +513,14 @@ def test_what_has_seen_two_workers_die_runs_alone_and_dies_once_more_then_it_is_
     assert leases.alone
     assert claim(busy, 9) == ["3"]
     leases.sweep(redis, dead=["a"])
+    for _ in range(2):
+        assert reasons() == []
+        assert claim(holder("c")) == [], "set apart again"
+        dies(redis, leases, "1", alone=True)
     assert reasons() == ["poison"]
     [record] = redis.hvals(KEYS.dead_messages)
     assert record.partition("\n")[2] == text
-    assert json.loads(record.partition("\n")[0])["deaths"] == 3
+    assert json.loads(record.partition("\n")[0])["deaths"] == 5
     assert not redis.exists(KEYS.suspects, KEYS.deaths("1"))
 
 

@@ -13,7 +13,7 @@
 local most = tonumber(ARGV[1])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local POISON = 3 -- deaths, the last of them alone
+local POISON = 5 -- deaths, the last three of them alone: somebody who kills workers may hit the same one twice
 
 local function split(record)
   local line = string.find(record, '\n', 1, true)
@@ -56,8 +56,7 @@ for i = #ended, 1, -1 do -- the one held longest comes to the front
   if record then
     local about, message = split(record)
     local deaths = count(about['id'])
-    -- a lease may have ended because its holder was slow; only who is gone for sure has died of this
-    if about['alone'] and (died[tag] or deaths > POISON) then
+    if about['alone'] and deaths >= POISON then
       about['reason'], about['deaths'], about['at'] = 'poison', deaths, now
       redis.call('HSET', KEYS[6], tag, cjson.encode(about) .. '\n' .. message)
       redis.call('ZADD', KEYS[5], now, tag)
