@@ -18,6 +18,8 @@ from gaelp_tasks.tasks.invoke import invoke_agent
 from support.fakes import FakeBroker, Workbench, assert_one_sentence
 
 CALL = ToolCall.model_validate({"function": {"name": "add", "arguments": {"a": 1, "b": 2}}})
+from support.names import case
+
 SCHEMA = {"type": "function", "function": {"name": "add"}}
 
 
@@ -224,7 +226,7 @@ def test_a_signature_leaves_what_has_no_json_to_the_refusal_at_the_call():
         ({"documents": (one for one in ["a", "b"])}, {"documents": (Document(text="a"), Document(text="b"))}),
         ({"format": Town}, {"format": Town.model_json_schema()}),
     ],
-    ids=str,
+    ids=case,
 )
 def test_objects_of_python_are_taken_for_what_travels(given, accepted):
     parsed = Invocation.parse({"prompt": "x"} | given, max_prompt_bytes=1000)
@@ -241,7 +243,7 @@ def test_objects_of_python_are_taken_for_what_travels(given, accepted):
         ({"documents": 5}, "documents.0: give texts"),
         ({"documents": ["a", {"title": "x"}]}, "documents.1.text: give texts"),
     ],
-    ids=str,
+    ids=case,
 )
 def test_what_cannot_travel_is_refused_by_one_sentence(given, told):
     with pytest.raises(InvalidInvocation, match=told) as caught:

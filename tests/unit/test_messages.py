@@ -12,6 +12,8 @@ from gaelp_tasks.models import Message, ToolCall, as_messages, with_system
 from support.fakes import assert_one_sentence
 
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
+from support.names import case
+
 messages = st.builds(Message, role=roles, content=st.text(max_size=20))
 HI = Message(role="user", content="hi")
 WAV = base64.b64encode(b"RIFF\x24\0\0\0WAVEfmt ").decode()
@@ -44,7 +46,7 @@ class Foreign(BaseModel):
         Foreign(role="user", content="hi"),
         [Foreign(role="user", content="hi")],
     ],
-    ids=str,
+    ids=case,
 )
 def test_every_input_becomes_the_same_tuple_of_messages(given_as):
     assert as_messages(given_as) == (HI,)
