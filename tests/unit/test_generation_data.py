@@ -16,9 +16,9 @@ from gaelp_tasks.retries import Done, Failed
 from gaelp_tasks.streams import Piece
 from gaelp_tasks.tasks.invoke import invoke_agent
 from support.fakes import FakeBroker, Workbench, assert_one_sentence
+from support.names import case
 
 CALL = ToolCall.model_validate({"function": {"name": "add", "arguments": {"a": 1, "b": 2}}})
-from support.names import case
 
 SCHEMA = {"type": "function", "function": {"name": "add"}}
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from gaelp_tasks.errors import InvalidInvocation
 from gaelp_tasks.models import Message, ToolCall, as_messages, with_system
 from support.fakes import assert_one_sentence
+from support.names import case
 
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
-from support.names import case
 
 messages = st.builds(Message, role=roles, content=st.text(max_size=20))
 HI = Message(role="user", content="hi")
