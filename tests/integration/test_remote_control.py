@@ -91,7 +91,12 @@ def celery(folder, broker, *arguments):
         return subprocess.Popen(
             [sys.executable, "-m", "celery", *arguments, "--loglevel=INFO"],
             env=os.environ
-            | {"GAELP_BROKER_URL": broker.url, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+            | {
+                "GAELP_BROKER_URL": broker.url,
+                "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
+                "PYTHONUNBUFFERED": "1",
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
             cwd=folder,
             stdout=log,
             stderr=log,

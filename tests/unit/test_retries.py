@@ -72,6 +72,7 @@ TREE = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubcl
 DECISIONS = {
     "AnswerUnfit": Failed,
     "BrokerUnavailable": Failed,
+    "DeadLettered": Failed,
     "FirstTokenTimeout": Retry,
     "GaelpError": Failed,
     "IdempotencyConflict": Failed,
