@@ -207,7 +207,7 @@ def purge(app: GaelpApp, letter_ids: Iterable[str]) -> int:
             ]
             with redis.pipeline(transaction=True) as pipe:
                 for letter in letters:  # what was asked for under its idempotency key may be asked for again
-                    pipe.delete(app.keys.asked(letter.task_id))
+                    pipe.delete(app.keys.asked(letter.task_id).encode(errors="replace"))
                 pipe.hdel(app.keys.dead_messages, *page)
                 pipe.zrem(app.keys.dead, *page)
                 thrown += int(pipe.execute()[-2])

@@ -90,7 +90,7 @@ def test_a_frozen_workers_run_goes_to_another_and_its_own_end_is_refused(start_w
     next(handle.stream(timeout=20))
     frozen.send(signal.SIGSTOP)
     start_worker(GAELP_OLLAMA_NODES=node, GAELP_LEASE_TTL_S="1", name="second")
-    eventually(lambda: claims(handle) == 2, within_s=10, what="its lease has ended")
+    eventually(lambda: app.redis.xrange(handle._stream_key, "2-0", "2-0"), within_s=10, what="a second start")
     frozen.send(signal.SIGCONT)
     result = handle.get(timeout=60)
     assert result["stop_reason"] == "length"

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from kombu import pools
 
 from gaelp_tasks.celery_app import app
 from support.wheel_index import WheelIndex
@@ -55,7 +56,8 @@ def real_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def start_worker(broker, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Start workers on an empty Redis: `start_worker(GAELP_OLLAMA_NODES=url, name="a")`."""
-    app._after_fork()  # an earlier test may have closed the connections that this process keeps for kombu
+    pools.reset()  # an earlier test may have cut the connections that this process keeps for kombu
+    app._after_fork()
     app.redis.flushdb()
     with ExitStack() as stack:
 
