@@ -72,7 +72,7 @@ def test_a_cancel_while_no_worker_lives_is_remembered(start_worker, node):
 
 
 def test_a_frozen_redis_leaves_no_gap_in_the_stream(start_worker, broker, node):
-    start_worker(GAELP_OLLAMA_NODES=node)
+    start_worker(GAELP_OLLAMA_NODES=node, GAELP_LEASE_TTL_S="20")  # or its worker would stop it half-way
     handle = invoke_agent.delay("A long story", options=LONG)
     reader = handle.stream(timeout=60)
     pieces = [next(reader)]
