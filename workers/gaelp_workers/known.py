@@ -31,6 +31,7 @@ class KnownQueues:
         self._now = now
         self._known: frozenset[str] = frozenset()
         self._elsewhere: frozenset[str] = frozenset()
+        self._mine: frozenset[str] = frozenset()
         self._looks = count()
         self._began = now()
 
@@ -42,7 +43,7 @@ class KnownQueues:
 
     def look(self, redis: SyncRedis) -> None:
         """See what there is, also from those who do not call it out. Raises what redis-py raises."""
-        own = names_of(self._own())
+        self._mine = own = names_of(self._own())
         self._elsewhere = frozenset(self._leases.models(redis, self._now() - MISSED_S))
         mine = [f"{tier}.{name}" for tier in Tier for name in own]
         tidy = next(self._looks) % TIDY_EVERY == 0
@@ -51,7 +52,6 @@ class KnownQueues:
     @property
     def served(self) -> list[str]:
         """Those that this node takes from."""
-        own = names_of(self._own())
-        if not own or self._now() - self._began < GRACE_S:  # what is nobody's cannot be told yet
-            return [queue for queue in self._known if model_of(queue) in own]
-        return [queue for queue in self._known if takes(queue, own, self._elsewhere)]
+        if not self._mine or self._now() - self._began < GRACE_S:  # what is nobody's cannot be told yet
+            return [queue for queue in self._known if model_of(queue) in self._mine]
+        return [queue for queue in self._known if takes(queue, self._mine, self._elsewhere)]

@@ -29,7 +29,8 @@ SCHEME = "claim"  #: what Celery's banner and log call our connection
 TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
 
 REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
-POLL_S = 0.02  #: for publishers who ring no bell
+POLL_S = 0.02  #: for publishers who ring no bell, where Redis does not tell of them
+TOLD_POLL_S = 0.2  #: where it does
 RINGS = 1000  #: heard at once; the rest at the next turn
 PAUSE_S = 1.0  #: after Redis refused a claim: it is full, or has become a replica
 
@@ -76,6 +77,8 @@ class Channel(kombu_redis.Channel):
     _brpop_sent_at: Any
     _claiming = True  # what is under way is a claim
     _resume_at = 0.0  # no claim before: the queues were empty
+    _rung_at = 0.0
+    _poll_s = POLL_S
     _room = Free(0, 0, 0)  # at the last claim
     _turn = 0  # of the models' queues
     _tracked: Any = None  # the socket on which Redis was asked to tell what changes
@@ -117,8 +120,11 @@ class Channel(kombu_redis.Channel):
             word for name in (*INBOXES, SYSTEM) for word in ("PREFIX", f"{self.global_keyprefix}{name}")
         ]
         connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", line, "BCAST", *prefixes, "NOLOOP")
+        self._poll_s = POLL_S
         try:
             connection.read_response()
+            self._poll_s = TOLD_POLL_S
+            self.connection.turn_every(TOLD_POLL_S)
         except Refused as error:
             logger.info(
                 "Redis does not tell of changes (%s): who does not ring is heard within a poll.", error
@@ -152,7 +158,8 @@ class Channel(kombu_redis.Channel):
             self._refused(error, connection)
             moved = False
         if not (taken or moved or more):
-            self._resume_at = monotonic() + POLL_S
+            told_since = self._rung_at > self._brpop_sent_at
+            self._resume_at = 0.0 if told_since else monotonic() + self._poll_s
             raise Empty
         self._resume_at = 0.0
         for at in range(0, len(taken), 5):
@@ -237,7 +244,7 @@ class Channel(kombu_redis.Channel):
         """Something came into these queues, or lists of queues: look now, if anything can be taken."""
         Transport.known.heard(*(self._queue(name) for name in names))
         if any(self._room):
-            self._resume_at = 0.0
+            self._resume_at, self._rung_at = 0.0, monotonic()
 
 
 class Transport(kombu_redis.Transport):
@@ -249,6 +256,8 @@ class Transport(kombu_redis.Transport):
     on_refused: ClassVar[Callable[[str, str], None]]  #: hears of a task that will never run, and why
     room: ClassVar[Callable[[], Free]]  #: how many more messages may be held right now
     most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
+    _loop: Any
+    _turns: Any  # the timer that turns it
     bell_id: int = 0  #: Redis' number of the doorbell's connection; 0: it has none
     polled_at: ClassVar[float] = 0.0  #: `monotonic` of the last answer to a claim; 0 before the first
 
@@ -256,10 +265,15 @@ class Transport(kombu_redis.Transport):
         """Hear the doorbell, and turn often enough to notice publishers who do not ring it."""
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
         # celery cancels what was registered here when the connection is lost
-        loop.call_repeatedly(POLL_S, _turn)
+        self._loop, self._turns = loop, loop.call_repeatedly(POLL_S, _turn)
         bell, self.bell_id = Transport.leases.bell()
         line = bell.connection._sock  # noqa: SLF001  redis-py shows no socket
         loop.add_reader(line, self._on_bell, bell, line)
+
+    def turn_every(self, seconds: float) -> None:
+        """How often the loop turns with nothing to do."""
+        self._turns.cancel()
+        self._turns = self._loop.call_repeatedly(seconds, _turn)
 
     def _on_bell(self, bell: Any, line: Any) -> None:
         """Somebody published: look at once. A broken connection is one for the whole consumer."""
