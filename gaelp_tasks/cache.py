@@ -12,7 +12,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gaelp_tasks.connections import AsyncRedis, Keys, unavailable
+from gaelp_tasks.connections import AsyncRedis, unavailable
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.settings import Settings
 
 __all__ = ["Cache", "fingerprint"]

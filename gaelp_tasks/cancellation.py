@@ -5,8 +5,9 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
-from gaelp_tasks.connections import AsyncRedis, Keys, SyncRedis
+from gaelp_tasks.connections import AsyncRedis, SyncRedis
 from gaelp_tasks.errors import GaelpError
+from gaelp_tasks.keys import Keys
 
 __all__ = ["Cancellation", "Cancelled", "Reason", "Runs", "request_cancel"]
 

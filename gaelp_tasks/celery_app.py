@@ -12,13 +12,13 @@ from gaelp_tasks.addresses import for_celery, sentinels
 from gaelp_tasks.connections import (
     ANSWER_S,
     NOT_NOW,
-    Keys,
     SyncRedis,
     connect,
     in_words,
     sentinel_options,
     unavailable,
 )
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.queues import INBOXES, STEPS, SYSTEM, model_of
 from gaelp_tasks.settings import Settings, load_settings

@@ -4,7 +4,6 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import redis
@@ -23,7 +22,6 @@ __all__ = [
     "ANSWER_S",
     "NOT_NOW",
     "AsyncRedis",
-    "Keys",
     "Refused",
     "Replica",
     "ScriptUnknown",
@@ -63,132 +61,6 @@ NOT_NOW = ("redis.exceptions.OutOfMemoryError", "redis.exceptions.ReadOnlyError"
 ANSWER_S = 30.0  #: longer than any read of ours blocks
 SENTINEL_S = 0.5  #: a sentinel that answers later is not waited for
 KEEPS = "noeviction"  #: the only policy that loses no work when Redis is full
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """Names of our keys; docs/redis.md says who writes and reads each."""
-
-    namespace: str = ""
-
-    def stream(self, invocation_id: str) -> str:
-        """Token stream of an invocation."""
-        return f"{self.namespace}gaelp:stream:{invocation_id}"
-
-    def claims(self, invocation_id: str) -> str:
-        """How often an invocation was started: the fence."""
-        return f"{self.namespace}gaelp:claims:{invocation_id}"
-
-    def asked(self, invocation_id: str) -> str:
-        """What was asked under an idempotency key, and whether it is published."""
-        return f"{self.namespace}gaelp:asked:{invocation_id}"
-
-    def cancel(self, invocation_id: str) -> str:
-        """A standing request to cancel an invocation."""
-        return f"{self.namespace}gaelp:cancel:{invocation_id}"
-
-    def node(self, worker: str, url: str = "*") -> str:
-        """What a worker announces of one of its nodes; without `url`, or with '*', the pattern of all."""
-        return f"{self.namespace}gaelp:node:{worker}:{url}"
-
-    def cordon(self, worker: str) -> str:
-        """That a worker shall take nothing new, and how; of '*' the pattern of all."""
-        return f"{self.namespace}gaelp:cordon:{worker}"
-
-    def cached(self, name: str) -> str:
-        """An entry of the cache."""
-        return f"{self.namespace}gaelp:cache:entry:{name}"
-
-    @property
-    def cache_index(self) -> str:
-        """Every entry of the cache with its size, by the time it ends."""
-        return f"{self.namespace}gaelp:cache:index"
-
-    @property
-    def cache_bytes(self) -> str:
-        """The size of all entries of the cache."""
-        return f"{self.namespace}gaelp:cache:bytes"
-
-    @property
-    def unacked(self) -> str:
-        """What workers hold: tag -> record."""
-        return f"{self.namespace}gaelp:unacked"
-
-    @property
-    def leases(self) -> str:
-        """Until when each of them is held: tag -> Unix time in ms, by Redis' own clock."""
-        return f"{self.namespace}gaelp:leases"
-
-    def holder(self, invocation_id: str) -> str:
-        """The tag under which a task is held, or was."""
-        return f"{self.namespace}gaelp:holder:{invocation_id}"
-
-    def deaths(self, invocation_id: str) -> str:
-        """How many workers died while they held a task."""
-        return f"{self.namespace}gaelp:deaths:{invocation_id}"
-
-    @property
-    def suspects(self) -> str:
-        """Messages that have seen workers die, and run alone."""
-        return f"{self.namespace}gaelp:suspects"
-
-    @property
-    def suspects_taker(self) -> str:
-        """The holder that finishes what it has, to take one of them."""
-        return f"{self.namespace}gaelp:suspects:taker"
-
-    @property
-    def queues(self) -> str:
-        """Queues of models that may hold something."""
-        return f"{self.namespace}gaelp:queues"
-
-    @property
-    def models(self) -> str:
-        """Models that nodes have, as queues call them -> Unix time in ms when that was last said."""
-        return f"{self.namespace}gaelp:models"
-
-    def swept(self, tag: str) -> str:
-        """The mark of a message that was taken from its holder."""
-        return f"{self.namespace}gaelp:swept:{tag}"
-
-    @property
-    def parked(self) -> str:
-        """What is not due: task id -> Unix time in ms."""
-        return f"{self.namespace}gaelp:parked"
-
-    @property
-    def parked_messages(self) -> str:
-        """The messages that are parked: task id -> record."""
-        return f"{self.namespace}gaelp:parked:messages"
-
-    @property
-    def dead(self) -> str:
-        """Dead letters: tag -> Unix time in ms since when."""
-        return f"{self.namespace}gaelp:dead"
-
-    @property
-    def dead_messages(self) -> str:
-        """The dead letters themselves: tag -> record."""
-        return f"{self.namespace}gaelp:dead:messages"
-
-    @property
-    def bell(self) -> str:
-        """Channel on which our publishers say that there is something to take."""
-        return f"{self.namespace}gaelp:bell"
-
-    @property
-    def cancellations(self) -> str:
-        """Channel on which cancel requests are called out."""
-        return f"{self.namespace}gaelp:cancellations"
-
-    @property
-    def counts(self) -> str:
-        """How often something rare has happened: name -> number."""
-        return f"{self.namespace}gaelp:counts"
-
-    def queue(self, name: str) -> str:
-        """Celery's list for a queue."""
-        return f"{self.namespace}{name}"
 
 
 def _options(settings: Settings) -> dict[str, Any]:

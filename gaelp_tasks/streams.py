@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gaelp_tasks.connections import Keys, Refused, SyncRedis, lost
+from gaelp_tasks.connections import Refused, SyncRedis, lost
 from gaelp_tasks.errors import GaelpError, StreamRestarted
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.line import Asks, Command
 from gaelp_tasks.models.frozen import well_formed
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import requests
 
-from gaelp_tasks.connections import Keys, connect, unavailable
+from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.demo.parts import Child, Part
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.settings import Settings
 

@@ -16,8 +16,9 @@ from uuid import UUID, uuid4, uuid5
 
 from celery.states import FAILURE, PENDING, REVOKED
 
-from gaelp_tasks.connections import Keys, SyncRedis
+from gaelp_tasks.connections import SyncRedis
 from gaelp_tasks.errors import IdempotencyConflict
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.models.invocation import Invocation
 
 __all__ = ["Asking", "delay_s", "digest_of", "ended", "id_of"]

@@ -19,7 +19,8 @@ from gaelp_tasks.clients import (
     client_from_settings,
 )
 from gaelp_tasks.clients.routers import NodeRouter
-from gaelp_tasks.connections import AsyncRedis, Keys, connect_async, unavailable
+from gaelp_tasks.connections import AsyncRedis, connect_async, unavailable
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.line import open_line
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.queues import lists, route, tier_of

@@ -136,7 +136,7 @@ BUGS = (
     ),
     Bug(
         "who cannot renew goes on",
-        "workers/gaelp_workers/leases.py",
+        "workers/gaelp_workers/keeper.py",
         "self._leases.ttl_s / 2:",
         "self._leases.ttl_s * 2:",
         f"{LEASES}::test_who_cannot_renew_for_half_a_lease_stops_what_it_runs",

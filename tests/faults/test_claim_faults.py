@@ -2,7 +2,6 @@
 
 import base64
 import json
-import random
 import signal
 import time
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import pytest
 
 from gaelp_tasks import app, counts, dead_letters, invoke_agent
-from gaelp_tasks.overview import queue_depths
-from gaelp_tasks.queues import lists
 from gaelp_tasks.streams import End, parse
 from support.eventually import eventually
 
@@ -29,46 +26,6 @@ def claims(handle) -> int:
 def ends(handle) -> list[Any]:
     found: Any = app.redis.xrange(app.keys.stream(handle.id))
     return [event for event in (parse(*entry) for entry in found) if isinstance(event, End)]
-
-
-def mutated(rng: random.Random, message: str) -> bytes:
-    """The message with bytes changed, dropped, doubled, or cut off."""
-    data = bytearray(message.encode())
-    for _ in range(rng.randint(1, 8)):
-        at = rng.randrange(len(data))
-        match rng.randrange(4):
-            case 0:
-                data[at] = rng.randrange(256)
-            case 1:
-                del data[at : at + rng.randint(1, 40)]
-            case 2:
-                data[at:at] = data[at : at + 10] * 3
-            case 3:
-                del data[at:]
-        if not data:
-            return b""
-    return bytes(data)
-
-
-def test_mutated_messages_kill_no_worker_and_harm_no_good_one(start_worker, node):
-    invoke_agent.delay("Hi", options=SHORT)
-    [original] = app.redis.lrange(lists("interactive.any")[5], 0, -1)
-    app.redis.flushdb()
-    worker = start_worker(GAELP_OLLAMA_NODES=node, GAELP_NUM_PARALLEL="4", GAELP_RETRY_ATTEMPTS="1")
-    rng = random.Random(7)
-    good = []
-    for number in range(20):
-        app.redis.lpush("interactive", *(mutated(rng, original) for _ in range(25)))
-        if number % 4 == 0:
-            good.append(invoke_agent.delay("Hi", options=SHORT))
-    for handle in good:
-        assert handle.get(timeout=60)["usage"]["completion_tokens"] == 5
-    eventually(lambda: not queue_depths(app)["interactive"] + app.redis.hlen(app.keys.unacked), within_s=60)
-    assert worker.process.poll() is None
-    assert dead_letters.count(app) > 100, "most of them are junk"
-    letter = next(dead_letters.listed(app, most=1))
-    assert dead_letters.replay(app, [letter.id]) == 1
-    eventually(lambda: dead_letters.count(app) > 100)
 
 
 def test_a_cut_connection_runs_nothing_twice(start_worker, node):

@@ -6,7 +6,8 @@ import uuid
 import pytest
 
 from gaelp_tasks.cache import Cache
-from gaelp_tasks.connections import Keys, connect, connect_async
+from gaelp_tasks.connections import connect, connect_async
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.settings import Settings
 
 pytestmark = pytest.mark.redis

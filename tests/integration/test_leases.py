@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from gaelp_tasks import app
 from gaelp_tasks.cancellation import request_cancel
-from gaelp_tasks.connections import Keys, Refused, connect
+from gaelp_tasks.connections import Refused, connect
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.queues import INBOXES, lists, place, route, step_of
 from gaelp_workers.dispatch import Free, Offer
-from gaelp_workers.leases import Held, Keeper, Leases, connection_name
+from gaelp_workers.keeper import Keeper, connection_name
+from gaelp_workers.leases import Held, Leases
 from support.eventually import eventually
 
 pytestmark = pytest.mark.redis

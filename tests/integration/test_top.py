@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gaelp_tasks.connections import Keys
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from support.redis_server import RedisServer
 from support.terminal import CTRL_C, Terminal

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from gaelp_tasks import dead_letters
-from gaelp_tasks.connections import Keys, Refused, ScriptUnknown, SyncRedis, lost
+from gaelp_tasks.connections import Refused, ScriptUnknown, SyncRedis, lost
 from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.lifecycle import Cause, MessageState
 from gaelp_tasks.models.invocation import DEFAULT_PRIORITY, Tier
 from gaelp_tasks.queues import INBOXES, lists, place, route, step_of

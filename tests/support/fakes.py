@@ -12,7 +12,8 @@ import redis
 
 from gaelp_tasks.cancellation import Runs
 from gaelp_tasks.clients import BaseOllamaClient
-from gaelp_tasks.connections import AsyncRedis, Keys, SyncRedis, connect, connect_async
+from gaelp_tasks.connections import AsyncRedis, SyncRedis, connect, connect_async
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.line import PlainLine
 from gaelp_tasks.models import Invocation
 from gaelp_tasks.retries import Outcome, RetryPolicy

@@ -13,7 +13,7 @@ from gaelp_tasks.cancellation import (
     request_cancel,
     sweep,
 )
-from gaelp_tasks.connections import Keys
+from gaelp_tasks.keys import Keys
 from support.eventually import eventually
 from support.fakes import FakeBroker
 

@@ -3,8 +3,9 @@
 import pytest
 import redis
 
-from gaelp_tasks.connections import Keys, connect, connect_async, lost, unavailable, worded
+from gaelp_tasks.connections import connect, connect_async, lost, unavailable, worded
 from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.settings import Settings
 from support.fakes import FakeBroker
 

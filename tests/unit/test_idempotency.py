@@ -7,8 +7,8 @@ from celery.states import FAILURE, PENDING, REVOKED, STARTED, SUCCESS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaelp_tasks.connections import Keys
 from gaelp_tasks.errors import IdempotencyConflict
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.models import Invocation
 from gaelp_tasks.tasks.idempotency import MARGIN_S, PATIENCE_S, WAITS_S, Asking, digest_of, ended, id_of
 from support.fakes import Clock, FakeBroker

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaelp_tasks import streams
-from gaelp_tasks.connections import Keys
 from gaelp_tasks.errors import GaelpError
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.line import PlainLine
 from gaelp_tasks.streams import End, Piece, Reading, Start, StreamFenced, StreamWriter
 from support.fakes import FakeBroker, LosesReplies, stream_place, turns

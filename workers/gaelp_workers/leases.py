@@ -1,37 +1,26 @@
-"""What this worker holds, and that it still lives: claimed messages, their leases, the sweep of others'."""
+"""What this worker holds: claimed messages and their leases, and what it says to Redis about them."""
 
 import hashlib
 import logging
-import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import count
-from time import monotonic
 from typing import Any, NamedTuple
 
-from gaelp_tasks.connections import Keys, Refused, ScriptUnknown, SyncRedis, unavailable
+from gaelp_tasks.connections import Refused, ScriptUnknown, SyncRedis, unavailable
+from gaelp_tasks.keys import Keys
 from gaelp_tasks.queues import SYSTEM, Place, lists
 from gaelp_workers.dispatch import Free, Kind, Offer
 from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, RENEW, SORT, SWEEP, TIDY, Script
 
-__all__ = ["Held", "Keeper", "Leases", "connection_name"]
+__all__ = ["SWEEP_AT_MOST", "Held", "Leases", "Swept"]
 
 logger = logging.getLogger(__name__)
 
-SWEEPS = 3  #: per beat, so that what is due is published soon
 SWEEP_AT_MOST = 500  #: of each kind in one script; the next sweep takes the rest
-CONNECTION = "gaelp:"  #: with the holder behind it, the name of its connection in CLIENT LIST
-IDLE_LOOK = 4  #: beats between two looks while nobody else holds anything
-STRAY_LOOKS = 5  #: in a row at a lease of ours that nothing here holds: its claim was never answered
-LOOKS = 2  #: in a row without its connection, and a holder is dead at the next
 TOLD = "__redis__:invalidate"  #: where Redis tells of keys that have changed
 SWEPT_S = 3600  #: as the sweep keeps its marks
 LOOK_AT_MOST = 200  #: messages one claim may look at, so that junk cannot keep Redis busy
-
-
-def connection_name(holder: str) -> str:
-    """How a holder's connection is called in CLIENT LIST; when the name is gone, so is the process."""
-    return f"{CONNECTION}{holder}"
 
 
 class Held(NamedTuple):
@@ -91,6 +80,19 @@ class Leases:
         """Whether something is held beside which nothing else may be."""
         return any(task.alone for task in self.held.values())
 
+    @property
+    def _places(self) -> tuple[str, ...]:
+        """Where messages are that are in no queue, in the order of every script."""
+        keys = self._keys
+        return (
+            keys.unacked,
+            keys.leases,
+            keys.parked,
+            keys.parked_messages,
+            keys.dead,
+            keys.dead_messages,
+        )
+
     def claim_command(
         self, offer: Offer, room: Free, inboxes: Collection[str], *, most_bytes: int
     ) -> list[Any]:
@@ -99,16 +101,7 @@ class Leases:
         `inboxes` are those among the queues that are sorted; names are without the namespace.
         """
         keys = self._keys
-        fixed = (
-            keys.unacked,
-            keys.leases,
-            keys.parked,
-            keys.parked_messages,
-            keys.dead,
-            keys.dead_messages,
-            keys.suspects,
-            keys.suspects_taker,
-        )
+        fixed = (*self._places, keys.suspects, keys.suspects_taker)
         marks = {SYSTEM: "s"} | dict.fromkeys(inboxes, "i")
         return [
             "EVALSHA",
@@ -187,13 +180,14 @@ class Leases:
         self._held.pop(tag, None)
         self._begun.discard(tag)
 
-    def give_back(self, *tags: str) -> None:
+    def give_back(self, *tags: str, redis: SyncRedis | None = None) -> None:
         """To the front of their lists; the first tag named is taken again first."""
         if not tags:
             return
+        keys = self._keys
+        where = (keys.unacked, keys.leases, keys.queues)
         try:
-            keys = self._keys
-            self._run(GIVE_BACK, (keys.unacked, keys.leases, keys.queues), (keys.namespace, *reversed(tags)))
+            self._run(GIVE_BACK, where, (keys.namespace, *reversed(tags)), redis=redis)
         finally:
             for tag in tags:
                 self._forget(tag)
@@ -221,15 +215,6 @@ class Leases:
         `dead`: holders that are known to have died.
         """
         keys = self._keys
-        where = (
-            keys.unacked,
-            keys.leases,
-            keys.parked,
-            keys.parked_messages,
-            keys.dead,
-            keys.dead_messages,
-            keys.queues,
-        )
         told = (
             SWEEP_AT_MOST,
             keys.swept(""),
@@ -237,6 +222,7 @@ class Leases:
             int(self._claims_ttl_s * 1000),
             keys.namespace,
         )
+        where = (*self._places, keys.queues)
         return Swept(*self._run(SWEEP, where, (*told, *(f"{holder}|" for holder in dead)), redis=redis))
 
     def waiting(self, redis: SyncRedis, *, also: Iterable[str] = (), tidy: bool = False) -> set[str]:
@@ -282,7 +268,7 @@ class Leases:
             for tag in tags:
                 pipe.set(self._keys.swept(tag), "", ex=SWEPT_S)
             pipe.execute()
-        self.give_back(*tags)
+        self.give_back(*tags, redis=redis)
 
     def bell(self) -> tuple[Any, int]:
         """A subscription to the doorbell, connected, and Redis' number of its connection.
@@ -309,149 +295,3 @@ class Leases:
             return client.evalsha(script.sha, *given)
         except ScriptUnknown:
             return client.eval(script, *given)
-
-
-class Keeper(threading.Thread):
-    """Renews the leases and sweeps, on a thread and a connection that no task can keep busy.
-
-    A holder that could not renew for half a lease stops its own runs, before anybody else may start them.
-    """
-
-    def __init__(
-        self,
-        leases: Leases,
-        redis: SyncRedis,
-        *,
-        every_s: float,
-        on_lost: Callable[[str], None],
-        on_beat: Callable[[SyncRedis], None] = lambda _: None,
-        on_poison: Callable[[str], None] = lambda _: None,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        super().__init__(name="gaelp-leases", daemon=True)
-        self._leases = leases
-        self._redis = redis
-        self._every_s = every_s
-        self._on_lost = on_lost
-        self._on_beat = on_beat
-        self._on_poison = on_poison
-        self._clock = clock
-        self._renewed_at = clock()
-        self._seen: set[str] = set()  # holders whose connection was there, since Redis answers us
-        self._missed: dict[str, int] = {}  # holder -> at how many looks in a row it was not
-        self._ends: dict[str, float] = {}  # latest end of a lease of each other holder, at the last look
-        self._strays: dict[str, int] = {}  # tag that nothing here holds -> at how many looks in a row
-        self._lost: set[str] = set()  # tags of what was stopped because its lease had ended
-        self._sees_clients = True
-        self._beats = 0
-        self._over = threading.Event()
-
-    def start(self) -> None:
-        """Be seen to live before anything is held. Raises what redis-py raises."""
-        self._redis.ping()
-        super().start()
-
-    def run(self) -> None:
-        """Until `stop`."""
-        while True:
-            try:
-                self.beat()
-            except Exception:
-                logger.exception("Leases could not be renewed; the next beat tries again.")
-            for _ in range(SWEEPS - 1):
-                if self._over.wait(self._every_s / SWEEPS):
-                    return
-                with suppress(*unavailable):  # the next beat tells
-                    self._sweep()
-            if self._over.wait(self._every_s / SWEEPS):
-                return
-
-    def stop(self) -> None:
-        """End; what is held then runs out by itself."""
-        self._over.set()
-
-    def beat(self) -> None:
-        """One renewal, one look at the others, one sweep; a slow Redis is asked to renew in between, too."""
-        try:
-            self._renew()
-            self._leases.pay(self._redis)
-            dead = self._dead()
-            self._renew_in_time()
-            self._sweep(dead)
-            self._renew_in_time()
-            self._give_back_strays()
-            self._on_beat(self._redis)
-        except unavailable as error:
-            self._seen.clear()  # after a restart or a failover nobody's name is there yet
-            self._missed.clear()
-            if self._clock() - self._renewed_at > self._leases.ttl_s / 2:
-                logger.warning("Cannot renew leases (%s): what runs here is stopped.", error)
-                self._lose(self._leases.held)
-
-    def _renew(self) -> None:
-        asked_at = self._clock()
-        lost = self._leases.renew(self._redis)
-        self._renewed_at = asked_at
-        self._lose(lost)
-
-    def _renew_in_time(self) -> None:
-        if self._clock() - self._renewed_at > self._every_s:
-            self._renew()
-
-    def _give_back_strays(self) -> None:
-        """What a claim brought whose answer never came here: nobody would run it until its lease ends."""
-        there = self._leases.strays(self._redis)
-        self._strays = {tag: self._strays.get(tag, 0) + 1 for tag in there}
-        late = [tag for tag, looks in self._strays.items() if looks > STRAY_LOOKS]
-        if late:
-            logger.warning("Giving back %d messages whose claim was never answered.", len(late))
-            self._leases.forsake(self._redis, late)
-
-    def _sweep(self, dead: Iterable[str] = ()) -> None:
-        """All that is due or was forsaken; what takes longer than a beat is for the next one."""
-        until = self._clock() + self._every_s
-        while not self._over.is_set() and self._clock() < until:
-            swept = self._leases.sweep(self._redis, dead)
-            for task_id in swept.poison:
-                logger.error(
-                    "Task %s killed the worker in which it ran alone: it is a dead letter now.", task_id
-                )
-                self._on_poison(task_id)
-            if max(swept.back, swept.due) < SWEEP_AT_MOST:
-                return
-
-    def _lose(self, tags: Iterable[str]) -> None:
-        """Stop what ran under these; once, for the same task may be claimed here anew meanwhile."""
-        held = self._leases.held
-        self._lost &= held.keys()
-        for tag in tags:
-            if tag in held and tag not in self._lost:  # else it has ended meanwhile
-                self._lost.add(tag)
-                self._on_lost(held[tag].id)
-
-    def _dead(self) -> set[str]:
-        """Holders whose connection is gone, and which renew no lease any more.
-
-        A living one opens its connection anew within a beat of its own.
-        """
-        ends = self._leases.holders(self._redis)
-        ends.pop(self._leases.holder, None)
-        others = ends.keys()
-        renewed = {holder for holder, end in ends.items() if end > self._ends.get(holder, end)}
-        self._ends = ends
-        looks = self._beats % IDLE_LOOK == 0 or bool(others)
-        self._beats += 1
-        self._missed = {holder: looks for holder, looks in self._missed.items() if holder in others}
-        if not looks or not self._sees_clients:
-            return set()
-        try:
-            clients: Any = self._redis.client_list()
-        except Refused as error:
-            logger.warning("CLIENT LIST is refused (%s): dead workers are noticed by their leases.", error)
-            self._sees_clients = False
-            return set()
-        there = {str(client.get("name")).removeprefix(CONNECTION) for client in clients}
-        self._seen = (self._seen | there) & (others | there)
-        gone = others - there - renewed
-        self._missed = {holder: self._missed.get(holder, 0) + 1 for holder in gone}
-        return {holder for holder, looks in self._missed.items() if looks > LOOKS and holder in self._seen}

@@ -1,6 +1,8 @@
 """Our bootsteps in Celery's consumer. They touch private names of celery and kombu; each has a test."""
 
 import asyncio
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -15,8 +17,9 @@ from gaelp_tasks.errors import DeadLettered
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
 from gaelp_workers.dispatch import Free, free
+from gaelp_workers.keeper import Keeper, connection_name
 from gaelp_workers.known import KnownQueues
-from gaelp_workers.leases import Keeper, Leases, connection_name
+from gaelp_workers.leases import Leases
 from gaelp_workers.memory import host_memory
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
 from gaelp_workers.transport import Transport
@@ -25,6 +28,7 @@ __all__ = ["Holding", "NodeDuties"]
 
 DAY_S = 86_400.0
 BEATS = 10  #: renewals per lease
+GOODBYE_S = 0.5  #: at most; without it the process often ends first, and its nodes look alive for seconds
 
 TASKS = "celery.worker.consumer.tasks:Tasks"
 
@@ -40,6 +44,11 @@ def give_up(app: Any, task_id: str, reason: str) -> None:
         app.backend.mark_as_failure(
             task_id, DeadLettered(f"The message of {task_id} is a dead letter: {reason}.")
         )
+
+
+def beside(what: Callable[..., None], *given: Any) -> None:
+    """Do it on a thread of its own: Celery's backend may wait for Redis, and the keeper must not."""
+    threading.Thread(target=what, args=given, name="gaelp-beside", daemon=True).start()
 
 
 class Holding(bootsteps.StartStopStep):
@@ -69,7 +78,7 @@ class Holding(bootsteps.StartStopStep):
             every_s=settings.lease_ttl_s / BEATS,
             on_lost=stop_run,
             on_beat=known.look,
-            on_poison=lambda task_id: give_up(c.app, task_id, "it killed the workers that ran it"),
+            on_poison=lambda task_id: beside(give_up, c.app, task_id, "it killed the workers that ran it"),
         )
         Transport.leases = self._leases
         Transport.known = known
@@ -113,26 +122,30 @@ class NodeDuties(bootsteps.StartStopStep):
     requires = (TASKS,)
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
-        self._duties: list[Future[None]] = []
+        self._duties: Future[None] | None = None
+        self._ended = threading.Event()
         super().__init__(c, **kwargs)
 
     def start(self, c: Any) -> None:
         """Begin; after a reconnect they simply go on."""
-        if self._duties:
-            return
+        if self._duties is None:
+            shared_resources().worker = c.hostname
+            self._duties = asyncio.run_coroutine_threadsafe(self._serve(c), shared_runtime().loop)
+
+    async def _serve(self, c: Any) -> None:
         at = shared_resources()
-        at.worker = c.hostname
-        loop = shared_runtime().loop
-        self._duties = [
-            asyncio.run_coroutine_threadsafe(duty, loop)
-            for duty in (
+        try:
+            await asyncio.gather(
                 announce(c.hostname, at, lambda: c.pool.limit, host_memory, lambda: c.pool.closed),
                 hear_cancellations(at),
                 sweep_cancellations(at),
+                return_exceptions=True,
             )
-        ]
+        finally:
+            self._ended.set()
 
     def shutdown(self, c: Any) -> None:  # noqa: ARG002  Celery's signature
-        """End, once nothing runs here any more."""
-        for duty in self._duties:
-            duty.cancel()
+        """End, once nothing runs here any more, and take back what was announced, if Redis is there."""
+        if self._duties is not None:
+            self._duties.cancel()
+            self._ended.wait(GOODBYE_S)

@@ -6,6 +6,7 @@ it. Here one script does both, and it also refuses junk, parks what is not due a
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty
 from time import monotonic
 from typing import Any, ClassVar
@@ -120,15 +121,15 @@ class Channel(kombu_redis.Channel):
             word for name in (*INBOXES, SYSTEM) for word in ("PREFIX", f"{self.global_keyprefix}{name}")
         ]
         connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", line, "BCAST", *prefixes, "NOLOOP")
-        self._poll_s = POLL_S
         try:
             connection.read_response()
             self._poll_s = TOLD_POLL_S
-            self.connection.turn_every(TOLD_POLL_S)
         except Refused as error:
+            self._poll_s = POLL_S
             logger.info(
                 "Redis does not tell of changes (%s): who does not ring is heard within a poll.", error
             )
+        self.connection.turn_every(self._poll_s)
 
     def _brpop_read(self, **options: Any) -> bool:
         """Hand out what a claim brought."""
@@ -148,7 +149,8 @@ class Channel(kombu_redis.Channel):
             self._in_poll = None
         Transport.polled_at = monotonic()
         if monotonic() - self._brpop_sent_at > Transport.leases.ttl_s / 2:  # this process stood still
-            Transport.leases.give_back(*(tag.decode() for tag in taken[1::5]))
+            with suppress(Refused):  # then their leases end
+                Transport.leases.give_back(*(tag.decode() for tag in taken[1::5]))
             taken = []
         for task_id in told:
             logger.info("Task %s came again after its result was told: dropped.", task_id.decode())
