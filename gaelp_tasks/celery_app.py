@@ -40,7 +40,7 @@ class GaelpApp(Celery):
         self.add_defaults(lambda: celery_settings(self.settings))
 
     def send_task(self, *args: Any, **kwargs: Any) -> Any:
-        """Celery's send_task, and a ring at the doorbell; who does not ring is heard within a poll.
+        """Celery's send_task, which also names the queue of a model, for workers that have not heard of it.
 
         Raises kombu's OperationalError where Redis does not take the message.
         """
@@ -50,11 +50,9 @@ class GaelpApp(Celery):
             raise OperationalError(in_words(str(error))) from error
         queue = kwargs.get("queue")
         name = str(getattr(queue, "name", queue) or "")
-        with suppress(*unavailable), self.redis.pipeline(transaction=False) as pipe:
-            if model_of(name):
-                pipe.sadd(self.keys.queues, name)
-            pipe.publish(self.keys.bell, name)
-            pipe.execute()
+        if model_of(name):
+            with suppress(*unavailable):
+                self.redis.sadd(self.keys.queues, name)
         return sent
 
     @cached_property

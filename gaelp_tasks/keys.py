@@ -112,11 +112,6 @@ class Keys:
         return f"{self.namespace}gaelp:dead:messages"
 
     @property
-    def bell(self) -> str:
-        """Channel on which our publishers say that there is something to take."""
-        return f"{self.namespace}gaelp:bell"
-
-    @property
     def cancellations(self) -> str:
         """Channel on which cancel requests are called out."""
         return f"{self.namespace}gaelp:cancellations"

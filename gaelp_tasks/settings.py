@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     lease_ttl_s: Positive = Field(
         5.0, description="a worker that was not heard of for this long has lost its work"
     )
+    poison_deaths: int = Field(
+        10,
+        ge=3,
+        description="deaths of workers after which a message is a dead letter; from the third it runs alone",
+    )
     drain_grace_s: NotNegative = Field(30.0, description="SIGTERM: running work may finish within this")
     deaf_after_s: Positive = Field(
         10.0, description="a worker with room whose claims go unanswered this long connects anew; x6: it ends"
@@ -189,7 +194,13 @@ def _unit(name: str) -> str:
         return "s"
     if name.endswith("_bytes"):
         return "bytes"
-    units = {"num_ctx": "tokens", "num_parallel": "slots", "embed_seats": "seats", "retry_attempts": "runs"}
+    units = {
+        "num_ctx": "tokens",
+        "num_parallel": "slots",
+        "embed_seats": "seats",
+        "retry_attempts": "runs",
+        "poison_deaths": "deaths",
+    }
     return units.get(name, "")
 
 

@@ -11,6 +11,7 @@ from faults.history.model_server import model_server, prompt
 from faults.history.subjects import Ours
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_workers.leases import TOLD
 from support.elsewhere import Elsewhere, elsewhere
 
 
@@ -84,7 +85,7 @@ class Load:
         redis, keys, workers = self.place.app.redis, self.place.app.keys, len(self.cluster.workers)
         try:
             names = [client["name"] for client in redis.client_list() if client["name"].startswith("gaelp:")]
-            heard = dict(redis.pubsub_numsub(keys.bell, keys.cancellations))
+            heard = dict(redis.pubsub_numsub(TOLD, keys.cancellations))
             held = redis.hlen(keys.unacked)
         except unavailable:
             return False

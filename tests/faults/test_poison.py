@@ -19,6 +19,7 @@ def test_it_costs_five_workers_then_it_is_a_dead_letter_and_its_caller_is_told(s
         "GAELP_OLLAMA_NODES": node,
         "GAELP_AGENTS": '{"killer": "support.poison:Killer"}',
         "GAELP_LEASE_TTL_S": "2",
+        "GAELP_POISON_DEATHS": "5",
         "PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH")))),
     }
     with ThreadPoolExecutor(3) as pool:

@@ -9,6 +9,7 @@ import pytest
 
 from gaelp_tasks import app, invoke_agent
 from gaelp_tasks.streams import Piece, parse
+from gaelp_workers.leases import TOLD
 from gaelp_workers.scripts import CLAIM
 from support import stubborn
 from support.eventually import eventually
@@ -202,7 +203,7 @@ def test_a_dead_doorbell_costs_no_more_than_a_poll(start_worker, broker, node):
     with Hole(broker.port) as hole:
         start_worker(GAELP_OLLAMA_NODES=node, GAELP_BROKER_URL=f"redis://127.0.0.1:{hole.port}/0")
         assert invoke_agent.delay("Hi", options=SHORT).get(timeout=20)
-        assert hole.hush(app.keys.bell.encode()) >= 1
+        assert hole.hush(TOLD.encode()) >= 1
         assert invoke_agent.delay("Hi", options=SHORT).get(timeout=5)
 
 

@@ -34,7 +34,15 @@ def letters(empty):
 def refuse(*messages, queue="batch"):
     """Have a claim look at messages that it refuses."""
     app.redis.lpush(queue, *messages)
-    leases = Leases(app.redis, app.keys, holder=f"a{next(BATCHES)}", ttl_s=60, claims_ttl_s=60, results="")
+    leases = Leases(
+        app.redis,
+        app.keys,
+        holder=f"a{next(BATCHES)}",
+        ttl_s=60,
+        claims_ttl_s=60,
+        poison_deaths=10,
+        results="",
+    )
     leases.load()
     while app.redis.llen(queue):
         offered = Offer((queue,), (0,))

@@ -40,7 +40,9 @@ def leases(redis):
 
 
 def holder(name: str, ttl_s: float = 60.0) -> Leases:
-    made = Leases(app.redis, KEYS, holder=name, ttl_s=ttl_s, claims_ttl_s=60.0, results=RESULTS)
+    made = Leases(
+        app.redis, KEYS, holder=name, ttl_s=ttl_s, claims_ttl_s=60.0, poison_deaths=5, results=RESULTS
+    )
     made.load()
     return made
 
@@ -69,7 +71,7 @@ def answer(leases: Leases, take: int, queues: tuple[str, ...], seats: int = 0) -
 
 def claim(leases: Leases, take: int = 1, queues: tuple[str, ...] = (QUEUE,), seats: int = 0) -> list[str]:
     """Ids of what was taken, in order."""
-    taken, _, _, _ = answer(leases, take, queues, seats)
+    taken, *_ = answer(leases, take, queues, seats)
     ids = []
     for at in range(0, len(taken), 5):
         _, tag, _, alone, text = taken[at : at + 5]
@@ -405,7 +407,7 @@ def asking(task_id: str, task: str = "gaelp.invoke_agent", **arguments: Any) -> 
 
 def sort(leases: Leases, inbox: str = QUEUE) -> set[str]:
     """Sort what a claim found in an inbox; the queues it went to."""
-    _, unsorted, _, _ = answer(leases, 0, (inbox,))
+    _, unsorted, *_ = answer(leases, 0, (inbox,))
     pairs = [(unsorted[at], unsorted[at + 1].encode()) for at in range(0, len(unsorted), 2)]
     places = [(source, text, place(text, inbox)) for source, text in pairs]
     return leases.sort([one for one in places if one[2]])  # type: ignore[misc]  those without are left out
@@ -432,7 +434,7 @@ def test_an_inbox_is_sorted_by_a_worker_without_room_byte_for_byte(redis, leases
 
 def test_two_who_sort_the_same_inbox_move_each_message_once(redis, leases):
     publish(*(asking(str(number)) for number in range(9)))
-    _, unsorted, _, _ = answer(leases, 0, (QUEUE,))
+    _, unsorted, *_ = answer(leases, 0, (QUEUE,))
     places = [
         (unsorted[at], unsorted[at + 1].encode(), place(unsorted[at + 1].encode(), QUEUE))
         for at in range(0, 18, 2)
@@ -465,7 +467,7 @@ def test_priority_counts_across_the_queues_of_a_tier_and_never_across_tiers(redi
     publish(message("batch"), queue=lists("batch.a")[step_of(10)])
     publish(message("inbox"))
     offered = Offer((QUEUE, "interactive.a", "interactive.b", "batch.a"), (0, 0, 0, 1))
-    taken, _, _, _ = redis.execute_command(
+    taken, *_ = redis.execute_command(
         *leases.claim_command(offered, Free(9, 0, 0), INBOXES, most_bytes=MOST_BYTES)
     )
     assert [json.loads(text)["headers"]["id"] for text in taken[4::5]] == ["high", "inbox", "low", "batch"]

@@ -8,6 +8,7 @@ import pytest
 
 from gaelp_tasks.connections import connect, worded
 from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_workers.leases import TOLD
 from support.elsewhere import elsewhere
 from support.eventually import eventually
 from support.redis_server import RedisServer
@@ -71,7 +72,7 @@ def test_the_whole_story_goes_over_tls(way, front, asking, authority, node, tmp_
             assert alive == {worker.name: {"ok": "pong"}}
             endless.cancel()
             assert endless.get(timeout=20)["stop_reason"] == "cancelled"
-            eventually(lambda: place.app.redis.pubsub_numsub(place.app.keys.bell)[0][1] == 1)
+            eventually(lambda: place.app.redis.pubsub_numsub(TOLD)[0][1] == 1)
             eventually(lambda: not place.app.redis.hlen(place.app.keys.unacked))
             assert f"worker {worker.name}" in doctor(url)
 

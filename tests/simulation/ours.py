@@ -82,7 +82,9 @@ def behind(headers: dict[str, Any]) -> str:
 
 
 def make_leases(redis: SyncRedis, holder: str) -> Leases:
-    return Leases(redis, KEYS, holder=holder, ttl_s=LEASE_S, claims_ttl_s=86_400.0, results=RESULTS)
+    return Leases(
+        redis, KEYS, holder=holder, ttl_s=LEASE_S, claims_ttl_s=86_400.0, poison_deaths=5, results=RESULTS
+    )
 
 
 class Claimed(NamedTuple):
@@ -97,7 +99,7 @@ def send_claim(redis: SyncRedis, leases: Leases, slots: int) -> list[Any]:
     """A claim's answer, as it came; [] where Redis had to be taught the script first."""
     try:
         room = free(leases.kinds, slots=slots, seats=0)
-        command = leases.claim_command(offer(INBOXES, ()), room, INBOXES, most_bytes=MOST_BYTES)
+        command = leases.claim_command(offer(INBOXES, map(route, Tier)), room, INBOXES, most_bytes=MOST_BYTES)
         return redis.execute_command(*command)
     except ScriptUnknown:
         leases.load()

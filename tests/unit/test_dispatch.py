@@ -73,13 +73,13 @@ def test_a_message_takes_what_its_task_needs(queue, task, kind):
 
 
 def test_of_a_tier_its_inbox_and_the_queues_of_models_are_offered_before_the_next_tier():
-    models = ["batch.b", "interactive.b", "interactive.a", "background.a"]
+    models = ["batch.b", "interactive.b", "interactive.any", "background.a"]
     queues, groups = offer(["background", "interactive", "system", "celery"], models)
     served = [[name for name, group in zip(queues, groups, strict=True) if group == at] for at in range(4)]
     assert served == [
         ["system"],
-        ["interactive", "interactive.a", "interactive.b", "interactive.any", "interactive.embed"],
-        ["background", "background.a", "background.any", "background.embed"],
+        ["interactive", "interactive.any", "interactive.b"],
+        ["background", "background.a"],
         ["celery"],
     ]
 
@@ -89,10 +89,14 @@ def test_a_queue_of_a_model_may_be_consumed_alone():
 
 
 @given(st.lists(st.sampled_from("abcde"), unique=True, min_size=1), st.integers(0, 99))
-def test_models_and_those_who_name_none_take_turns(names, turn):
+def test_the_queues_of_models_take_turns(names, turn):
     models = [f"batch.{name}" for name in names]
-    firsts = {offer(["batch"], models, turn + at).queues[1] for at in range(len(models) + 2)}
-    assert firsts == {*models, "batch.any", "batch.embed"}
+    firsts = {offer(["batch"], models, turn + at).queues[1] for at in range(len(models))}
+    assert firsts == {*models}
+
+
+def test_a_tier_without_calls_of_models_is_its_inbox_alone():
+    assert offer(["batch"], [], 3).queues == ("batch",)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +118,8 @@ def test_the_usual_tag_may_be_left_out(model, names):
         ("batch.both", True),
         ("batch.theirs", False),
         ("batch.nobodys", True),
-        ("batch.any", False),  # offered anyway
-        ("batch.embed", False),
+        ("batch.any", True),
+        ("batch.embed", True),
         ("batch", False),
         ("celery", False),
     ],

@@ -36,6 +36,7 @@ BAD = {
     "MAX_PROMPT_BYTES": ["-1", "1 potato", "big"],
     "MAX_OUTPUT_BYTES": ["-1", "1 potato", "big"],
     "RETRY_ATTEMPTS": ["0", "-1", "often"],
+    "POISON_DEATHS": ["2", "-1", "many"],
     "RETRY_BASE_S": ["0", "-1", "nan", "inf"],
     "RETRY_CAP_S": ["0", "-1", "nan", "inf"],
     "RETRY_BY_ERROR": ["x", "[1]", '{"a": 5}', '{"a": {"attempts": 0}}', '{"a": {"colour": 1}}'],
@@ -129,7 +130,7 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
         row = rows[f"GAELP_{name.upper()}"]
         assert len(row.meaning) > 10, row
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
-            assert row.unit in {"s", "bytes", "tokens", "slots", "seats", "runs"}, row
+            assert row.unit in {"s", "bytes", "tokens", "slots", "seats", "runs", "deaths"}, row
 
 
 def test_the_table_tells_what_was_given_and_what_is_the_default(monkeypatch):

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from gaelp_tasks.queues import ANY, EMBED, INBOXES, SYSTEM, model_of, plain, route, tier_of
+from gaelp_tasks.queues import ANY, EMBED, INBOXES, SYSTEM, model_of, plain, tier_of
 
 __all__ = ["EMBEDS", "Free", "Kind", "Offer", "QueueOrder", "free", "in_order", "names_of", "offer", "takes"]
 
@@ -63,7 +63,7 @@ class Offer(NamedTuple):
 def offer(consumed: Sequence[str], models: Iterable[str], turn: int = 0) -> Offer:
     """What to take from: `consumed` are Celery's queues, `models` those of models that this node serves.
 
-    Of each tier consumed: its inbox, then in turns the models' queues and the calls that name no model.
+    Of each tier consumed: its inbox, then in turns the queues of models.
     """
     known = sorted(models)
     queues: list[str] = []
@@ -72,12 +72,8 @@ def offer(consumed: Sequence[str], models: Iterable[str], turn: int = 0) -> Offe
         tier = tier_of(name) if name in INBOXES else None
         of_it = [name]
         if tier is not None:
-            names = [
-                *(queue for queue in known if tier_of(queue) is tier),
-                route(tier),
-                route(tier, embeds=True),
-            ]
-            shift = turn % len(names)
+            names = [queue for queue in known if tier_of(queue) is tier]
+            shift = turn % max(1, len(names))
             of_it += names[shift:] + names[:shift]
         queues += of_it
         groups += [group] * len(of_it)
@@ -96,10 +92,11 @@ def names_of(models: Iterable[str]) -> frozenset[str]:
 def takes(queue: str, own: Collection[str], elsewhere: Collection[str]) -> bool:
     """Whether a model's queue is this node's business, by the names of its own models and of others' models.
 
-    What nobody has, anybody takes: the run fails with a sentence instead of waiting for ever.
+    Calls that name no model are everybody's. So is what nobody has: the run fails with a sentence instead of
+    waiting for ever.
     """
     model = model_of(queue)
-    return model not in {"", ANY, EMBED} and (model in own or model not in elsewhere)
+    return model != "" and (model in own or model in {ANY, EMBED} or model not in elsewhere)
 
 
 class QueueOrder:

@@ -13,7 +13,7 @@ from gaelp_tasks.queues import SYSTEM, Place, lists
 from gaelp_workers.dispatch import Free, Kind, Offer
 from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, RENEW, SORT, SWEEP, TIDY, Script
 
-__all__ = ["SWEEP_AT_MOST", "Held", "Leases", "Swept"]
+__all__ = ["SWEEP_AT_MOST", "TOLD", "Held", "Leases", "Swept"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +42,28 @@ class Swept(NamedTuple):
 class Leases:
     """The messages that this process holds. Safe to use from any thread.
 
-    `holder` names this process for as long as it lives; every tag begins with it. `results` is the prefix of
-    Celery's results, '' where another Redis keeps them. Raises what redis-py raises.
+    `holder` names this process for as long as it lives; every tag begins with it. `poison_deaths` is how many
+    workers a message may see die. `results` is the prefix of Celery's results, '' where another Redis keeps
+    them. Raises what redis-py raises.
     """
 
     def __init__(
-        self, redis: SyncRedis, keys: Keys, *, holder: str, ttl_s: float, claims_ttl_s: float, results: str
+        self,
+        redis: SyncRedis,
+        keys: Keys,
+        *,
+        holder: str,
+        ttl_s: float,
+        claims_ttl_s: float,
+        poison_deaths: int,
+        results: str,
     ) -> None:
         self.holder = holder
         self.ttl_s = ttl_s
         self._redis = redis
         self._keys = keys
         self._claims_ttl_s = claims_ttl_s
+        self._poison_deaths = poison_deaths
         self._results = results
         self._held: dict[str, Held] = {}  # by tag
         self._begun: set[str] = set()  # tags of those that a thread has taken
@@ -134,7 +144,7 @@ class Leases:
         if not places:
             return set()
         keys = [self._keys.queues]
-        told = [self._keys.bell]
+        told = []
         for source, message, place in places:
             keys += [source, self._keys.queue(lists(place.queue)[place.step])]
             told += [hashlib.sha1(message, usedforsecurity=False).hexdigest(), place.queue]
@@ -221,6 +231,7 @@ class Leases:
             keys.deaths(""),
             int(self._claims_ttl_s * 1000),
             keys.namespace,
+            self._poison_deaths,
         )
         where = (*self._places, keys.queues)
         return Swept(*self._run(SWEEP, where, (*told, *(f"{holder}|" for holder in dead)), redis=redis))
@@ -271,14 +282,11 @@ class Leases:
         self.give_back(*tags, redis=redis)
 
     def bell(self) -> tuple[Any, int]:
-        """A subscription to the doorbell, connected, and Redis' number of its connection.
-
-        It also hears what Redis tells whoever tracks keys and names this connection.
-        """
+        """A subscription to what Redis tells, connected, and the number to name when asking it to."""
         bell = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         bell.execute_command("CLIENT", "ID")
         number = int(bell.connection.read_response())
-        bell.subscribe(self._keys.bell, TOLD)
+        bell.subscribe(TOLD)
         return bell, number
 
     def load(self) -> None:

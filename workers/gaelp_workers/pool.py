@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
+from time import sleep
 from typing import Any
 
 from celery.concurrency.base import apply_target
@@ -120,6 +121,7 @@ class TaskPool(ThreadPool):
         )
         self._futures.add(future)
         future.add_done_callback(done)
+        sleep(0)  # the interpreter is the thread's now, not only at this thread's next call of the system
         return ApplyResult(future)
 
     def _alarm(self, after_s: float, invocation_id: str, reason: Reason) -> TimerHandle:

@@ -69,6 +69,7 @@ class Holding(bootsteps.StartStopStep):
             holder=holder,
             ttl_s=settings.lease_ttl_s,
             claims_ttl_s=max(settings.result_ttl_s, settings.stream_ttl_s) + DAY_S,
+            poison_deaths=settings.poison_deaths,
             results=c.app.backend.get_key_for_task(".").decode().removesuffix(".") if same_redis else "",
         )
         known = KnownQueues(self._leases, lambda: shared_resources().models)

@@ -30,9 +30,10 @@ SCHEME = "claim"  #: what Celery's banner and log call our connection
 TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
 
 REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
-POLL_S = 0.02  #: for publishers who ring no bell, where Redis does not tell of them
+POLL_S = 0.02  #: where Redis does not tell of what comes
 TOLD_POLL_S = 0.2  #: where it does
 RINGS = 1000  #: heard at once; the rest at the next turn
+ECHO_S = 0.005  #: after a claim that took something Redis tells us of that, too
 PAUSE_S = 1.0  #: after Redis refused a claim: it is full, or has become a replica
 
 
@@ -78,9 +79,10 @@ class Channel(kombu_redis.Channel):
     _brpop_sent_at: Any
     _claiming = True  # what is under way is a claim
     _resume_at = 0.0  # no claim before: the queues were empty
-    _rung_at = 0.0
+    _rings = 0  # since the last claim was sent
+    _echo_until = 0.0  # the first ring tells of what our own claim took
     _poll_s = POLL_S
-    _room = Free(0, 0, 0)  # at the last claim
+    _room = Free(0, 0, 0)  # that the last claim left: what would have filled it was not there
     _turn = 0  # of the models' queues
     _tracked: Any = None  # the socket on which Redis was asked to tell what changes
 
@@ -101,7 +103,7 @@ class Channel(kombu_redis.Channel):
         consumed = self._queue_cycle.consume(len(self.active_queues))
         if not consumed:
             return
-        self._room = room
+        self._room, self._rings = room, 0
         self._turn += 1
         offered = offer(consumed, Transport.known.served, self._turn)
         command = Transport.leases.claim_command(offered, room, INBOXES, most_bytes=Transport.most_bytes)
@@ -126,9 +128,8 @@ class Channel(kombu_redis.Channel):
             self._poll_s = TOLD_POLL_S
         except Refused as error:
             self._poll_s = POLL_S
-            logger.info(
-                "Redis does not tell of changes (%s): who does not ring is heard within a poll.", error
-            )
+            logger.info("Redis does not tell of changes (%s): they are heard within a poll.", error)
+        Transport.known.told = self._poll_s == TOLD_POLL_S
         self.connection.turn_every(self._poll_s)
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -137,7 +138,7 @@ class Channel(kombu_redis.Channel):
             return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
         connection = self.client.connection
         try:
-            taken, unsorted, told, more = connection.read_response()
+            taken, unsorted, told, more, left = connection.read_response()
         except Refused as error:
             Transport.polled_at = monotonic()
             self._refused(error, connection)
@@ -147,7 +148,9 @@ class Channel(kombu_redis.Channel):
             raise
         finally:
             self._in_poll = None
+        self._room = Free(*left)
         Transport.polled_at = monotonic()
+        self._echo_until = Transport.polled_at + ECHO_S if taken else 0.0
         if monotonic() - self._brpop_sent_at > Transport.leases.ttl_s / 2:  # this process stood still
             with suppress(Refused):  # then their leases end
                 Transport.leases.give_back(*(tag.decode() for tag in taken[1::5]))
@@ -159,11 +162,9 @@ class Channel(kombu_redis.Channel):
         except Refused as error:
             self._refused(error, connection)
             moved = False
+        self._look_again(at_once=bool(moved or more))
         if not (taken or moved or more):
-            told_since = self._rung_at > self._brpop_sent_at
-            self._resume_at = 0.0 if told_since else monotonic() + self._poll_s
             raise Empty
-        self._resume_at = 0.0
         for at in range(0, len(taken), 5):
             self._hand_out(*taken[at : at + 5])
         return True
@@ -243,10 +244,22 @@ class Channel(kombu_redis.Channel):
         self._resume_at = monotonic() + PAUSE_S
 
     def ring(self, *names: str) -> None:
-        """Something came into these queues, or lists of queues: look now, if anything can be taken."""
-        Transport.known.heard(*(self._queue(name) for name in names))
-        if any(self._room):
-            self._resume_at, self._rung_at = 0.0, monotonic()
+        """Something came into these lists: look now, if anything can be taken."""
+        Transport.known.heard(*map(self._queue, names))
+        self._rings += 1
+        if any(self._room) and self._in_poll is None:  # else what is under way sees to it
+            self._look_again()
+
+    def _look_again(self, *, at_once: bool = False) -> None:
+        """When to claim next; at an echo not now, which would only cost the task that the claim brought."""
+        echo = self._rings == 1 and monotonic() < self._echo_until
+        if at_once or (self._rings and not echo):
+            self._resume_at = 0.0
+        elif echo:
+            self._resume_at = monotonic() + POLL_S
+            self.connection.turn_in(POLL_S)
+        else:
+            self._resume_at = monotonic() + self._poll_s
 
 
 class Transport(kombu_redis.Transport):
@@ -264,30 +277,31 @@ class Transport(kombu_redis.Transport):
     polled_at: ClassVar[float] = 0.0  #: `monotonic` of the last answer to a claim; 0 before the first
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Hear the doorbell, and turn often enough to notice publishers who do not ring it."""
+        """Hear the doorbell, and turn often enough to notice what it does not tell."""
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
         # celery cancels what was registered here when the connection is lost
         self._loop, self._turns = loop, loop.call_repeatedly(POLL_S, _turn)
         bell, self.bell_id = Transport.leases.bell()
-        line = bell.connection._sock  # noqa: SLF001  redis-py shows no socket
-        loop.add_reader(line, self._on_bell, bell, line)
+        # redis-py shows no socket; of the subscription itself it would open a new one, unheard by the loop
+        loop.add_reader(bell.connection._sock, self._on_bell, bell)  # noqa: SLF001
+
+    def turn_in(self, seconds: float) -> None:
+        """Have the loop turn once, then."""
+        self._loop.call_later(seconds, _turn)
 
     def turn_every(self, seconds: float) -> None:
         """How often the loop turns with nothing to do."""
         self._turns.cancel()
         self._turns = self._loop.call_repeatedly(seconds, _turn)
 
-    def _on_bell(self, bell: Any, line: Any) -> None:
-        """Somebody published: look at once. A broken connection is one for the whole consumer."""
+    def _on_bell(self, bell: Any) -> None:
+        """Something came: look at once. A broken connection is one for the whole consumer."""
         names: list[str] = []
         for _ in range(RINGS):
-            rung = bell.get_message(timeout=0)  # None is also what a subscription's own answer is
-            told = rung["data"] if rung else None  # a queue, from our publishers, or lists, from Redis
-            names += told if isinstance(told, list) else [told] if isinstance(told, str) else []
-            if rung is None and not bell.connection.can_read(timeout=0):
+            kind, _, told = bell.connection.read_response()
+            names += (told or ()) if kind == "message" else ()
+            if not bell.connection.can_read(timeout=0):
                 break
-        if bell.connection._sock is not line:  # noqa: SLF001  redis-py has connected anew, unheard by the loop
-            raise ConnectionResetError("The doorbell's connection to Redis broke.")
         for channel in self.channels:
             channel.ring(*names)
 

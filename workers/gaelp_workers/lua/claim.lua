@@ -11,9 +11,10 @@
 --       prefixes of keys by task id: 11 claim number  12 holding tag  13 deaths  14 request to cancel
 --       15 Celery's result; empty where it is not in this Redis  16 stream
 --       17.. of each queue its group: a number, and 'i' behind it for an inbox, 's' for maintenance
--- Gives { taken, unsorted, told, more }: five values for each message taken (list, tag, claim number, whether it
+-- Gives { taken, unsorted, told, more, room }: five values for each message taken (list, tag, claim number, whether it
 -- has to run alone, message); two for each message that an inbox has for a model (list, message), which stays;
--- the ids of messages that were dropped, because their result has been told; 1 where there is more to look at, else 0.
+-- the ids of messages that were dropped, because their result has been told; 1 where there is more to look at, else 0;
+-- the slots, seats and errands that are left, for which nothing was there.
 --
 -- A record is one line of JSON about the message, a newline, and the message's own bytes, never encoded anew
 -- (cjson would turn [] into {}).
@@ -156,6 +157,7 @@ local function take(list, tag, headers, message, alone)
       return false
     end
   end
+  if alone then room = { slot = 0, seat = 0, errand = 0 } end
   redis.call('SET', ARGV[12] .. id, tag, 'PX', life)
   redis.call('HSET', KEYS[1], tag, record({ id = id, claim = claim, alone = alone or nil }, list, message))
   redis.call('ZADD', KEYS[2], now + lease, tag)
@@ -204,14 +206,16 @@ local function leave(list)
   end
 end
 
--- Take from one list while there is room for what comes; `kind` is the queue's.
+-- Take from one list while there is room for what comes; `kind` is the queue's. Gives whether anything was there.
 local function serve(list, kind)
+  local there = false
   while seen < look and bytes <= MOST do
     if room.slot <= 0 and kind ~= 'i' and (room.seat <= 0 and kind ~= 's' or room.errand <= 0 and kind == 's') then
-      return
+      return there
     end
     local message = redis.pcall('RPOP', list)
-    if type(message) ~= 'string' then return end -- empty, or no list at all
+    if type(message) ~= 'string' then return there end -- empty, or no list at all
+    there = true
     seen, bytes = seen + 1, bytes + #message
     local tag = tags .. seen
     local wrong, headers = fault(message)
@@ -222,12 +226,13 @@ local function serve(list, kind)
       park(headers['id'], tag, due, list, message)
     elseif kind == 'i' and MODELS[headers['task']] then
       redis.call('RPUSH', list, message)
-      return leave(list)
+      leave(list)
+      return true
     else
       local wants = needs(headers, kind)
       if room[wants] <= 0 then
         redis.call('RPUSH', list, message)
-        return
+        return true
       end
       if runs(headers['id']) then
         park(headers['id'], tag, now + 1000, list, message)
@@ -236,12 +241,24 @@ local function serve(list, kind)
       end
     end
   end
+  return there
+end
+
+-- One step of a queue, unless all of its lists that hold anything were served
+local function serve_step(queue, step)
+  if queue.there > 0 and serve(queue.lists[step + 1], queue.kind) then queue.there = queue.there - 1 end
 end
 
 local function steps(queue)
   local keys = { queue }
   for step = 1, STEPS do keys[step + 1] = queue .. SEPARATOR .. step end
   return keys
+end
+
+local function answer()
+  return {
+    taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0, { room.slot, room.seat, room.errand }
+  }
 end
 
 -- a script is not undone: what others broke must be seen before a message is in its hands
@@ -252,26 +269,27 @@ for i, kind in ipairs({ 'hash', 'zset', 'zset', 'hash', 'zset', 'hash' }) do
   end
 end
 
-if suspect() then return { taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0 } end
+if suspect() then return answer() end
 
 local i = FIRST
 while i <= #KEYS do
   local waiting, group = {}, string.match(ARGV[i + GROUPS], '%d+')
   while i <= #KEYS and string.match(ARGV[i + GROUPS], '%d+') == group do
     local lists = steps(KEYS[i])
-    if redis.call('EXISTS', unpack(lists)) > 0 then
-      waiting[#waiting + 1] = { lists, string.match(ARGV[i + GROUPS], '%a?$') }
+    local there = redis.call('EXISTS', unpack(lists))
+    if there > 0 then
+      waiting[#waiting + 1] = { lists = lists, there = there, kind = string.match(ARGV[i + GROUPS], '%a?$') }
     end
     i = i + 1
   end
   for step = 0, STEPS do
     for _, queue in ipairs(waiting) do
-      if queue[2] ~= 'i' then
-        serve(queue[1][step + 1], queue[2])
+      if queue.kind ~= 'i' then
+        serve_step(queue, step)
       elseif step == DEFAULT then
-        for _, list in ipairs(queue[1]) do serve(list, 'i') end
+        for each = 0, STEPS do serve_step(queue, each) end
       end
     end
   end
 end
-return { taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0 }
+return answer()

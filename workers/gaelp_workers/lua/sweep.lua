@@ -6,14 +6,14 @@
 --       7 gaelp:queues (set of queues that may hold something)
 -- ARGV  1 how many of each at most  2 prefix of the marks that tell a late holder
 --       3 prefix of the deaths by task id  4 their life, ms  5 the namespace
---       6.. prefixes of the tags of holders that are known to be dead
+--       6 deaths that make poison, for they may also be the doing of whoever kills workers
+--       7.. prefixes of the tags of holders that are known to be dead
 -- Gives { back, due, poison }: how many messages were given back, how many were due, and the tasks of those that
 -- killed the worker in which they ran alone; they are dead letters.
 
 local most = tonumber(ARGV[1])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local POISON = 5 -- deaths, the last three of them alone: somebody who kills workers may hit the same one twice
 
 local function split(record)
   local line = string.find(record, '\n', 1, true)
@@ -22,9 +22,9 @@ end
 
 local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, most)
 local died = {}
-if #ARGV > 5 then
+if #ARGV > 6 then
   for _, tag in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-    for i = 6, #ARGV do
+    for i = 7, #ARGV do
       if string.sub(tag, 1, #ARGV[i]) == ARGV[i] and not died[tag] and #ended < most then
         ended[#ended + 1], died[tag] = tag, true
       end
@@ -56,7 +56,7 @@ for i = #ended, 1, -1 do -- the one held longest comes to the front
   if record then
     local about, message = split(record)
     local deaths = count(about['id'])
-    if about['alone'] and deaths >= POISON then
+    if about['alone'] and deaths >= tonumber(ARGV[6]) then
       about['reason'], about['deaths'], about['at'] = 'poison', deaths, now
       redis.call('HSET', KEYS[6], tag, cjson.encode(about) .. '\n' .. message)
       redis.call('ZADD', KEYS[5], now, tag)
