@@ -13,7 +13,16 @@ from gaelp_tasks.demo.parts import Child, Part
 from gaelp_tasks.demo.programs import announced
 from gaelp_tasks.demo.stack import Stack
 
-__all__ = ["cpu_s", "start_node", "start_ours", "start_plain", "start_redis", "start_relay", "start_source"]
+__all__ = [
+    "cpu_s",
+    "start_deaf",
+    "start_node",
+    "start_ours",
+    "start_plain",
+    "start_redis",
+    "start_relay",
+    "start_source",
+]
 
 HERE = Path(__file__).parent
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -45,6 +54,19 @@ def start_ours(stack: Stack, folder: Path, *, slots: int) -> Child:
     env = {"GAELP_NUM_PARALLEL": str(slots)}
     child = stack.start(_celery("ours", folder, "--app=gaelp_tasks", "--include=noop", env=env))
     stack.wait_for(child, partial(announced, settings=app.settings))
+    return child
+
+
+def start_deaf(stack: Stack, folder: Path, *, slots: int) -> Child:
+    """Our worker as a user whom Redis tells nothing of what comes, ready."""
+    may_not_track = ("-client", *(f"+client|{word}" for word in ("id", "list", "setname", "setinfo")))
+    app.redis.acl_setuser(
+        "deaf", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", *may_not_track]
+    )
+    url = os.environ["GAELP_BROKER_URL"].replace("//", "//deaf:any@")
+    env = {"GAELP_NUM_PARALLEL": str(slots), "GAELP_BROKER_URL": url}
+    child = stack.start(_celery("deaf", folder, "--app=gaelp_tasks", "--include=noop", env=env))
+    stack.wait_for(child, lambda child: " ready." in child.output() or None)
     return child
 
 

@@ -15,7 +15,7 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 from figures import Figure, percentile
-from parts import cpu_s, start_ours, start_plain
+from parts import cpu_s, start_deaf, start_ours, start_plain
 
 from gaelp_tasks.demo.parts import Child
 from gaelp_tasks.demo.stack import Stack
@@ -112,7 +112,7 @@ def measure_tasks(folder: Path, plan: Plan) -> list[Figure]:
         return [
             _idle(ours, plan),
             *_trips(ours, theirs, plan),
-            _unrung(ours, plan),
+            _unrung(ours, plan, stack, folder),
             *_drains(ours, theirs, plan),
         ]
 
@@ -127,11 +127,12 @@ def _idle(ours: Side, plan: Plan) -> Figure:
     return Figure(name="idle CPU, ours", unit="% of a core", rounds=tuple(rounds), at_most=2.0)
 
 
-def _unrung(ours: Side, plan: Plan) -> Figure:
-    """Trips of a service that knows nothing of ours, and rings no bell."""
+def _unrung(ours: Side, plan: Plan, stack: Stack, folder: Path) -> Figure:
+    """Trips of a service that knows nothing of ours, to a worker that Redis does not tell of them."""
     url = os.environ["GAELP_BROKER_URL"]
     rounds = []
-    with Celery("service", broker=url, backend=url) as service:
+    with ours.halted(), Celery("service", broker=url, backend=url) as service:
+        deaf = start_deaf(stack, folder, slots=SLOTS)
         for _ in range(plan.rounds):
             trips = []
             for _ in range(plan.trips):
@@ -139,6 +140,7 @@ def _unrung(ours: Side, plan: Plan) -> Figure:
                 service.send_task(noop.noop.name, queue=ours.queue).get(timeout=GIVE_UP_S)
                 trips.append((time.perf_counter() - started) * 1000)
             rounds.append(percentile(trips, 99))
+        deaf.stop()
     return Figure(name="idle round trip p99, no bell", unit="ms", rounds=tuple(rounds), at_most=30.0)
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("gaelp_tasks", "workers", "beat", "tests", "pyproject.toml")
 GIVE_UP_S = 180.0
 
-LEASES = "tests/integration/test_leases.py"
+HERE = "tests/integration"
 LUA = "workers/gaelp_workers/lua"
 
 
@@ -41,112 +41,112 @@ BUGS = (
         "redis.call('HSET', KEYS[1], tag, record({ id = id, claim = claim, alone = alone or nil }, list, "
         "message))",
         "",
-        f"{LEASES}::test_what_is_given_back_stands_in_front_in_its_old_order_byte_for_byte",
+        f"{HERE}/test_leases.py::test_what_is_given_back_stands_in_front_in_its_old_order_byte_for_byte",
     ),
     Bug(
         "no claim number is raised",
         f"{LUA}/claim.lua",
         "local value = redis.pcall('INCR', key)\n",
         "local value = 1\n",
-        f"{LEASES}::test_each_claim_raises_the_number_of_the_task",
+        f"{HERE}/test_claims.py::test_each_claim_raises_the_number_of_the_task",
     ),
     Bug(
         "a result that was told is made again",
         f"{LUA}/claim.lua",
         "result['status'] == 'SUCCESS'",
         "false",
-        f"{LEASES}::test_what_has_told_its_result_is_not_run_again",
+        f"{HERE}/test_claims.py::test_what_has_told_its_result_is_not_run_again",
     ),
     Bug(
         "two messages of one task run at the same time",
         f"{LUA}/claim.lua",
         "return type(tag) == 'string' and redis.call('ZSCORE', KEYS[2], tag)",
         "return false",
-        f"{LEASES}::test_a_second_message_of_a_task_that_runs_waits_until_that_is_over",
+        f"{HERE}/test_suspects.py::test_a_second_message_of_a_task_that_runs_waits_until_that_is_over",
     ),
     Bug(
         "what is not due starts at once",
         f"{LUA}/claim.lua",
         "elseif due and due > now and",
         "elseif false and",
-        f"{LEASES}::test_what_is_not_due_is_parked_and_published_when_it_is",
+        f"{HERE}/test_claims.py::test_what_is_not_due_is_parked_and_published_when_it_is",
     ),
     Bug(
         "zones of times are ignored",
         f"{LUA}/claim.lua",
         "seconds = seconds + (sign == '-' and ahead or -ahead)",
         "",
-        f"{LEASES}::test_times_are_read_as_python_reads_them",
+        f"{HERE}/test_claims.py::test_times_are_read_as_python_reads_them",
     ),
     Bug(
         "compressed messages are opened",
         f"{LUA}/claim.lua",
         "if packed ~= nil and packed ~= cjson.null and packed ~= '' then return 'compressed' end",
         "",
-        f"{LEASES}::test_what_cannot_run_is_kept_apart_and_harms_nobody",
+        f"{HERE}/test_claims.py::test_what_cannot_run_is_kept_apart_and_harms_nobody",
     ),
     Bug(
         "a poisonous message is tried for ever",
         f"{LUA}/claim.lua",
         "number(ARGV[13] .. id) >= DEATHS",
         "false",
-        f"{LEASES}::test_what_has_seen_two_workers_die_runs_alone_and_after_three_more_it_is_a_dead_letter",
+        f"{HERE}/test_suspects.py::test_what_has_seen_two_workers_die_runs_alone_and_after_three_more_it_is_a_dead_letter",
     ),
     Bug(
         "the local clock rules the leases",
         f"{LUA}/sweep.lua",
         "local now = clock[1] * 1000",
         "local now = (clock[1] + 3600) * 1000",
-        f"{LEASES}::test_a_renewed_lease_is_not_swept",
+        f"{HERE}/test_leases.py::test_a_renewed_lease_is_not_swept",
     ),
     Bug(
         "the sweep gives back what it goes on holding",
         f"{LUA}/sweep.lua",
         "  redis.call('HDEL', KEYS[1], tag)\n  redis.call('ZREM', KEYS[2], tag)\n",
         "  redis.call('ZADD', KEYS[2], now - 1, tag)\n",
-        f"{LEASES}::test_an_ended_lease_is_swept_and_its_old_holder_is_told",
+        f"{HERE}/test_leases.py::test_an_ended_lease_is_swept_and_its_old_holder_is_told",
     ),
     Bug(
         "the holder of an ended lease is not told",
         f"{LUA}/sweep.lua",
         "redis.call('SET', ARGV[2] .. tag, about['id'], 'EX', 3600)",
         "",
-        f"{LEASES}::test_an_ended_lease_is_swept_and_its_old_holder_is_told",
+        f"{HERE}/test_leases.py::test_an_ended_lease_is_swept_and_its_old_holder_is_told",
     ),
     Bug(
         "who was only slow counts as dead",
         f"{LUA}/renew.lua",
         "redis.pcall('DECR', ARGV[3] .. swept)",
         "1",
-        f"{LEASES}::test_a_holder_that_was_only_slow_is_not_counted_among_the_dead",
+        f"{HERE}/test_suspects.py::test_a_holder_that_was_only_slow_is_not_counted_among_the_dead",
     ),
     Bug(
         "what is given back goes to the end of its queue",
         f"{LUA}/give_back.lua",
         "'RPUSH'",
         "'LPUSH'",
-        f"{LEASES}::test_what_is_given_back_stands_in_front_in_its_old_order_byte_for_byte",
+        f"{HERE}/test_leases.py::test_what_is_given_back_stands_in_front_in_its_old_order_byte_for_byte",
     ),
     Bug(
         "sorting an inbox loses what another worker sorted meanwhile",
         f"{LUA}/sort.lua",
         "      redis.call('RPUSH', KEYS[i], message)\n",
         "",
-        f"{LEASES}::test_two_who_sort_the_same_inbox_move_each_message_once",
+        f"{HERE}/test_inboxes.py::test_two_who_sort_the_same_inbox_move_each_message_once",
     ),
     Bug(
         "who cannot renew goes on",
         "workers/gaelp_workers/keeper.py",
         "self._leases.ttl_s / 2:",
         "self._leases.ttl_s * 2:",
-        f"{LEASES}::test_who_cannot_renew_for_half_a_lease_stops_what_it_runs",
+        f"{HERE}/test_leases.py::test_who_cannot_renew_for_half_a_lease_stops_what_it_runs",
     ),
     Bug(
         "an acknowledgement that could not be said is forgotten",
         "workers/gaelp_workers/leases.py",
         "            self._owed.add(tag)\n",
         "",
-        f"{LEASES}::test_an_acknowledgement_that_could_not_be_said_is_said_later",
+        f"{HERE}/test_leases.py::test_an_acknowledgement_that_could_not_be_said_is_said_later",
     ),
     Bug(
         "there is no fence: an earlier run may write behind a later one",

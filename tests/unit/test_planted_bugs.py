@@ -3,6 +3,7 @@
 import pytest
 
 from faults.planted import BUGS, ROOT
+from simulation.plants import PLANTS
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
@@ -15,3 +16,11 @@ def test_each_bug_can_be_planted_and_its_test_exists(bug):
 
 def test_they_are_named_apart():
     assert len({bug.name for bug in BUGS}) == len(BUGS) >= 15
+
+
+def test_the_page_lists_each_with_its_test():
+    page = (ROOT / "docs/reliability.md").read_text()
+    for bug in BUGS:
+        file, _, name = bug.test.partition("::")
+        assert f"| {bug.name} | `{name}` ({file.rpartition('/')[2]}) |" in page
+    assert [name for name in PLANTS if f"| {name} | " not in page] == []

@@ -17,6 +17,8 @@ from kombu.entity import Exchange, Queue
 
 from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.connections import unavailable
+from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.queues import route
 from gaelp_tasks.tasks.base import ModelTask
 from gaelp_workers.dispatch import offer
 from gaelp_workers.request import Request
@@ -78,7 +80,8 @@ def active_queues(state: Any) -> list[dict[str, Any]]:
     """List the queues this worker takes from, those of models too."""
     consumer = state.consumer.task_consumer
     declared = {queue.name: queue for queue in consumer.queues} if consumer else {}
-    names = offer(list(declared), Transport.known.served).queues
+    modelless = {route(tier, embeds=embeds) for tier in Tier for embeds in (False, True)}
+    names = offer(list(declared), modelless.union(Transport.known.served)).queues
     taken = (declared.get(name) or _anonymous(name) for name in names)
     return [dict(queue.as_dict(recurse=True)) for queue in taken]
 
