@@ -214,6 +214,20 @@ def test_an_embedding_takes_a_seat_and_waits_for_no_slot(redis, leases):
     assert claim(leases, 0, (queue,), seats=1) == ["2"]
 
 
+def test_what_is_not_taken_is_not_touched_for_redis_tells_everybody_of_a_change(redis, leases):
+    queues = (QUEUE, "interactive.m", "interactive.embed", "system")
+    publish(message("1", task="gaelp.invoke_agent"))
+    publish(message("2"), queue="interactive.m")
+    publish(message("3", task="gaelp.embed"), queue="interactive.embed")
+    publish(message("4"), queue="system")
+    with redis.pipeline() as pipe:
+        pipe.watch(*queues)
+        assert claim(leases, 0, queues) == []
+        assert claim(leases, 0, queues[:2], seats=9) == []
+        pipe.multi()
+        assert pipe.execute() == []
+
+
 @pytest.mark.parametrize("key", [KEYS.unacked, KEYS.leases, KEYS.parked, KEYS.dead])
 def test_a_key_of_ours_that_was_broken_stops_claims_before_they_take_anything(redis, leases, key):
     publish(message("1"))

@@ -76,6 +76,7 @@ def test_a_key_of_another_kind_in_the_way_of_sorting_loses_nothing(redis, leases
     sort(leases)
     assert redis.llen(QUEUE) == 1
     assert claim(leases, 9, ("interactive.any",)) == ["2"]
+    assert sort(leases) == set(), "so that nobody tries again at once"
 
 
 def test_a_queue_is_called_out_again_when_something_comes_back_to_it(redis, leases):

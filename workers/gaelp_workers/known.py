@@ -53,7 +53,7 @@ class KnownQueues:
         self._elsewhere = frozenset(self._leases.models(redis, self._now() - MISSED_S))
         mine = [f"{tier}.{name}" for tier in Tier for name in (*own, ANY, EMBED)]
         tidy = next(self._looks) % TIDY_EVERY == 0
-        waiting = self._leases.waiting(redis, also=mine, tidy=tidy)
+        waiting = self._leases.waiting(redis, also={*mine, *self._known}, tidy=tidy)
         with self._lock:
             self._known = self._news.union(waiting, () if self.told else mine)
 

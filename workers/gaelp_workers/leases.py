@@ -140,7 +140,10 @@ class Leases:
         ]
 
     def sort(self, places: Sequence[tuple[str, bytes, Place]]) -> set[str]:
-        """Move messages of inboxes, each from its Redis list to its place; the queues they went to."""
+        """Move messages of inboxes, each from its Redis list to its place; the queues they went to.
+
+        Nothing where others have moved them all, or where they belong is no list.
+        """
         if not places:
             return set()
         keys = [self._keys.queues]
@@ -148,8 +151,7 @@ class Leases:
         for source, message, place in places:
             keys += [source, self._keys.queue(lists(place.queue)[place.step])]
             told += [hashlib.sha1(message, usedforsecurity=False).hexdigest(), place.queue]
-        self._run(SORT, keys, told)
-        return {place.queue for _, _, place in places}
+        return {place.queue for _, _, place in places} if self._run(SORT, keys, told) else set()
 
     def took(self, tag: str, task: Held) -> None:
         """A claim brought this message."""
@@ -282,11 +284,15 @@ class Leases:
         self.give_back(*tags, redis=redis)
 
     def bell(self) -> tuple[Any, int]:
-        """A subscription to what Redis tells, connected, and the number to name when asking it to."""
+        """A subscription to what Redis tells, connected, and the number to name when asking it to.
+
+        Raises Refused where our user may not hear it.
+        """
         bell = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         bell.execute_command("CLIENT", "ID")
         number = int(bell.connection.read_response())
         bell.subscribe(TOLD)
+        bell.connection.read_response()
         return bell, number
 
     def load(self) -> None:

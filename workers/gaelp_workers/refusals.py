@@ -4,11 +4,13 @@ Celery's own would acknowledge what it cannot decode, so that it is gone, and wr
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 from celery.exceptions import NotRegistered
 from celery.utils.objects import Bunch
 
+from gaelp_workers.steps import beside
 from gaelp_workers.transport import Transport
 
 __all__ = ["Refusals"]
@@ -33,7 +35,7 @@ class Refusals:
             reply_to=message.properties.get("reply_to"),
             errbacks=None,
         )
-        self.app.backend.mark_as_failure(task_id, NotRegistered(name), request=request)
+        beside(partial(self.app.backend.mark_as_failure, task_id, NotRegistered(name), request=request))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002  Celery's signature
         """It names no task."""

@@ -1,11 +1,13 @@
 """Our bootsteps in Celery's consumer. They touch private names of celery and kombu; each has a test."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
+from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
 
@@ -24,7 +26,9 @@ from gaelp_workers.memory import host_memory
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
 from gaelp_workers.transport import Transport
 
-__all__ = ["Holding", "NodeDuties"]
+__all__ = ["Holding", "NodeDuties", "beside"]
+
+logger = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
 BEATS = 10  #: renewals per lease
@@ -46,9 +50,25 @@ def give_up(app: Any, task_id: str, reason: str) -> None:
         )
 
 
+@cache
+def _errands() -> "SimpleQueue[Callable[[], None]]":
+    """What the one thread behind `beside` still has to do."""
+    errands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            try:
+                errands.get()()
+            except Exception:
+                logger.exception("A task's end could not be told.")
+
+    threading.Thread(target=serve, name="gaelp-beside", daemon=True).start()
+    return errands
+
+
 def beside(what: Callable[..., None], *given: Any) -> None:
-    """Do it on a thread of its own: Celery's backend may wait for Redis, and the keeper must not."""
-    threading.Thread(target=what, args=given, name="gaelp-beside", daemon=True).start()
+    """Do it soon, on another thread: Celery's backend may wait for Redis; loop and keeper must not."""
+    _errands().put(partial(what, *given))
 
 
 class Holding(bootsteps.StartStopStep):
@@ -83,7 +103,7 @@ class Holding(bootsteps.StartStopStep):
         )
         Transport.leases = self._leases
         Transport.known = known
-        Transport.on_refused = partial(give_up, c.app)
+        Transport.on_refused = partial(beside, give_up, c.app)
         Transport.room = lambda: self.left(c)
         Transport.most_bytes = settings.most_message_bytes
 

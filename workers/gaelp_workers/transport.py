@@ -79,6 +79,7 @@ class Channel(kombu_redis.Channel):
     _brpop_sent_at: Any
     _claiming = True  # what is under way is a claim
     _resume_at = 0.0  # no claim before: the queues were empty
+    _paused_until = 0.0  # nor before this, whatever rings: Redis refused
     _rings = 0  # since the last claim was sent
     _echo_until = 0.0  # the first ring tells of what our own claim took
     _poll_s = POLL_S
@@ -95,6 +96,8 @@ class Channel(kombu_redis.Channel):
         self._claiming = not any(queue.endswith(REPLIES) for queue in self.active_queues)
         if not self._claiming:
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+            return
+        if monotonic() < self._paused_until:
             return
         room = Transport.room()
         freed = any(now and not before for now, before in zip(room, self._room, strict=True))
@@ -165,8 +168,9 @@ class Channel(kombu_redis.Channel):
         self._look_again(at_once=bool(moved or more))
         if not (taken or moved or more):
             raise Empty
-        for at in range(0, len(taken), 5):
-            self._hand_out(*taken[at : at + 5])
+        opened = [self._open(*taken[at : at + 5]) for at in range(0, len(taken), 5)]
+        for queue, held, payload in opened:  # all are held by now, whatever becomes of the first
+            self._hand_out(queue, held, payload)
         return True
 
     def _sort(self, unsorted: list[bytes]) -> bool:
@@ -179,14 +183,20 @@ class Channel(kombu_redis.Channel):
                 stuck.add(source)
             else:
                 places.append((source, message, to))
-        Transport.known.heard(*Transport.leases.sort(places))
-        return bool(places)
+        queues = Transport.leases.sort(places)
+        Transport.known.heard(*queues)
+        if places and not queues:  # somebody else has sorted them, or where they belong is no list
+            self._pause(POLL_S)
+        return bool(queues)
 
     def _queue(self, name: str) -> str:
         """The queue of a Redis list."""
         return name.removeprefix(self.global_keyprefix).partition(SEPARATOR)[0]
 
-    def _hand_out(self, source: bytes, tag: bytes, claim: int, alone: int, message: bytes) -> None:
+    def _open(
+        self, source: bytes, tag: bytes, claim: int, alone: int, message: bytes
+    ) -> tuple[str, str, dict[str, Any] | None]:
+        """The queue, the tag and the content, from now on held; None where Python cannot read it."""
         queue, held = self._queue(source.decode()), tag.decode()
         try:
             payload: Any = loads(message.decode())  # type: ignore[no-untyped-call]
@@ -194,6 +204,15 @@ class Channel(kombu_redis.Channel):
             headers = payload["headers"]
             headers["gaelp_claim"] = claim
             Transport.leases.took(held, Held(headers["id"], Kind.of(queue, headers["task"]), bool(alone)))
+        except Exception:  # noqa: BLE001  the decoder raises whatever it stumbles over
+            return queue, held, None
+        return queue, held, payload
+
+    def _hand_out(self, queue: str, held: str, payload: dict[str, Any] | None) -> None:
+        if payload is None:
+            self._bury(held, queue, "cannot be read")
+            return
+        try:
             if wrong := fault(payload):
                 self._bury(held, queue, wrong)
                 return
@@ -235,19 +254,25 @@ class Channel(kombu_redis.Channel):
     def _refused(self, error: Exception, connection: Any) -> None:
         """Redis will not run the claim now; the worker lives on and asks again."""
         if isinstance(error, ScriptUnknown):
-            Transport.leases.load()
+            with suppress(Refused):
+                Transport.leases.load()
+            self._pause(POLL_S)
             return
         # a failover: look for the new master; of a script Redis 6 says so in its text alone
         if isinstance(error, Replica) or "READONLY" in str(error):
             connection.disconnect()
         logger.warning("Redis refuses a claim (%s); asking again in %g s.", error, PAUSE_S)
-        self._resume_at = monotonic() + PAUSE_S
+        self._pause(PAUSE_S)
+
+    def _pause(self, seconds: float) -> None:
+        self._paused_until = monotonic() + seconds
+        self.connection.turn_in(seconds)
 
     def ring(self, *names: str) -> None:
         """Something came into these lists: look now, if anything can be taken."""
         Transport.known.heard(*map(self._queue, names))
         self._rings += 1
-        if any(self._room) and self._in_poll is None:  # else what is under way sees to it
+        if any(self._room) and not self._in_poll:  # else what is under way sees to it
             self._look_again()
 
     def _look_again(self, *, at_once: bool = False) -> None:
@@ -272,16 +297,21 @@ class Transport(kombu_redis.Transport):
     room: ClassVar[Callable[[], Free]]  #: how many more messages may be held right now
     most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
     _loop: Any
-    _turns: Any  # the timer that turns it
+    _turns: ClassVar[Any] = None  # the timer that turns it
     bell_id: int = 0  #: Redis' number of the doorbell's connection; 0: it has none
     polled_at: ClassVar[float] = 0.0  #: `monotonic` of the last answer to a claim; 0 before the first
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Hear the doorbell, and turn often enough to notice what it does not tell."""
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
-        # celery cancels what was registered here when the connection is lost
-        self._loop, self._turns = loop, loop.call_repeatedly(POLL_S, _turn)
-        bell, self.bell_id = Transport.leases.bell()
+        self._loop = loop
+        self.turn_every(POLL_S)
+        try:
+            bell, self.bell_id = Transport.leases.bell()
+        except Refused as error:
+            Transport.known.told = False
+            logger.info("Redis may not tell of changes (%s): they are heard within a poll.", error)
+            return
         # redis-py shows no socket; of the subscription itself it would open a new one, unheard by the loop
         loop.add_reader(bell.connection._sock, self._on_bell, bell)  # noqa: SLF001
 
@@ -291,17 +321,20 @@ class Transport(kombu_redis.Transport):
 
     def turn_every(self, seconds: float) -> None:
         """How often the loop turns with nothing to do."""
-        self._turns.cancel()
-        self._turns = self._loop.call_repeatedly(seconds, _turn)
+        if Transport._turns is not None:  # of the connection before, perhaps: Celery does not know of it
+            Transport._turns.cancel()
+        Transport._turns = self._loop.call_repeatedly(seconds, _turn)
 
     def _on_bell(self, bell: Any) -> None:
         """Something came: look at once. A broken connection is one for the whole consumer."""
         names: list[str] = []
         for _ in range(RINGS):
-            kind, _, told = bell.connection.read_response()
-            names += (told or ()) if kind == "message" else ()
+            _, _, told = bell.connection.read_response()
+            names += told or ()  # nothing, where all keys are gone
             if not bell.connection.can_read(timeout=0):
                 break
+        else:  # what was received and not read wakes nobody
+            self._loop.call_soon(self._on_bell, bell)
         for channel in self.channels:
             channel.ring(*names)
 

@@ -213,32 +213,31 @@ local function serve(list, kind)
     if room.slot <= 0 and kind ~= 'i' and (room.seat <= 0 and kind ~= 's' or room.errand <= 0 and kind == 's') then
       return there
     end
-    local message = redis.pcall('RPOP', list)
+    local message = redis.pcall('LINDEX', list, -1) -- what stays is not touched: Redis tells everybody of a change
     if type(message) ~= 'string' then return there end -- empty, or no list at all
-    there = true
-    seen, bytes = seen + 1, bytes + #message
-    local tag = tags .. seen
+    there, bytes = true, bytes + #message
     local wrong, headers = fault(message)
     local due = headers and instant(headers['eta'])
-    if wrong then
-      bury(tag, wrong, list, message)
-    elseif due and due > now and not cancelled(headers) then
-      park(headers['id'], tag, due, list, message)
-    elseif kind == 'i' and MODELS[headers['task']] then
-      redis.call('RPUSH', list, message)
-      leave(list)
-      return true
-    else
-      local wants = needs(headers, kind)
-      if room[wants] <= 0 then
-        redis.call('RPUSH', list, message)
+    local parked = due and due > now and not cancelled(headers)
+    local wants = headers and needs(headers, kind)
+    if not wrong and not parked then
+      if kind == 'i' and MODELS[headers['task']] then
+        leave(list)
         return true
       end
-      if runs(headers['id']) then
-        park(headers['id'], tag, now + 1000, list, message)
-      elseif take(list, tag, headers, message) then
-        room[wants] = room[wants] - 1
-      end
+      if room[wants] <= 0 then return true end
+    end
+    redis.call('RPOP', list) -- first, for then a full Redis lets the script go on
+    seen = seen + 1
+    local tag = tags .. seen
+    if wrong then
+      bury(tag, wrong, list, message)
+    elseif parked then
+      park(headers['id'], tag, due, list, message)
+    elseif runs(headers['id']) then
+      park(headers['id'], tag, now + 1000, list, message)
+    elseif take(list, tag, headers, message) then
+      room[wants] = room[wants] - 1
     end
   end
   return there
@@ -256,9 +255,8 @@ local function steps(queue)
 end
 
 local function answer()
-  return {
-    taken, unsorted, dropped, (seen >= look or bytes > MOST) and 1 or 0, { room.slot, room.seat, room.errand }
-  }
+  local more = seen > 0 and (seen >= look or bytes > MOST) -- what was not moved is the same the next time
+  return { taken, unsorted, dropped, more and 1 or 0, { room.slot, room.seat, room.errand } }
 end
 
 -- a script is not undone: what others broke must be seen before a message is in its hands
