@@ -206,7 +206,7 @@ PLANTS = {
         {Invariant.LEGAL_MOVE, Invariant.KEPT},
     ),
     "a claim does not look at the eta": Plant(
-        script("CLAIM", "elseif due and due > now and", "elseif false and"), {Invariant.NOT_EARLY}
+        script("CLAIM", "local parked = due and due > now", "local parked = false"), {Invariant.NOT_EARLY}
     ),
     "a claim notes nothing": Plant(
         script("CLAIM", "redis.call('HSET', KEYS[1], tag,", "local _ = string.format('%s%s', tag,"),
