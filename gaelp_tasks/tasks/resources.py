@@ -68,6 +68,7 @@ class Resources:
     policy: RetryPolicy
     nodes: tuple[Node, ...]  #: one or more, among which `client` chooses
     worker: str = field(default_factory=gethostname)
+    lively: Callable[[], bool] = lambda: True  #: its leases were renewed lately, so that its runs are its own
     rng: Random = field(default_factory=SystemRandom)
     now: Callable[[], float] = time  #: Unix seconds, to compare with other machines
     tick: Callable[[], float] = monotonic  #: seconds, to measure with

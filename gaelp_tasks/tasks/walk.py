@@ -107,7 +107,7 @@ async def walk(run: Run, work: Work, at: Resources) -> Outcome:
         if outcome is None:
             await admit(run, at)
             async with stoppable(run):
-                outcome = Done(work.result(await answer(run, work, stream)))
+                outcome = Done(work.result(await answer(run, work, stream, at)))
     except StreamFenced:
         raise
     except Cancelled as cancelled:
@@ -163,12 +163,14 @@ async def stoppable(run: Run) -> AsyncIterator[None]:
             alarm.cancel()
 
 
-async def answer(run: Run, work: Work, stream: TokenStream) -> StopReason:
+async def answer(run: Run, work: Work, stream: TokenStream, at: Resources) -> StopReason:
     """Settle on a model and recall what it said; else have it in memory before the prompt's clock starts."""
     work.model = await work.resolve()
     if await work.recall(stream):
         return "stop"
     run.load_s = await work.load()
+    if not at.lively():  # this process stood still: the answer may have been told elsewhere
+        raise Cancelled(Reason.LEASE)
     return await work.do(stream)
 
 

@@ -152,6 +152,18 @@ def test_the_slowest_of_many_restarts_breaks_the_promise_in_whatever_order_they_
     assert broken(findings, Promise(restart_p99_s=9.8)) == ["restart p99: 9.90 s, promised 9.8 s"]
 
 
+@given(after_s=st.floats(-5, 5))
+def test_who_was_frozen_when_the_answer_was_told_may_call_the_model_at_its_thaw_only(after_s):
+    history = good(1)
+    told = history.acceptances[0]
+    second = Start("task-0", "second", "frozen", told.at + 10)
+    thawed_at = second.at - after_s
+    frozen = Outage("frozen", told.at - 1, thawed_at)
+    findings = check(replace(history, starts=(*history.starts, second), outages=(frozen,)))
+    at_its_thaw, ran = 0 <= second.at - thawed_at <= 1, ("task-0",)
+    assert (findings.thawed, findings.again) == ((ran, ()) if at_its_thaw else ((), ran))
+
+
 def test_what_was_answered_before_the_death_is_no_orphan_but_ran_again():
     history = good(1)
     repeated = replace(

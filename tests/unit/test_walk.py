@@ -239,6 +239,14 @@ async def test_a_stop_between_seat_and_walk_never_touches_the_client(bench):
     assert made.at.client.asked == made.at.client.loads == []
 
 
+async def test_who_stood_still_until_others_may_run_it_calls_no_model(bench):
+    made = bench(["x"])
+    made.at.lively = lambda: False
+    outcome = await made.walk(made.run())
+    assert isinstance(outcome, Snooze), "no attempt is spent"
+    assert made.at.client.asked == []
+
+
 # -- errors
 
 

@@ -61,6 +61,11 @@ class Keeper(threading.Thread):
         self._beats = 0
         self._over = threading.Event()
 
+    @property
+    def lively(self) -> bool:
+        """Whether it has renewed lately: nobody else may run yet what is held here."""
+        return self._clock() - self._renewed_at <= self._leases.ttl_s / 2
+
     def start(self) -> None:
         """Be seen to live before anything is held. Raises what redis-py raises."""
         self._redis.ping()
@@ -99,7 +104,7 @@ class Keeper(threading.Thread):
         except unavailable as error:
             self._seen.clear()  # after a restart or a failover nobody's name is there yet
             self._missed.clear()
-            if self._clock() - self._renewed_at > self._leases.ttl_s / 2:
+            if not self.lively:
                 logger.warning("Cannot renew leases (%s): what runs here is stopped.", error)
                 self._lose(self._leases.held)
 

@@ -122,6 +122,7 @@ class Holding(bootsteps.StartStopStep):
             return [queue.name for queue in consumer.queues] if consumer and self.left(c).seats > 0 else []
 
         shared_resources().seats.open_queues = open_queues
+        shared_resources().lively = lambda: self._keeper.lively
         if not self._keeper.is_alive():
             self._leases.load()
             self._keeper.start()

@@ -129,7 +129,8 @@ def report(name: str, history: History, found: Findings) -> str:
         "" if found.refused is None else f"{found.refused} / {len(found.overtaken)}",
     )
     more = f"{history.idle} strikes on an empty queue, {len(history.doubtful)} publishes in doubt, "
-    more += f"{len(found.ghosts)} ghosts, {history.suspects} suspects, {history.took_s:.0f} s, "
+    more += f"{len(found.ghosts)} ghosts, {history.suspects} suspects, {len(found.thawed)} called at a thaw, "
+    more += f"{history.took_s:.0f} s, "
     more += f"load {os.getloadavg()[0]:.1f}"
     return "| " + " | ".join(map(str, row)) + " |\n" + more
 

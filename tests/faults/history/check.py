@@ -32,6 +32,7 @@ class Findings:
     started_twice: tuple[str, ...]  #: at least once is the promise, so this is no fault by itself
     needless: tuple[str, ...]  #: started again though nothing had happened to either worker
     again: tuple[str, ...]  #: started again after an answer had been told
+    thawed: tuple[str, ...]  #: the same on a worker that was frozen just before: what it writes is refused
     spent: tuple[str, ...]  #: the answer came from a later attempt, and nothing had failed
     ghosts: tuple[str, ...]  #: ran, and nobody had published them
     buried: tuple[str, ...]  #: dead letters
@@ -64,6 +65,8 @@ class Promise:
     stop_s: float | None = None
 
 
+THAW_S = 1.0  #: after a thaw a run does at once what it was about to do
+
 COUNTED = (
     "lost",
     "stranded",
@@ -93,7 +96,8 @@ def check(history: History) -> Findings:
         ),
         started_twice=_sorted(one for one, runs in starts.items() if len(runs) > 1),
         needless=_sorted(one for one, runs in starts.items() if _needless(runs, history)),
-        again=_sorted(one for one in answers.keys() & starts if starts[one][-1].at > answers[one][0].at),
+        again=_sorted(one for one, start in _late(starts, answers) if not _at_a_thaw(start, history)),
+        thawed=_sorted(one for one, start in _late(starts, answers) if _at_a_thaw(start, history)),
         spent=_sorted(told.id for told in history.acceptances if told.attempt > 1),
         ghosts=_sorted((starts.keys() | answers.keys()) - asked),
         buried=tuple(sorted(history.buried)),
@@ -154,6 +158,22 @@ def _restarts(
     """
     for _, outage, later in _orphans(history, starts, answers):
         yield later.at - outage.at
+
+
+def _late(
+    starts: dict[str, list[Start]], answers: dict[str, list[Acceptance]]
+) -> Iterable[tuple[str, Start]]:
+    """The starts after an answer was told."""
+    for one in answers.keys() & starts:
+        yield from ((one, start) for start in starts[one] if start.at > answers[one][0].at)
+
+
+def _at_a_thaw(start: Start, history: History) -> bool:
+    """Whether its worker was frozen until a moment ago, perhaps between its last look and this call."""
+    return any(
+        outage.worker == start.worker and outage.until is not None and 0 <= start.at - outage.until <= THAW_S
+        for outage in history.outages
+    )
 
 
 def _overtaken(

@@ -31,7 +31,8 @@ QUIET_S = 1.0  #: without anything to do
 PARTS = {  # of a prompt in base64, at each of the three places where it may begin
     base64.b64encode(b"x" * at + PROMPT.encode())[4:-4].decode() for at in range(3)
 }
-ENDED = re.compile(r"Task \S+\[(.+?)\] (?:succeeded|raised|ignored|retry)")
+#: a mutated name may hold brackets and line breaks
+ENDED = re.compile(r"\[([^\[\]\n]+)\] (?:succeeded|raised|ignored|retry)")
 #: for the worker: little patience, and little room, so that huge messages are refused in a short run
 SETTINGS = {
     "GAELP_NUM_PARALLEL": "8",
