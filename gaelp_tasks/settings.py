@@ -7,19 +7,21 @@ from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
 from gaelp_tasks import addresses
 from gaelp_tasks.errors import SettingsError
+from gaelp_tasks.footprints import KvCacheType, MemoryModelName
 from gaelp_tasks.models.invocation import one_sentence
 
-__all__ = ["SettingRow", "Settings", "load_settings", "masked"]
+__all__ = ["MemorySource", "SettingRow", "Settings", "load_settings", "masked"]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Comma = Annotated[tuple[str, ...], NoDecode]
+MemorySource = Literal["auto", "host", "cgroup", "gpu", "budget"]
 
 ENVELOPE = 4  #: a message is at most this many times the largest prompt: base64, escapes, headers
 
@@ -64,6 +66,26 @@ class Settings(BaseSettings):
         1, ge=1, le=1024, description="slots of a loaded model on each node (OLLAMA_NUM_PARALLEL)"
     )
     num_ctx: int = Field(0, ge=0, description="context tokens per slot; 0: the server's own default")
+    memory_budget: ByteSize = Field(
+        ByteSize(0),
+        description="memory that models may take on each node, where it cannot be seen: AMD GPUs, another "
+        "container or machine; 0: none declared",
+    )
+    memory_source: MemorySource = Field(
+        "auto", description="what tells a node's memory; auto: the smallest of host, cgroup, gpu and budget"
+    )
+    kv_cache_type: KvCacheType = Field(
+        "f16", description="how the nodes keep keys and values (OLLAMA_KV_CACHE_TYPE): f16 bf16 q8_0 q4_0 f32"
+    )
+    memory_model: MemoryModelName = Field(
+        "kv", description="what a slot takes: kv, its context; naive, the whole model each time"
+    )
+    os_reserve: ByteSize = Field(
+        ByteSize(2 * 1024**3), description="memory of a node that is left to the system, the safety floor"
+    )
+    safety_factor: float = Field(
+        1.5, ge=1, description="estimates of what a model takes are multiplied by this; usual: 1.5 to 2.0"
+    )
     embed_seats: int = Field(
         64, ge=1, le=512, description="embeddings at once; they share calls of their model and take no slot"
     )
@@ -139,6 +161,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{masked(url)} is no http:// or https:// address")
         return value
 
+    @field_validator("memory_source")
+    @classmethod
+    def _declared(cls, value: str, given: ValidationInfo) -> str:
+        if value == "budget" and given.data.get("memory_budget") == 0:
+            raise ValueError("budget needs GAELP_MEMORY_BUDGET, such as 24GiB")
+        return value
+
     @field_validator("broker_url", "result_backend")
     @classmethod
     def _redis_urls(cls, value: str) -> str:
@@ -198,6 +227,9 @@ def _unit(name: str) -> str:
         "num_ctx": "tokens",
         "num_parallel": "slots",
         "embed_seats": "seats",
+        "memory_budget": "bytes",
+        "os_reserve": "bytes",
+        "safety_factor": "times",
         "retry_attempts": "runs",
         "poison_deaths": "deaths",
     }

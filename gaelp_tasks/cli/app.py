@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gaelp_tasks.cli import cancelling, chat, looking, programs, running, top
+from gaelp_tasks.cli import cancelling, chat, looking, planning, programs, running, top
 from gaelp_tasks.cli.demo import demo_app
 from gaelp_tasks.cli.dlq import dlq_app
 from gaelp_tasks.cli.models import models_app
@@ -44,6 +44,7 @@ def _main(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Work": (running.run, chat.chat, running.embed, running.attach, cancelling.cancel),
     "Looking": (looking.status, top.top, looking.show, looking.doctor, looking.config),
+    "Nodes": (planning.plan,),
     "Programs": (programs.worker, programs.beat, programs.flower),
 }
 #: the programs hand what they do not know to Celery

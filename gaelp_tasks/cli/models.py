@@ -2,9 +2,8 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Annotated, Any, NamedTuple
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from gaelp_tasks import app
 from gaelp_tasks.cli.output import Json, note, out, print_json
-from gaelp_tasks.cli.server import Listed, Server, address
+from gaelp_tasks.cli.server import Listed, Server, chosen
 from gaelp_tasks.clients.wire import canonical
 from gaelp_tasks.errors import BrokerUnavailable, NodeError
 from gaelp_tasks.overview import live_nodes, runners
@@ -79,7 +78,7 @@ def list_(*, node: OnNode = "", as_json: Json = False) -> None:
 
     Example: gaelp models list --node http://127.0.0.1:11434
     """
-    with _servers(node) as servers:
+    with chosen(node, app.settings) as servers:
         answers = _everywhere(servers, Server.models)
     if as_json:
         rows = [{"node": one.node, **model._asdict()} for one in answers for model in one.told or ()]
@@ -96,7 +95,7 @@ def pull(name: Name, *, node: OnNode = "", as_json: Json = False) -> None:
     Example: gaelp models pull llama3.2:1b
     """
     answers = []
-    with _servers(node) as servers:
+    with chosen(node, app.settings) as servers:
         for server in servers:
             try:
                 answers.append(_answer(server, lambda one: _pull(one, name, quiet=as_json)))
@@ -118,7 +117,7 @@ def warm(name: Name, *, node: OnNode = "", as_json: Json = False) -> None:
 
     Example: gaelp models warm llama3.2:1b   (before the first users come)
     """
-    with _servers(node) as servers:
+    with chosen(node, app.settings) as servers:
         answers = _everywhere(servers, lambda server: _warm(server, name))
     done = [{"node": one.node, "seconds": round(one.told, 3)} for one in answers if not one.trouble]
     if as_json:
@@ -141,7 +140,7 @@ def unload(
 
     Example: gaelp models unload llama3.2:1b --node http://127.0.0.1:11434
     """
-    with _servers(node) as servers:
+    with chosen(node, app.settings) as servers:
         if not force:
             _ask_the_runs(name, [server.name for server in servers], may_ask=not as_json)
         answers = _everywhere(servers, lambda server: _unload(server, name))
@@ -154,24 +153,6 @@ def unload(
         if not done and not any(one.trouble for one in answers):
             out.print(escape(f"{name} was not in memory."))
     _end(answers, say=not as_json)
-
-
-@contextmanager
-def _servers(node: str) -> Iterator[list[Server]]:
-    """The nodes of the settings, or one of them, or whatever address is given."""
-    settings = app.settings
-    urls = settings.ollama_nodes
-    if node:
-        if not node.startswith(("http://", "https://")):
-            raise typer.BadParameter(f"{node} is no http:// or https:// address.", param_hint="--node")
-        # as the settings write it: there it may carry a password
-        urls = tuple(url for url in urls if address(url) == address(node)) or (node,)
-    servers = [Server(url, settings) for url in urls]
-    try:
-        yield servers
-    finally:
-        for server in servers:
-            server.close()
 
 
 def _answer(server: Server, ask: Callable[[Server], Any]) -> Answer:

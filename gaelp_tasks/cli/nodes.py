@@ -20,10 +20,11 @@ __all__ = ["NARROW", "NO_WORKER", "nodes_app", "nodes_table", "print_nodes", "tr
 GIB = 1024**3
 WIDEST_BAR = 16  #: slots; more are told as a number only
 NARROW = 110  #: columns; below it, what can be spared is left out
+WIDE = 140  #: columns; from here on there is room for what few look for
 #: of a node: name -> columns that a terminal must have for it
 COLUMNS = {
     "node": 0, "health": 0, "slots": 0, "tokens/s": 0, "memory free": 60, "loaded": 80, "worker": NARROW,
-    "seen": NARROW,
+    "seen": NARROW, "server holds": WIDE,
 }  # fmt: skip
 NO_WORKER = "No worker is running: start one with `gaelp worker`, or everything with `make up`."
 
@@ -172,13 +173,20 @@ def nodes_table(nodes: Sequence[NodeSnapshot], now: float, *, width: int) -> Tab
             "health": health(node) if node.healthy else f"[red]{escape(health(node))}[/]",
             "slots": slots_shown(node),
             "tokens/s": f"{node.tokens_per_s:.1f}",
-            "memory free": f"{gib(node.memory.free_bytes)} of {gib(node.memory.total_bytes)} GiB",
+            "memory free": memory_shown(node, with_source=width >= NARROW),
             "loaded": escape(", ".join(node.loaded)) or "-",
             "worker": escape(node.worker),
             "seen": f"{max(0.0, now - node.seen_at):.0f} s ago",
+            "server holds": "-" if node.held_bytes is None else f"{gib(node.held_bytes)} GiB",
         }
         table.add_row(*(row[name] for name in fits))
     return table
+
+
+def memory_shown(node: NodeSnapshot, *, with_source: bool) -> str:
+    """`5.1 of 8.0 GiB (cgroup v2)`: what is free, and which probe said so."""
+    shown = f"{gib(node.memory.free_bytes)} of {gib(node.memory.total_bytes)} GiB"
+    return f"{shown} ({escape(node.memory.source)})" if with_source else shown
 
 
 def slots_shown(node: NodeSnapshot) -> str:

@@ -1,17 +1,21 @@
 """One Ollama server, asked synchronously; what goes wrong is a NodeError of one sentence."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
+import typer
 
+from gaelp_tasks.clients import ModelInfo, wire
 from gaelp_tasks.clients.wire import canonical, keep_alive_value
 from gaelp_tasks.errors import ModelMissing, NodeError, NodeFailed, NodeUnreachable, RequestRefused
+from gaelp_tasks.footprints import ModelShape
 from gaelp_tasks.settings import Settings
 
-__all__ = ["Away", "Listed", "Server", "address"]
+__all__ = ["Away", "Listed", "Server", "address", "chosen"]
 
 ASK_S = 5.0  #: for small questions
 PULL_SILENCE_S = 1800.0  #: a server that checks what it has pulled says nothing meanwhile
@@ -84,6 +88,22 @@ class Server:
                 return found
         raise self._missing(model)
 
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """The models on its disk, by what the list itself tells."""
+        return wire.models(self._answer("/api/tags"), self.name)
+
+    def shapes(self, names: Collection[str] = ()) -> list[ModelShape]:
+        """What the memory of these models depends on; of all on its disk where none is named."""
+        infos = {canonical(info.name): info for info in self.infos()}
+        wanted = list(dict.fromkeys(canonical(name) for name in names)) or list(infos)
+        if missing := [name for name in wanted if name not in infos]:
+            raise self._missing(missing[0])
+        return [self._shape(infos[name]) for name in wanted]
+
+    def running(self) -> tuple[wire.Running, ...]:
+        """The models in memory, with what they take."""
+        return wire.running(self._answer("/api/ps"), self.name)
+
     def pull(self, model: str) -> Iterator[dict[str, Any]]:
         """Fetch a model; what the server says of it until it is there. Raises NodeFailed where it fails.
 
@@ -127,6 +147,17 @@ class Server:
     def close(self) -> None:
         """Give back its connections."""
         self._session.close()
+
+    def _shape(self, info: ModelInfo) -> ModelShape:
+        asked = {"model": info.name}
+        shape = wire.shape(self._answer("/api/show", asked), info, self.name)
+        if shape is not None:
+            return shape
+        return wire.whole_shape(self._answer("/api/show", asked | {"verbose": True}), info, self.name)
+
+    def _answer(self, path: str, request: Mapping[str, Any] | None = None) -> bytes:
+        with self._ask("GET" if request is None else "POST", path, request, read_s=ASK_S) as reply:
+            return reply.content
 
     def _listed(self, model: dict[str, Any], in_memory: dict[str, Any]) -> Listed:
         details = model.get("details") or {}
@@ -229,6 +260,23 @@ class Server:
         cause = _cause(error)
         why = f"cannot be reached ({cause})" if cause else "cannot be reached"
         return Away(self.name, why, "start it (`ollama serve`), or set GAELP_OLLAMA_NODES")
+
+
+@contextmanager
+def chosen(node: str, settings: Settings) -> Iterator[list[Server]]:
+    """The nodes of the settings, or one of them, or whatever address is given. Raises BadParameter."""
+    urls = settings.ollama_nodes
+    if node:
+        if not node.startswith(("http://", "https://")):
+            raise typer.BadParameter(f"{node} is no http:// or https:// address.", param_hint="--node")
+        # as the settings write it: there it may carry a password
+        urls = tuple(url for url in urls if address(url) == address(node)) or (node,)
+    servers = [Server(url, settings) for url in urls]
+    try:
+        yield servers
+    finally:
+        for server in servers:
+            server.close()
 
 
 def _cause(error: BaseException) -> str:

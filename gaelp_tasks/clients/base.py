@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gaelp_tasks.models import Prompt, ToolCall, Usage
+from gaelp_tasks.models.capacity import Resident
 from gaelp_tasks.models.frozen import Frozen, JsonObject
 from gaelp_tasks.models.usage import Seconds
 
@@ -119,6 +120,10 @@ class BaseOllamaClient(abc.ABC):
     async def loaded(self) -> tuple[str, ...]:
         """Names of the models in memory."""
         return ()
+
+    async def resident(self) -> tuple[Resident, ...]:
+        """The models in memory, and how much they take where the server tells."""
+        return tuple(Resident(name=name) for name in await self.loaded())
 
     async def version(self) -> str:
         """Of the server; '' where there is none."""

@@ -20,7 +20,9 @@ from gaelp_tasks.errors import (
     RequestRefused,
     StreamStalled,
 )
+from gaelp_tasks.footprints import ModelShape
 from gaelp_tasks.models import Prompt, as_messages
+from gaelp_tasks.models.capacity import Resident
 from gaelp_tasks.settings import Settings
 
 __all__ = ["LocalOllamaClient"]
@@ -62,6 +64,7 @@ class LocalOllamaClient(BaseOllamaClient):
         self._loaded_at: dict[str, float] = {}  # canonical name -> when it was last known to be in memory
         self._choices: dict[bool, tuple[str, float]] = {}  # embeds -> the node's first model, and since when
         self._shown: dict[str, ModelInfo] = {}  # digest -> what /api/show said
+        self._shapes: dict[str, ModelShape] = {}  # digest -> the same, for memory
 
     @classmethod
     def from_settings(cls, settings: Settings, url: str) -> Self:
@@ -187,7 +190,28 @@ class LocalOllamaClient(BaseOllamaClient):
 
     async def loaded(self) -> tuple[str, ...]:
         """Names of the models in memory."""
-        return tuple(model.name for model in wire.running(await self._ask("/api/ps"), self.node))
+        return tuple(model.name for model in await self.resident())
+
+    async def resident(self) -> tuple[Resident, ...]:
+        """The models in memory, and how much each takes."""
+        return tuple(
+            Resident(name=model.name, size_bytes=model.size, vram_bytes=model.size_vram)
+            for model in wire.running(await self._ask("/api/ps"), self.node)
+        )
+
+    async def shape(self, model: str | None = None) -> ModelShape:
+        """What its memory depends on; asked for once for each digest. Raises ModelMissing."""
+        listed = wire.canonical(await self.resolve(model))
+        for info in await self.models():
+            if wire.canonical(info.name) != listed:
+                continue
+            key = info.digest or info.name
+            if key not in self._shapes:
+                self._shapes[key] = await self._shape(info)
+            return self._shapes[key].model_copy(update={"name": info.name})  # one digest may have two names
+        raise ModelMissing(
+            f"{self.node} has no model '{listed}'; pull it there: gaelp models pull {listed}.", node=self.node
+        )
 
     async def version(self) -> str:
         """Of the server."""
@@ -233,6 +257,15 @@ class LocalOllamaClient(BaseOllamaClient):
                 return info  # a server without /api/show, or a model removed meanwhile: its family must do
             self._shown[key] = wire.shown(answer, info, self.node)
         return self._shown[key]
+
+    async def _shape(self, info: ModelInfo) -> ModelShape:
+        asked = {"model": info.name}
+        shape = wire.shape(await self._ask("/api/show", asked, info.name), info, self.node)
+        if shape is not None:
+            return shape
+        # with the vocabulary, megabytes: only where it must be
+        answer = await self._ask("/api/show", asked | {"verbose": True}, info.name)
+        return wire.whole_shape(answer, info, self.node)
 
     async def _has(self, listed: str) -> bool:
         """In memory, and with our context: another one would be loaded anew."""

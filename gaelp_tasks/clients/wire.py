@@ -14,6 +14,7 @@ from gaelp_tasks.errors import (
     NodeFailed,
     StreamTruncated,
 )
+from gaelp_tasks.footprints import ModelShape, is_cut, read_shape
 from gaelp_tasks.models import FunctionCall, Message, ToolCall, Usage
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "keep_alive_value",
     "models",
     "running",
+    "shape",
     "shown",
     "version",
+    "whole_shape",
 ]
 
 MAX_LINE_BYTES = 8 * 1024**2  #: a longer line is no token
@@ -283,6 +286,8 @@ class Running(_Answer):
 
     name: str
     context_length: Count = 0  #: tokens of one slot; 0: not told
+    size: Count = 0  #: bytes, all of it
+    size_vram: Count = 0  #: bytes of it that are on a GPU
 
 
 class _Ps(_Answer):
@@ -292,6 +297,8 @@ class _Ps(_Answer):
 class _Show(_Answer):
     capabilities: tuple[str, ...] | None = None
     details: _Details | None = None
+    model_info: dict[str, Any] | None = None
+    parameters: Text = ""
 
 
 class _Version(_Answer):
@@ -344,6 +351,25 @@ def shown(answer: bytes, info: ModelInfo, node: str) -> ModelInfo:
     family = show.details.family if show.details else ""
     return info.model_copy(
         update={"capabilities": show.capabilities or info.capabilities, "family": family or info.family}
+    )
+
+
+def shape(answer: bytes, info: ModelInfo, node: str) -> ModelShape | None:
+    """What /api/show says of a model's memory; None where it left out what decides: ask again, verbosely."""
+    cut = is_cut(_read(_Show, answer, node).model_info or {})
+    return None if cut else whole_shape(answer, info, node)
+
+
+def whole_shape(answer: bytes, info: ModelInfo, node: str) -> ModelShape:
+    """The same of a verbose answer: what is left out there is not known."""
+    show, known = _read(_Show, answer, node), shown(answer, info, node)
+    return read_shape(
+        known.name,
+        known.size_bytes,
+        show.model_info or {},
+        embeds=is_embedding(known),
+        family=known.family,
+        parameters=show.parameters,
     )
 
 

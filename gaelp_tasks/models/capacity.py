@@ -7,17 +7,28 @@ from pydantic import ConfigDict, Field
 from gaelp_tasks.models.frozen import Frozen
 from gaelp_tasks.models.usage import Seconds
 
-__all__ = ["Bytes", "MemorySnapshot", "NodeSnapshot"]
+__all__ = ["Bytes", "MemorySnapshot", "NodeSnapshot", "Resident"]
 
 Bytes = Annotated[int, Field(ge=0)]
+NEWER = ("closed", "held_bytes")  #: fields of a NodeSnapshot that the release before this one refuses
+
+
+class Resident(Frozen):
+    """A model in the memory of a server."""
+
+    name: str
+    size_bytes: Bytes = 0  #: all that it takes; 0: not told
+    vram_bytes: Bytes = 0  #: the part of it on GPUs
 
 
 class MemorySnapshot(Frozen):
-    """Memory of a node at one moment."""
+    """Memory of a node at one moment; a field of a later release is passed over, as in NodeSnapshot."""
+
+    model_config = ConfigDict(extra="ignore")
 
     total_bytes: Bytes
     free_bytes: Bytes  #: what new work could take, caches counted as free
-    source: str  #: which probe said so
+    source: str  #: which probe said so: host, cgroup v2, cgroup v1, gpu, budget; unknown: none did
 
 
 class NodeSnapshot(Frozen):
@@ -47,12 +58,15 @@ class NodeSnapshot(Frozen):
     closed: str = ""
     tokens_per_s: Annotated[float, Field(ge=0)] = 0.0  #: of all runs here together, over the last seconds
     memory: MemorySnapshot
+    #: RAM that the server and its runners hold; None where that cannot be seen. Not in `memory`, for the
+    #: release before this one refuses a field there that it does not know, and would miss the node
+    held_bytes: Bytes | None = None
     started_at: Seconds  #: Unix time
     seen_at: Seconds  #: Unix time, by the worker's clock
 
     def told(self) -> str:
         """As it is kept; the release before this one refuses a field that it does not know."""
-        return self.model_dump_json(exclude=None if self.closed else {"closed"})
+        return self.model_dump_json(exclude={name for name in NEWER if not getattr(self, name)})
 
     @property
     def busy(self) -> int:

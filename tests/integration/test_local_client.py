@@ -4,6 +4,7 @@ import pytest
 
 from gaelp_tasks.clients import Limits, LocalOllamaClient
 from gaelp_tasks.errors import InvalidInvocation, ModelMissing
+from gaelp_tasks.models.capacity import Resident
 from gaelp_tasks.settings import Settings
 from support.scripted_server import CHAT_MODEL, EMBED_MODEL, ScriptedServer
 
@@ -55,6 +56,24 @@ async def test_a_model_in_memory_is_not_loaded_again(server):
         "stream": False,
         "keep_alive": 300,
     }
+
+
+async def test_models_in_memory_are_told_with_what_they_take(server):
+    listed = [
+        {"name": "a:latest", "size": 6 * 1024**3, "size_vram": 5 * 1024**3, "context_length": 4096},
+        {"name": "b:latest"},
+    ]
+
+    async def lists(_request, reply):
+        reply.whole({"models": listed})
+
+    server.on("/api/ps", lists)
+    async with LocalOllamaClient("a", server.url) as client:
+        assert await client.resident() == (
+            Resident(name="a:latest", size_bytes=6 * 1024**3, vram_bytes=5 * 1024**3),
+            Resident(name="b:latest"),
+        )
+        assert await client.loaded() == ("a:latest", "b:latest")
 
 
 async def test_a_model_in_memory_with_another_context_is_loaded_anew(server):

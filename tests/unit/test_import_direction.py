@@ -7,7 +7,13 @@ import pytest
 from support.imports import imports, our_modules, read_imports, within
 
 DATA = ("gaelp_tasks.errors", "gaelp_tasks.models")
-DECISIONS = ("gaelp_tasks.queues", "gaelp_tasks.retries", "gaelp_tasks.lifecycle", "gaelp_tasks.texts")
+DECISIONS = (
+    "gaelp_tasks.queues",
+    "gaelp_tasks.retries",
+    "gaelp_tasks.lifecycle",
+    "gaelp_tasks.texts",
+    "gaelp_tasks.footprints",
+)
 PROGRAMS = ("gaelp_tasks.cli", "gaelp_tasks.demo")
 
 

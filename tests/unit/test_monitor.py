@@ -14,12 +14,18 @@ from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.tasks.resources import Node
 from gaelp_workers import monitor
 from gaelp_workers.health import Pulse
-from gaelp_workers.memory import host_memory
+from gaelp_workers.memory import Reading
 from gaelp_workers.monitor import announce, hear_cancellations, sample, sweep_cancellations
 from support.fakes import NODE, FakeBroker, Workbench
 
 MEMORY = MemorySnapshot(total_bytes=100, free_bytes=40, source="test")
+RESIDENT_BYTES = 7
 KEY = f"gaelp:node:w@host:{NODE}"
+
+
+def measured(resident):
+    """Memory as if it had been read, told apart by whether the server answered."""
+    return Reading(MEMORY, held_bytes=None if resident is None else RESIDENT_BYTES)
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ async def until(look):
 
 async def look(at, number=0, *, slots=3):
     node = at.nodes[number]
-    return await sample("w@host", at, node, slots, MEMORY, 5.0, Pulse(at, node))
+    return await sample("w@host", at, node, slots, measured, 5.0, Pulse(at, node))
 
 
 def add_node(bench, url):
@@ -80,7 +86,7 @@ async def test_a_snapshot_tells_what_the_node_has_and_runs(bench):
     assert snapshot == NodeSnapshot(
         worker="w@host", pid=os.getpid(), url=NODE, healthy=True,
         version="scripted", models=("scripted",), loaded=("scripted",), slots=3, running=("a",),
-        tokens=(7,), memory=MEMORY, started_at=5.0, seen_at=bench.now(),
+        tokens=(7,), memory=MEMORY, held_bytes=RESIDENT_BYTES, started_at=5.0, seen_at=bench.now(),
     )  # fmt: skip
 
 
@@ -98,6 +104,7 @@ async def test_a_node_that_does_not_answer_is_unwell_which_is_no_error(bench, mo
         ("scripted",) * (question == "loaded"),
     )
     assert snapshot.trouble == str(error) or "did not answer" in snapshot.trouble
+    assert snapshot.held_bytes is None, "the memory is read without a list of models"
 
 
 async def test_a_node_that_hangs_is_unwell(bench, monkeypatch):
@@ -186,7 +193,7 @@ async def test_every_node_is_announced_under_a_key_of_its_own_and_one_that_hangs
     add_node(bench, "http://second")
     bench.at.nodes[1].client.version = lambda: asyncio.Event().wait()
     add_node(bench, "http://third")
-    task = duty(announce("w@host", bench.at, lambda: 6, lambda: MEMORY))
+    task = duty(announce("w@host", bench.at, lambda: 6, lambda _: measured))
     others = [KEY, "gaelp:node:w@host:http://third"]
     await until(lambda: all(bench.broker.sync.exists(key) for key in others))
     assert {json.loads(bench.broker.sync.get(key))["slots"] for key in others} == {2}
@@ -197,7 +204,7 @@ async def test_every_node_is_announced_under_a_key_of_its_own_and_one_that_hangs
 
 async def test_becoming_unwell_and_well_again_is_logged_once_each(bench, duty, caplog, monkeypatch):
     caplog.set_level("INFO", "gaelp_workers.monitor")
-    duty(announce("w@host", bench.at, lambda: 1, lambda: MEMORY))
+    duty(announce("w@host", bench.at, lambda: 1, lambda _: measured))
     await until(lambda: bench.broker.sync.get(KEY))
     version, polls = bench.at.client.version, []
 
@@ -214,7 +221,7 @@ async def test_becoming_unwell_and_well_again_is_logged_once_each(bench, duty, c
 
 async def test_the_announcement_follows_the_node_and_lapses_by_itself(bench, duty):
     slots = [1]
-    duty(announce("w@host", bench.at, lambda: slots[0], lambda: MEMORY))
+    duty(announce("w@host", bench.at, lambda: slots[0], lambda _: measured))
     text = await until(lambda: bench.broker.sync.get(KEY))
     assert NodeSnapshot.model_validate_json(text).slots == 1
     slots[0] = 0
@@ -224,14 +231,14 @@ async def test_the_announcement_follows_the_node_and_lapses_by_itself(bench, dut
 
 
 async def test_the_announcement_is_taken_back_at_the_end(bench, duty):
-    task = duty(announce("w@host", bench.at, lambda: 1, lambda: MEMORY))
+    task = duty(announce("w@host", bench.at, lambda: 1, lambda _: measured))
     await until(lambda: bench.broker.sync.get(KEY))
     await ended(task)
     assert bench.broker.sync.get(KEY) is None
 
 
 @pytest.mark.parametrize(
-    "duty_of", [lambda at: announce("w@host", at, lambda: 1, lambda: MEMORY), sweep_cancellations]
+    "duty_of", [lambda at: announce("w@host", at, lambda: 1, lambda _: measured), sweep_cancellations]
 )
 async def test_a_duty_ends_though_a_command_swallowed_its_cancel(bench, duty, monkeypatch, duty_of):
     """As wait_for inside redis-py does on Python 3.11 when the answer came in the same turn."""
@@ -260,7 +267,7 @@ async def test_a_duty_ends_though_a_command_swallowed_its_cancel(bench, duty, mo
 
 async def test_without_redis_it_goes_on_and_announces_again_later(bench, duty, caplog):
     bench.broker.goes_away()
-    task = duty(announce("w@host", bench.at, lambda: 1, lambda: MEMORY))
+    task = duty(announce("w@host", bench.at, lambda: 1, lambda _: measured))
     await until(lambda: "Redis does not answer" in caplog.text)
     assert not task.done()
     bench.broker.comes_back()
@@ -296,9 +303,3 @@ async def test_a_cancel_that_was_not_heard_is_found_by_the_sweep(bench, duty):
     request_cancel(bench.broker.sync, bench.at.keys, "a", ttl_s=60.0)
     await until(lambda: run.reason)
     assert not task.done()
-
-
-def test_the_hosts_memory_is_measured():
-    memory = host_memory()
-    assert 0 < memory.free_bytes <= memory.total_bytes
-    assert memory.source == "host"

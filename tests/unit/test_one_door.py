@@ -17,13 +17,15 @@ DOORS = {
     "gguf": DEMO,
     "kombu": CELERY,
     "numpy": DEMO,
-    "psutil": ("gaelp_workers.memory", "gaelp_tasks.demo.model_server"),  # the demo's server is a node
+    "psutil": ("gaelp_workers.probes.host", "gaelp_tasks.demo.model_server"),  # the demo's server is a node
+    "pynvml": ("gaelp_workers.probes.gpu",),
     "pydantic": (
         "gaelp_tasks.models",
         "gaelp_tasks.settings",
         "gaelp_tasks.tools",  # a function's schema, and its arguments checked
         "gaelp_tasks.overview",  # skips what another release announced
         "gaelp_tasks.clients.wire",
+        "gaelp_tasks.cli.planning",  # sizes with units, as the settings take them
         "gaelp_tasks.demo.model_server.wire",
     ),
     "pydantic_core": ("gaelp_tasks.clients.wire",),

@@ -20,6 +20,12 @@ BAD = {
     "TOOLS": ["x", "[1]", '{"a": 5}'],
     "NUM_PARALLEL": ["0", "-1", "1025", "many", "1.5"],
     "NUM_CTX": ["-1", "big"],
+    "KV_CACHE_TYPE": ["f8", "F16"],
+    "MEMORY_MODEL": ["average", "KV"],
+    "OS_RESERVE": ["-1", "some"],
+    "SAFETY_FACTOR": ["0.99", "0", "-2", "nan", "inf", "many"],
+    "MEMORY_BUDGET": ["-1", "1 potato", "big"],
+    "MEMORY_SOURCE": ["budget", "GPU", "most"],
     "EMBED_SEATS": ["0", "-1", "513", "many"],
     "CACHE_EMBEDDINGS": ["maybe", "2"],
     "CACHE_ANSWERS": ["maybe", "2"],
@@ -120,6 +126,7 @@ def test_the_defaults_of_the_contract():
     assert settings.broker_url == settings.results_url == "redis://127.0.0.1:6379/0"
     assert settings.ollama_nodes == ("http://127.0.0.1:11434",)
     assert (settings.poll_interval_s, settings.stall_timeout_s, settings.num_parallel) == (1.0, 120.0, 1)
+    assert (settings.os_reserve, settings.safety_factor, settings.memory_model) == (2 * 1024**3, 1.5, "kv")
     assert Settings(result_backend="redis://other/1").results_url == "redis://other/1"
 
 
@@ -130,7 +137,7 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
         row = rows[f"GAELP_{name.upper()}"]
         assert len(row.meaning) > 10, row
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
-            assert row.unit in {"s", "bytes", "tokens", "slots", "seats", "runs", "deaths"}, row
+            assert row.unit in {"s", "bytes", "tokens", "slots", "seats", "runs", "deaths", "times"}, row
 
 
 def test_the_table_tells_what_was_given_and_what_is_the_default(monkeypatch):

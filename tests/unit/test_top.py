@@ -52,6 +52,21 @@ def drawn(seen, *, width=140, height=0, trouble=""):
     return console.file.getvalue()
 
 
+def test_where_there_is_room_a_node_tells_who_measured_and_what_its_server_holds():
+    small = MemorySnapshot(total_bytes=8 * GIB, free_bytes=3 * GIB, source="cgroup v2")
+    nodes = [node(memory=small, held_bytes=2 * GIB), node("http://b:1")]
+    assert "3.0 of 8.0 GiB (cgroup v2)" in drawn(view(nodes), width=110)
+    wide = drawn(view(nodes), width=160)
+    assert "server holds" in wide
+    assert [line.split()[-2:] for line in wide.splitlines() if "http://" in line] == [
+        ["2.0", "GiB"],
+        ["ago", "-"],
+    ]
+    narrow = drawn(view(nodes), width=109)
+    assert "3.0 of 8.0 GiB" in narrow
+    assert "cgroup" not in narrow
+
+
 def test_a_frame_tells_nodes_queues_and_runs():
     nodes = [
         node(running=("r",), tokens_per_s=12.34, loaded=("llama3.2:1b",)),

@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
 from gaelp_tasks.cancellation import listen, sweep
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.errors import NodeError
-from gaelp_tasks.models.capacity import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.models.capacity import NodeSnapshot, Resident
 from gaelp_tasks.tasks.resources import Node, Resources
 from gaelp_workers.dispatch import names_of
 from gaelp_workers.health import Pulse
+from gaelp_workers.memory import Reading
 
 __all__ = ["announce", "hear_cancellations", "sample", "sweep_cancellations"]
 
@@ -22,13 +23,16 @@ logger = logging.getLogger(__name__)
 LIVES = 4  #: polls that may fail before the announcement lapses
 QUESTION_S = 5.0  #: a node that answers later than this counts as unwell
 
+#: what a node's memory is, given the models that its server lists; None while it does not answer
+Measure = Callable[[Sequence[Resident] | None], Reading]
+
 
 async def sample(
     worker: str,
     at: Resources,
     node: Node,
     slots: int,
-    memory: MemorySnapshot,
+    memory: Measure,
     started_at: float,
     pulse: Pulse,
     closed: str = "",
@@ -36,7 +40,7 @@ async def sample(
     """The node right now; a server that does not answer is not healthy, which is no error here."""
     version, trouble = "", ""
     models: tuple[str, ...] = ()
-    loaded: tuple[str, ...] = ()
+    resident: tuple[Resident, ...] | None = None
     try:
         async with asyncio.timeout(QUESTION_S):
             version = await node.client.version()
@@ -44,11 +48,12 @@ async def sample(
             listed = await node.client.models()
             at.digests.learn(node.url, listed, asked_at)
             node.models = models = tuple(model.name for model in listed)
-            loaded = await node.client.loaded()
+            resident = await node.client.resident()
     except NodeError as error:
         trouble = str(error)
     except TimeoutError:
         trouble = f"{node.url} did not answer within {QUESTION_S:g} s."
+    loaded = tuple(model.name for model in resident or ())
     running = at.running()
     here, unplaced = running[node.url], tuple(running[""])
     embedding = tuple(name for name in (*here, *unplaced) if name in at.seats.taken)
@@ -56,6 +61,7 @@ async def sample(
         pulse.feel(loaded, free=len(here) + len(unplaced) - len(embedding) < slots)
         trouble = pulse.trouble
     node.well = not trouble
+    reading = memory(resident)
     return NodeSnapshot(
         worker=worker,
         pid=os.getpid(),
@@ -72,7 +78,8 @@ async def sample(
         embedding=embedding,
         closed=closed,
         tokens_per_s=round(node.meter.rate(at.tick()), 1),
-        memory=memory,
+        memory=reading.memory,
+        held_bytes=reading.held_bytes,
         started_at=started_at,
         seen_at=at.now(),
     )
@@ -88,18 +95,19 @@ async def announce(
     worker: str,
     at: Resources,
     slots: Callable[[], int],
-    memory: Callable[[], MemorySnapshot],
+    memory_of: Callable[[str], Measure],
     closed: Callable[[], str] = str,
 ) -> None:
     """Publish a snapshot of each node each poll, until cancelled; then take them back.
 
-    `closed` tells why the worker takes nothing new, '' while it does.
+    `memory_of` makes what measures the memory of a node, by its address. `closed` tells why the worker takes
+    nothing new, '' while it does.
     """
     started_at = at.now()
     async with asyncio.TaskGroup() as group:  # a node that hangs must not delay the others
         for number, node in enumerate(at.nodes):
             mine = partial(_share, at, slots, number)
-            group.create_task(_announce(worker, at, node, mine, memory, started_at, closed))
+            group.create_task(_announce(worker, at, node, mine, memory_of(node.url), started_at, closed))
 
 
 def _share(at: Resources, slots: Callable[[], int], number: int) -> int:
@@ -111,7 +119,7 @@ async def _announce(
     at: Resources,
     node: Node,
     slots: Callable[[], int],
-    memory: Callable[[], MemorySnapshot],
+    memory: Measure,
     started_at: float,
     closed: Callable[[], str],
 ) -> None:
@@ -122,7 +130,7 @@ async def _announce(
     trouble = ""
     try:
         while going_on():
-            snapshot = await sample(worker, at, node, slots(), memory(), started_at, pulse, closed())
+            snapshot = await sample(worker, at, node, slots(), memory, started_at, pulse, closed())
             trouble = _log_change(trouble, snapshot)
             try:
                 async with at.redis.pipeline(transaction=False) as pipe:

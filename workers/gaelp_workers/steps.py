@@ -22,7 +22,7 @@ from gaelp_workers.dispatch import Free, free
 from gaelp_workers.keeper import Keeper, connection_name
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Leases
-from gaelp_workers.memory import host_memory
+from gaelp_workers.memory import memory_of
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
 from gaelp_workers.transport import Transport
 
@@ -158,7 +158,7 @@ class NodeDuties(bootsteps.StartStopStep):
         at = shared_resources()
         try:
             await asyncio.gather(
-                announce(c.hostname, at, lambda: c.pool.limit, host_memory, lambda: c.pool.closed),
+                announce(c.hostname, at, lambda: c.pool.limit, memory_of(at.settings), lambda: c.pool.closed),
                 hear_cancellations(at),
                 sweep_cancellations(at),
                 return_exceptions=True,
