@@ -14,6 +14,10 @@ DECISIONS = (
     "gaelp_tasks.texts",
     "gaelp_tasks.footprints",
 )
+CONTROL = tuple(
+    f"gaelp_workers.{name}"
+    for name in ("dispatch", "admission", "controller", "decisions", "eviction", "ledger", "thresholds")
+)
 PROGRAMS = ("gaelp_tasks.cli", "gaelp_tasks.demo")
 
 
@@ -29,7 +33,7 @@ class Layer(NamedTuple):
 LAYERS = (
     Layer(("gaelp_tasks.errors",), may=()),
     Layer(("gaelp_tasks.models",), may=DATA),
-    Layer((*DECISIONS, "gaelp_workers.dispatch"), may=(*DATA, *DECISIONS)),
+    Layer((*DECISIONS, *CONTROL), may=(*DATA, *DECISIONS, *CONTROL)),
     Layer(("gaelp_tasks.demo.model_server",), may=(*DATA, "gaelp_tasks.demo.model_server")),
     Layer(PROGRAMS, may=("gaelp_tasks",)),
     Layer(("gaelp_tasks",), may=("gaelp_tasks",), but_not=PROGRAMS),

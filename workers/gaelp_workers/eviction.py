@@ -1,0 +1,50 @@
+"""Which models give way, by one named sort key. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from gaelp_tasks.models.invocation import Tier
+
+__all__ = ["RANKS", "Run", "Sacrifice", "sacrifice", "victims"]
+
+RANKS = {tier: rank for rank, tier in enumerate(Tier)}  #: 0 is the highest tier
+NOBODYS = len(RANKS)  #: of a model on which nothing runs
+
+
+class Run(NamedTuple):
+    """One invocation, waiting or running."""
+
+    id: str
+    tier: Tier
+    since_s: float  #: when it began to wait, or to run
+
+
+class Sacrifice(NamedTuple):
+    """What unloading a model costs, in the order in which models give way: the smallest first."""
+
+    order: int  #: the lower its highest running tier, the sooner; idle models first of all
+    lost_s: float  #: of work, all its runs together
+    freed: int  #: minus the bytes it holds: most bytes first
+    model: str
+
+
+def sacrifice(model: str, held_bytes: int, runs: Iterable[Run], now: float) -> Sacrifice:
+    """What unloading this model costs."""
+    highest, lost_s = NOBODYS, 0.0
+    for run in runs:
+        highest = min(highest, RANKS[run.tier])
+        lost_s += now - run.since_s
+    return Sacrifice(-highest, lost_s, -held_bytes, model)
+
+
+def victims(
+    models: Mapping[str, int], running: Mapping[str, Sequence[Run]], short_bytes: int, now: float
+) -> list[str]:
+    """Those that give way until `short_bytes` come back, or all of them; `models` tells what each holds."""
+    chosen: list[str] = []
+    for cost in sorted(sacrifice(model, held, running.get(model, ()), now) for model, held in models.items()):
+        if short_bytes <= 0:
+            break
+        chosen.append(cost.model)
+        short_bytes += cost.freed
+    return chosen
