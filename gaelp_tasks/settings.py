@@ -159,6 +159,10 @@ class Settings(BaseSettings):
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ValueError(f"{masked(url)} is no http:// or https:// address")
+            try:
+                _ = parts.port
+            except ValueError:
+                raise ValueError(f"{masked(url)} has a port that is none") from None
         return value
 
     @field_validator("memory_source")

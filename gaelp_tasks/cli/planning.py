@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from socket import gethostname
 from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
@@ -39,6 +40,12 @@ UNSEEN = "unknown"  #: a worker's word for memory that no probe sees
 _size = TypeAdapter(ByteSize)
 
 
+MOST_BYTES = 2**60
+MOST_FACTOR = 100.0
+MOST_TOKENS = 2**40
+MANY_TELL = "Several workers tell of a node {node}: {names}. Say how much memory yours has: --memory 24GiB."
+
+
 class Memory(NamedTuple):
     """What a node has for models and for the reserve."""
 
@@ -64,9 +71,12 @@ FindMemory = Callable[[str, Iterable[Running], Mapping[str, int]], Memory]
 
 def _bytes(text: str) -> int:
     try:
-        return int(_size.validate_python(text))
+        size = int(_size.validate_python(text))
     except ValidationError:
-        raise typer.BadParameter(f"{text} is no size, such as 24GiB or 512MiB.") from None
+        size = MOST_BYTES + 1
+    if size > MOST_BYTES:
+        raise typer.BadParameter(f"{text} is no size, such as 24GiB or 512MiB.")
+    return size
 
 
 def _factor(text: str) -> float:
@@ -74,9 +84,9 @@ def _factor(text: str) -> float:
         factor = float(text)
     except ValueError:
         factor = math.nan
-    if not 1 <= factor < math.inf:
+    if not 1 <= factor <= MOST_FACTOR:
         raise typer.BadParameter(
-            f"{text} is no number of 1 or more: less would promise memory that is not there."
+            f"{text} is no number from 1 to {MOST_FACTOR:g}: less would promise memory that is not there."
         )
     return factor
 
@@ -107,7 +117,9 @@ Factor = Annotated[
         parser=_factor, metavar="NUMBER", help="Estimates times this; default: GAELP_SAFETY_FACTOR."
     ),
 ]
-Context = Annotated[int | None, typer.Option(min=0, help="Tokens of one slot; default: GAELP_NUM_CTX.")]
+Context = Annotated[
+    int | None, typer.Option(min=0, max=MOST_TOKENS, help="Tokens of one slot; default: GAELP_NUM_CTX.")
+]
 CacheType = Annotated[
     str | None,
     typer.Option(
@@ -184,24 +196,36 @@ def _memory_of(said: int | None, nodes: Sequence[NodeSnapshot]) -> FindMemory:
     def find(node: str, running: Iterable[Running], weights_bytes: Mapping[str, int]) -> Memory:
         if said is not None:
             return Memory(said, 0, "as said")
-        for found in nodes:
-            if found.url == node and found.memory.source != UNSEEN:
-                source = found.memory.source
-                held = sum(_gives_back(one, weights_bytes, source) for one in running)
-                return Memory(found.memory.free_bytes + held, held, source)
-        raise NodeError(NO_MEMORY.format(node=node), node=node)
+        telling = [found for found in nodes if found.url == node and found.memory.source != UNSEEN]
+        if len(telling) > 1:  # 127.0.0.1 means another machine to each worker
+            here = f"@{gethostname()}"
+            own = [found for found in telling if found.worker.endswith(here)]
+            if len(own) != 1:
+                names = ", ".join(found.worker for found in telling)
+                raise NodeError(MANY_TELL.format(node=node, names=names), node=node)
+            telling = own
+        if not telling:
+            raise NodeError(NO_MEMORY.format(node=node), node=node)
+        [found] = telling
+        models = list(running)
+        held = _given_back(models, weights_bytes, found.memory.source)
+        whole = min(found.memory.total_bytes, found.memory.free_bytes + held)
+        return Memory(whole, whole - found.memory.free_bytes, found.memory.source)
 
     return find
 
 
-def _gives_back(model: Running, weights_bytes: Mapping[str, int], source: str) -> int:
-    """Bytes that become free, as that probe sees them, when a model is unloaded."""
+def _given_back(models: Sequence[Running], weights_bytes: Mapping[str, int], source: str) -> int:
+    """Bytes that become free, as that probe sees them, when these models are unloaded."""
+    in_vram = sum(model.size_vram for model in models)
+    if source == "gpu" or (source == "budget" and in_vram):  # a budget is of VRAM where models lie there
+        return in_vram
     if source == "budget":
-        return model.size
-    if source == "gpu":
-        return model.size_vram
+        return sum(model.size for model in models)
     # weights in RAM are a mapped file, which hosts count as free all the time
-    return max(0, model.size - model.size_vram - weights_bytes.get(model.name, model.size))
+    return sum(
+        max(0, model.size - model.size_vram - weights_bytes.get(model.name, model.size)) for model in models
+    )
 
 
 def _planned(
@@ -215,7 +239,8 @@ def _planned(
     memory = memory_of(server.name, running, {info.name: info.size_bytes for info in server.infos()})
     room = Room(
         free_bytes=memory.free_bytes,
-        reserve_bytes=settings.os_reserve,
+        # a budget is for models alone: what the system needs was left out of it
+        reserve_bytes=0 if memory.source == "budget" else settings.os_reserve,
         safety_factor=settings.safety_factor,
     )
     told = server.version().get("num_parallel")

@@ -241,6 +241,17 @@ def _count(value: Any) -> int:
 # --- documents --------------------------------------------------------------------------
 
 Count = Annotated[int, BeforeValidator(_count)]
+
+
+def _mapping(value: Any) -> Any:
+    """What is no mapping is not told: calls must not fail of it."""
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, str) else ""
+
+
 Text = Annotated[str, BeforeValidator(lambda value: value or "")]
 
 
@@ -297,8 +308,8 @@ class _Ps(_Answer):
 class _Show(_Answer):
     capabilities: tuple[str, ...] | None = None
     details: _Details | None = None
-    model_info: dict[str, Any] | None = None
-    parameters: Text = ""
+    model_info: Annotated[dict[str, Any], BeforeValidator(_mapping)] = {}
+    parameters: Annotated[str, BeforeValidator(_text)] = ""
 
 
 class _Version(_Answer):
@@ -356,7 +367,7 @@ def shown(answer: bytes, info: ModelInfo, node: str) -> ModelInfo:
 
 def shape(answer: bytes, info: ModelInfo, node: str) -> ModelShape | None:
     """What /api/show says of a model's memory; None where it left out what decides: ask again, verbosely."""
-    cut = is_cut(_read(_Show, answer, node).model_info or {})
+    cut = is_cut(_read(_Show, answer, node).model_info)
     return None if cut else whole_shape(answer, info, node)
 
 
@@ -366,7 +377,7 @@ def whole_shape(answer: bytes, info: ModelInfo, node: str) -> ModelShape:
     return read_shape(
         known.name,
         known.size_bytes,
-        show.model_info or {},
+        show.model_info,
         embeds=is_embedding(known),
         family=known.family,
         parameters=show.parameters,

@@ -1,6 +1,7 @@
 """Which memory bounds a node: the pool, the smallest of its probes, and what happens when one fails."""
 
 import threading
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,11 @@ from gaelp_tasks.models.capacity import Resident
 from gaelp_tasks.settings import Settings
 from gaelp_workers import memory
 from gaelp_workers.memory import (
+    ANSWERS_S,
     LOOK_S,
     SEEK_S,
     STANDS_S,
+    Aside,
     Facts,
     Look,
     NodeMemory,
@@ -22,6 +25,7 @@ from gaelp_workers.memory import (
     probes_for,
     smallest,
 )
+from support.eventually import eventually
 from support.fakes import Clock
 
 RAM = {"host", "cgroup v2", "cgroup v1", "budget"}
@@ -366,3 +370,36 @@ def test_a_snapshot_of_a_later_release_is_read_and_ours_adds_nothing_inside_memo
     snapshot = NodeSnapshot.model_validate(node | {"memory": told(5)})
     assert snapshot.held_bytes is None
     assert set(snapshot.model_dump()["memory"]) == {"total_bytes", "free_bytes", "source"}
+
+
+def test_a_probe_that_hangs_holds_nobody_up_and_counts_as_failed():
+    answer, clock = threading.Event(), Clock(0)
+
+    def hangs():
+        answer.wait(10)
+        return told(5)
+
+    aside = Aside(hangs, clock)
+    assert aside() is aside() is None
+    clock.advance(ANSWERS_S + 1)
+    with pytest.raises(TimeoutError):
+        aside()
+    answer.set()
+    clock.at_s = 0
+    eventually(lambda: aside() == told(5))
+
+
+def test_what_a_probe_on_a_thread_raises_is_raised_at_the_next_question():
+    aside = Aside(Mock(side_effect=OSError("lost")), Clock(0))
+    assert aside() is None
+    with pytest.raises(OSError, match="lost"):
+        eventually(aside)
+
+
+def test_a_probe_that_does_not_apply_is_asked_once():
+    probe = Mock(return_value=None)
+    aside = Aside(probe, Clock(0))
+    aside()
+    eventually(lambda: not aside._applies)
+    assert [aside() for _ in range(3)] == [None] * 3
+    assert probe.call_count == 1

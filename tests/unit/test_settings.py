@@ -12,7 +12,7 @@ from gaelp_tasks.settings import Settings, load_settings, masked
 BAD = {
     "BROKER_URL": ["http://host", "nonsense", "amqp://host"],
     "RESULT_BACKEND": ["http://host", "db+sqlite:///x"],
-    "OLLAMA_NODES": [",", " , ", "localhost:11434", "ftp://host", "http://"],
+    "OLLAMA_NODES": ["http://h:99999", ",", " , ", "localhost:11434", "ftp://host", "http://"],
     "NODE_ROUTER": ["best", "SOLLOL"],
     "OLLAMA_HEADERS": ["x", "[1]", "5", '{"a": 5}'],
     "AGENTS": ["x", "[1]", '{"a": 5}'],

@@ -16,6 +16,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -31,6 +32,7 @@ __all__ = ["Facts", "NodeMemory", "Probe", "Reading", "budget_left", "memory_of"
 logger = logging.getLogger(__name__)
 
 STANDS_S = 10.0  #: what a probe said last counts for so long once it fails: the rest may say far more
+ANSWERS_S = 5.0  #: a probe on a thread has so long; after that it counts as failed
 LOOK_S = 5.0  #: between two looks at the processes of the model server
 SEEK_S = 60.0  #: the same while none is found
 
@@ -103,6 +105,45 @@ def _no_probe() -> None:
     """Tells nothing."""
 
 
+class Aside:
+    """A probe that may block, asked on a thread of its own: it tells what it has said the last time.
+
+    One that first says None is not asked again.
+    """
+
+    def __init__(self, probe: Probe, tick: Callable[[], float] = monotonic) -> None:
+        self._probe = probe
+        self._tick = tick
+        self._thread: threading.Thread | None = None
+        self._since = 0.0
+        self._applies = True
+        self._said: MemorySnapshot | None = None
+        self._error: Exception | None = None
+
+    def __call__(self) -> MemorySnapshot | None:
+        """Raises what the probe has raised, TimeoutError where it does not answer any more."""
+        if not self._applies:
+            return None
+        if self._thread is not None and self._thread.is_alive():
+            if self._tick() - self._since > ANSWERS_S:
+                raise TimeoutError("it does not answer")
+            return self._said
+        error, self._error = self._error, None
+        self._since = self._tick()
+        self._thread = threading.Thread(target=self._ask, name="gaelp-memory", daemon=True)
+        self._thread.start()
+        if error is not None:
+            raise error
+        return self._said
+
+    def _ask(self) -> None:
+        try:
+            self._said = self._probe()
+            self._applies = self._said is not None
+        except Exception as error:  # noqa: BLE001  who asks next is told
+            self._error = error
+
+
 @dataclass(slots=True)
 class Look:
     """Looks at the processes of a node's server now and then, on a thread: it takes milliseconds."""
@@ -118,7 +159,8 @@ class Look:
         if due and (self.thread is None or not self.thread.is_alive()):
             self.began_at = now
             self.thread = threading.Thread(target=self.server.look, name="gaelp-memory", daemon=True)
-            self.thread.start()
+            with suppress(RuntimeError):  # no more threads; later, perhaps
+                self.thread.start()
 
 
 class NodeMemory:
@@ -200,7 +242,7 @@ class NodeMemory:
 
 def memory_of(settings: Settings) -> Callable[[str], NodeMemory]:
     """Makes the NodeMemory of a node by its address; a worker's nodes share what tells of the machine."""
-    names, gpus = own_names(), Gpus()
+    names, gpus = own_names(), Aside(Gpus())
     try:
         most_bytes = host_memory().total_bytes
     except Exception as error:  # noqa: BLE001  as above; psutil knows many systems
@@ -218,11 +260,16 @@ def memory_of(settings: Settings) -> Callable[[str], NodeMemory]:
             )
         # models lie in the memory of the server's cgroup, which need not be the worker's
         pid: Callable[[], int | None] = (lambda: server.pid) if server else (lambda: None)
+
+        def limits(cgroup: Cgroup) -> Probe:
+            # the worker's own limit says nothing of a server that it cannot see: what was declared does
+            return lambda: None if settings.memory_budget and pid() is None else cgroup()
+
         return NodeMemory(
             {
                 "host": host_memory,
-                V2.name: Cgroup(V2, pid=pid, most_bytes=most_bytes),
-                V1.name: Cgroup(V1, pid=pid, most_bytes=most_bytes),
+                V2.name: limits(Cgroup(V2, pid=pid, most_bytes=most_bytes)),
+                V1.name: limits(Cgroup(V1, pid=pid, most_bytes=most_bytes)),
                 "gpu": gpus,
             },
             source=settings.memory_source,

@@ -157,12 +157,14 @@ class NodeDuties(bootsteps.StartStopStep):
     async def _serve(self, c: Any) -> None:
         at = shared_resources()
         try:
-            await asyncio.gather(
+            ends = await asyncio.gather(
                 announce(c.hostname, at, lambda: c.pool.limit, memory_of(at.settings), lambda: c.pool.closed),
                 hear_cancellations(at),
                 sweep_cancellations(at),
                 return_exceptions=True,
             )
+            for error in filter(None, ends):
+                logger.error("A duty of this worker has ended: %s", error)
         finally:
             self._ended.set()
 

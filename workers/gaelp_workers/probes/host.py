@@ -46,7 +46,10 @@ def port_here(url: str, names: frozenset[str]) -> int | None:
         loopback = address.is_loopback or address.is_unspecified
     if not loopback and host not in names:
         return None
-    return parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        return parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # no number, or too large
+        return None
 
 
 class Server:
@@ -67,7 +70,7 @@ class Server:
         try:
             if self._process is not None:
                 held = _held(self._process)
-        except (psutil.Error, OSError):  # it has just ended, or is another user's where those are hidden
+        except Exception:  # noqa: BLE001  it has just ended, or is hidden; psutil reads files of many systems
             self._process = None
         self.held_bytes = held
         self.pid = None if self._process is None else self._process.pid
@@ -80,7 +83,7 @@ class Server:
                     process = psutil.Process(found.pid)
                     if process.name() not in FORWARDERS:
                         return process
-        except (psutil.Error, OSError):  # macOS tells only root; a process may end while it is looked at
+        except Exception:  # noqa: BLE001, S110  macOS tells only root; a process may end while it is looked at
             pass
         return None
 
