@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         "container or machine; 0: none declared",
     )
     memory_source: MemorySource = Field(
-        "auto", description="what tells a node's memory; auto: the smallest of host, cgroup, gpu and budget"
+        "auto", description="what tells a node's memory; auto: the smallest of what tells of RAM or of VRAM"
     )
     kv_cache_type: KvCacheType = Field(
         "f16", description="how the nodes keep keys and values (OLLAMA_KV_CACHE_TYPE): f16 bf16 q8_0 q4_0 f32"

@@ -228,6 +228,11 @@ def _given_back(models: Sequence[Running], weights_bytes: Mapping[str, int], sou
     )
 
 
+def _reserve_bytes(memory: Memory, settings: Settings) -> int:
+    """What is left to the system; nothing of a declared budget, which is for models alone."""
+    return 0 if memory.source == "budget" else int(settings.os_reserve)
+
+
 def _planned(
     server: Server,
     settings: Settings,
@@ -239,8 +244,7 @@ def _planned(
     memory = memory_of(server.name, running, {info.name: info.size_bytes for info in server.infos()})
     room = Room(
         free_bytes=memory.free_bytes,
-        # a budget is for models alone: what the system needs was left out of it
-        reserve_bytes=0 if memory.source == "budget" else settings.os_reserve,
+        reserve_bytes=_reserve_bytes(memory, settings),
         safety_factor=settings.safety_factor,
     )
     told = server.version().get("num_parallel")
@@ -308,7 +312,7 @@ def _print(planned: Planned, settings: Settings) -> None:
     out.print(
         escape(
             f"Memory: {in_words(memory.free_bytes)} ({memory.source}){back}; "
-            f"{in_words(settings.os_reserve)} are "
+            f"{in_words(_reserve_bytes(memory, settings))} are "
             f"the system's; estimates times {settings.safety_factor:g}; {settings.kv_cache_type} KV cache."
         )
     )
