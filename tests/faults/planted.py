@@ -137,8 +137,8 @@ BUGS = (
     Bug(
         "who cannot renew goes on",
         "workers/gaelp_workers/keeper.py",
-        "self._leases.ttl_s / 2:",
-        "self._leases.ttl_s * 2:",
+        "<= self._leases.ttl_s / 2",
+        "<= self._leases.ttl_s * 2",
         f"{HERE}/test_leases.py::test_who_cannot_renew_for_half_a_lease_stops_what_it_runs",
     ),
     Bug(
