@@ -30,7 +30,7 @@ SCHEME = "claim"  #: what Celery's banner and log call our connection
 TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
 
 REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
-POLL_S = 0.02  #: where Redis does not tell of what comes
+POLL_S = 0.012  #: where Redis does not tell of what comes
 TOLD_POLL_S = 0.2  #: where it does
 RINGS = 1000  #: heard at once; the rest at the next turn
 ECHO_S = 0.005  #: after a claim that took something Redis tells us of that, too
@@ -284,7 +284,7 @@ class Channel(kombu_redis.Channel):
             self._resume_at = monotonic() + POLL_S
             self.connection.turn_in(POLL_S)
         else:
-            self._resume_at = monotonic() + self._poll_s
+            self._resume_at = monotonic() + self._poll_s / 2  # at the next turn, not at the one after it
 
 
 class Transport(kombu_redis.Transport):
