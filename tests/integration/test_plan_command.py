@@ -254,10 +254,13 @@ async def test_the_naive_model_is_used_where_the_settings_say_so(server, nodes):
 
 
 @pytest.mark.parametrize(
-    ("source", "gives_back"), [("host", GIB), ("cgroup v2", GIB), ("gpu", GIB), ("budget", 6 * GIB)]
+    ("source", "gives_back"), [("host", GIB), ("cgroup v2", GIB), ("gpu", GIB), ("budget", GIB)]
 )
 async def test_what_models_hold_now_counts_as_free_as_its_probe_sees_it(server, announce, source, gives_back):
-    """Of 6 GiB one is on a GPU; of the other five four are weights, which a host counts as free anyway."""
+    """Of 6 GiB one is on a GPU; of the other five four are weights, which a host counts as free anyway.
+
+    A budget is of VRAM where there is some.
+    """
     server.have(model("m", LLAMA_8B))
     server.loaded = [{"name": "m", "size": 6 * GIB, "size_vram": GIB, "context_length": 4096}]
     announce("http://another", 1)
@@ -317,9 +320,9 @@ async def test_a_node_that_is_away_or_lacks_a_model_is_told_and_the_others_are_p
         (("--memory", "lots"), "lots is no size"),
         (("--memory", "-3"), "-3 is no size"),
         (("--reserve", "2 apples"), "2 apples is no size"),
-        (("--safety-factor", "0.9"), "0.9 is no number of 1 or more"),
-        (("--safety-factor", "nan"), "nan is no number of 1 or more"),
-        (("--safety-factor", "inf"), "inf is no number of 1 or more"),
+        (("--safety-factor", "0.9"), "0.9 is no number from 1 to 100"),
+        (("--safety-factor", "nan"), "nan is no number from 1 to 100"),
+        (("--safety-factor", "inf"), "inf is no number from 1 to 100"),
         (("--kv-cache-type", "q2"), "q2 is none of f16, bf16, q8_0, q4_0, f32"),
         (("--num-ctx", "-1"), "should be greater than or equal to 0"),
         (("--node", "localhost"), "localhost is no http:// or https:// address"),

@@ -153,6 +153,7 @@ class Worker:
             policy=POLICY,
             rng=Random(name),
             worker=name,
+            lively=lambda: self.keeper.lively,
             node="",
             now=self.clock.wall,
             tick=self.clock.tick,

@@ -95,7 +95,8 @@ class TaskPool(ThreadPool):
         runs, seats = shared_resources().runs, shared_resources().seats
         runs.enter(correlation_id)
         Transport.leases.begin(correlation_id)
-        if args[:1] == (EMBEDS,):  # Celery's request gives the task's name first
+        embeds = args[:1] == (EMBEDS,)  # Celery's request gives the task's name first
+        if embeds:
             seats.enter(correlation_id)
         token = next(self._tokens)
         self._running[token] = correlation_id
@@ -121,7 +122,8 @@ class TaskPool(ThreadPool):
         )
         self._futures.add(future)
         future.add_done_callback(done)
-        sleep(0)  # the interpreter is the thread's now, not only at this thread's next call of the system
+        if not embeds:  # those come in swarms, and share calls the better the more of them have come
+            sleep(0)  # the interpreter is the thread's now, not only at this thread's next call of the system
         return ApplyResult(future)
 
     def _alarm(self, after_s: float, invocation_id: str, reason: Reason) -> TimerHandle:
