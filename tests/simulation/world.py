@@ -150,7 +150,8 @@ class Simulation:
         try:
             act()
         except ProcessDied:
-            self._replace(worker)
+            if worker in self._workers:  # else it has died of another command in the middle of this one
+                self._replace(worker)
         if worker.stopping and worker.idle and worker in self._workers:
             self._replace(worker)
 
