@@ -7,7 +7,7 @@ import pytest
 
 from gaelp_tasks import app, invoke_agent
 from support.eventually import eventually
-from support.model_server import CHAT_MODEL, ModelServer, slow_model
+from support.model_server import CHAT_MODEL, ROOMY, ModelServer, slow_model
 from support.proxy import Proxy
 
 pytestmark = [pytest.mark.redis, pytest.mark.engine]
@@ -49,7 +49,10 @@ def test_a_frozen_worker_stops_what_was_cancelled_as_it_wakes(start_worker, node
 
 def test_a_worker_that_was_cut_off_stops_what_was_cancelled_as_it_returns(start_worker, broker, tmp_path):
     slow = {CHAT_MODEL: slow_model(tmp_path)}  # or its context would be full before the worker returns
-    with ModelServer(tmp_path, models=slow, num_parallel=2) as node, Proxy(broker.port) as proxy:
+    with (
+        ModelServer(tmp_path, models=slow, num_parallel=2, num_ctx=ROOMY) as node,
+        Proxy(broker.port) as proxy,
+    ):
         url = broker.url.replace(str(broker.port), str(proxy.port))
         worker = start_worker(
             GAELP_OLLAMA_NODES=node.url,

@@ -40,7 +40,7 @@ def test_a_cordoned_worker_takes_nothing_new_until_it_is_resumed(start_worker, b
     waiting = invoke_agent.delay("Hi", options=SHORT)
     for _ in range(3):
         next(reader)  # what runs goes on
-    app.control.pool_grow(1, reply=True)
+    app.control.pool_grow(1, reply=True, limit=1, timeout=30)
     broker.freeze()
     broker.thaw()
     assert describe(app, waiting.id).why == (

@@ -10,7 +10,7 @@ from gaelp_tasks.errors import ModelMissing
 from gaelp_tasks.overview import describe, queue_depths
 from gaelp_tasks.queues import INBOXES, lists
 from support.eventually import eventually
-from support.model_server import EMBED_MODEL, ModelServer, slow_model
+from support.model_server import EMBED_MODEL, ROOMY, ModelServer, slow_model
 
 pytestmark = [pytest.mark.redis, pytest.mark.engine, pytest.mark.slow]
 
@@ -24,8 +24,8 @@ def servers(tmp_path_factory):
     folders = {name: tmp_path_factory.mktemp(name) for name in ("red", "blue")}
     models = {name: {f"{name}:1b": slow_model(folder)} for name, folder in folders.items()}
     with (
-        ModelServer(folders["red"], models=models["red"]) as red,
-        ModelServer(folders["blue"], models=models["blue"]) as blue,
+        ModelServer(folders["red"], models=models["red"], num_ctx=ROOMY) as red,
+        ModelServer(folders["blue"], models=models["blue"], num_ctx=ROOMY) as blue,
     ):
         yield {"red": red, "blue": blue}
 
@@ -93,7 +93,7 @@ def test_priority_orders_a_tier_and_no_tier_is_jumped(start_worker, servers):
 
 def test_inboxes_are_sorted_by_a_worker_that_takes_nothing(start_worker, plain, servers):
     worker = start_worker(GAELP_OLLAMA_NODES=servers["red"].url)
-    app.control.pool_shrink(1, destination=[worker.name], reply=True)
+    app.control.pool_shrink(1, destination=[worker.name], reply=True, limit=1, timeout=30)
     send: Any = plain.send_task
     sent = [
         send(
@@ -114,7 +114,7 @@ def test_inboxes_are_sorted_by_a_worker_that_takes_nothing(start_worker, plain, 
         1,
         1,
     ]
-    app.control.pool_grow(1, destination=[worker.name], reply=True)
+    app.control.pool_grow(1, destination=[worker.name], reply=True, limit=1, timeout=30)
     assert [one.get(timeout=30)["tier"] for one in sent[:2]] == ["interactive", "background"]
     with pytest.raises(Exception, match="tiny-embed"):
         sent[2].get(timeout=30)

@@ -79,20 +79,20 @@ def test_the_gate_follows_the_limit_while_tasks_run(worker, endless):
     """Private: QoS.can_consume, Channel._in_poll; public: pool_grow and pool_shrink."""
     endless(7)
     eventually(lambda: running() == 4, what="four slots, four runs")
-    app.control.pool_grow(2, reply=True)
+    app.control.pool_grow(2, reply=True, limit=1, timeout=30)
     eventually(lambda: running() == 6, what="two more slots, two more runs")
-    app.control.pool_shrink(4, reply=True)
+    app.control.pool_shrink(4, reply=True, limit=1, timeout=30)
     eventually(lambda: slots() == 2, what="the limit is two")
     assert running() == 6, "running work is left alone"
-    app.control.pool_grow(2, reply=True)
+    app.control.pool_grow(2, reply=True, limit=1, timeout=30)
 
 
 def test_a_closed_gate_takes_nothing_and_strands_nothing(worker):
     """A message published while a claim is under way is run or left in the queue, never kept in a buffer."""
-    app.control.pool_shrink(4, reply=True)
+    app.control.pool_shrink(4, reply=True, limit=1, timeout=30)
     eventually(lambda: slots() == 0)
     handles = [invoke_agent.delay("Hi", options={"num_predict": 1}) for _ in range(5)]
-    app.control.pool_grow(4, reply=True)
+    app.control.pool_grow(4, reply=True, limit=1, timeout=30)
     assert all(handle.get(timeout=20)["usage"]["completion_tokens"] == 1 for handle in handles)
 
 

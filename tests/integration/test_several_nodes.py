@@ -13,7 +13,7 @@ from gaelp_tasks.cli import checks
 from gaelp_tasks.cli.app import cli
 from gaelp_tasks.overview import describe, live_nodes, queue_depths, runners
 from support.eventually import eventually
-from support.model_server import CHAT_MODEL, ModelServer, slow_model
+from support.model_server import CHAT_MODEL, ROOMY, ModelServer, slow_model
 from support.scripted_server import ScriptedServer
 
 pytestmark = [pytest.mark.redis, pytest.mark.engine, pytest.mark.slow]
@@ -27,8 +27,12 @@ def servers(tmp_path_factory):
     """Two model servers with two slots each; their model is slow, so that an endless run outlives a test."""
     folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
     with (
-        ModelServer(folders[0], models={CHAT_MODEL: slow_model(folders[0])}, num_parallel=2) as first,
-        ModelServer(folders[1], models={CHAT_MODEL: slow_model(folders[1])}, num_parallel=2) as second,
+        ModelServer(
+            folders[0], models={CHAT_MODEL: slow_model(folders[0])}, num_parallel=2, num_ctx=ROOMY
+        ) as first,
+        ModelServer(
+            folders[1], models={CHAT_MODEL: slow_model(folders[1])}, num_parallel=2, num_ctx=ROOMY
+        ) as second,
     ):
         yield first, second
 

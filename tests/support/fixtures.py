@@ -33,9 +33,9 @@ def broker():
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real model server with a tiny chat model and a tiny embedding model, four slots each."""
-    from support.model_server import ModelServer
+    from support.model_server import ROOMY, ModelServer
 
-    with ModelServer(tmp_path_factory.mktemp("models")) as server:
+    with ModelServer(tmp_path_factory.mktemp("models"), num_ctx=ROOMY) as server:
         yield server.url
 
 

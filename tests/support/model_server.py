@@ -19,6 +19,7 @@ from support.eventually import eventually
 ROOT = Path(__file__).parents[2]
 CHAT_MODEL = "tiny:latest"
 EMBED_MODEL = "tiny-embed:latest"
+ROOMY = 32_768  #: tokens of context: what shall not stop goes on for longer than a test takes
 READY_S = 60.0
 GONE_S = 20.0
 
@@ -26,14 +27,14 @@ GONE_S = 20.0
 def tiny_models(folder: Path) -> dict[str, Path]:
     """A chat model and an embedding model under the names that tests use."""
     return {
-        CHAT_MODEL: write_tiny_chat_model(folder / "tiny.gguf"),
+        CHAT_MODEL: write_tiny_chat_model(folder / "tiny.gguf", context_length=ROOMY),
         EMBED_MODEL: write_tiny_embed_model(folder / "tiny-embed.gguf"),
     }
 
 
 def slow_model(folder: Path) -> Path:
     """A chat model that takes seconds for 2000 tokens and for a long prompt: time to cancel it."""
-    return write_tiny_chat_model(folder / "slow.gguf", width=512, blocks=8)
+    return write_tiny_chat_model(folder / "slow.gguf", width=512, blocks=8, context_length=ROOMY)
 
 
 class ModelServer:

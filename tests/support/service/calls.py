@@ -17,6 +17,8 @@ assert importlib.util.find_spec("gaelp_tasks") is None
 SHORT = {"num_predict": 5}
 ENDLESS = {"num_predict": 1_000_000}
 WAIT_S = 30
+LOOKING = {"limit": 1, "timeout": WAIT_S}  #: one second, which Celery waits, is short on a busy machine
+ASKING = {"reply": True, **LOOKING}
 
 
 def agent(*args, queue="interactive", short=SHORT, **kwargs):
@@ -186,23 +188,23 @@ def revoked():
     told["stamped"] = outcome(stamped)
     told["stamped later"] = outcome(agent("x").apply_async(stamped_headers=["job"], job="one"))
 
-    control.pool_shrink(4, reply=True, limit=1)
+    control.pool_shrink(4, **ASKING)
     waiting = chain(agent("q"), note.s()).apply_async()
-    control.revoke(waiting.parent.id, reply=True, limit=1)
+    control.revoke(waiting.parent.id, **ASKING)
     queued = [agent("q").apply_async() for _ in range(4)]
-    control.revoke([result.id for result in queued], reply=True, limit=1)
+    control.revoke([result.id for result in queued], **ASKING)
     told["not yet answered"] = [result.state for result in queued]
-    control.pool_grow(4, reply=True, limit=1)
+    control.pool_grow(4, **ASKING)
     told["queued"] = [outcome(result) for result in queued]
     told["chained to a queued one"] = outcome(waiting)
     maintenance = app.send_task("gaelp.maintenance.expire_abandoned_streams", queue="system", countdown=3600)
     until(lambda: parked(maintenance))
-    control.revoke(maintenance.id, reply=True, limit=1)
+    control.revoke(maintenance.id, **ASKING)
     told["maintenance"] = outcome(maintenance)
-    told["revoked"] = sorted(later.id in ids for ids in control.inspect(limit=1).revoked().values())
+    told["revoked"] = sorted(later.id in ids for ids in control.inspect(**LOOKING).revoked().values())
     done = agent("x").apply_async()
     done.get(timeout=WAIT_S)
-    control.revoke(done.id, reply=True, limit=1)
+    control.revoke(done.id, **ASKING)
     told["done before"] = outcome(app.AsyncResult(done.id))
     return told
 
@@ -231,7 +233,7 @@ def rules():
     told = {"tiers": {name: result.get(timeout=WAIT_S)["tier"] for name, result in tiers.items()}}
     told["bad"] = {name: outcome(result) for name, result in bad.items()}
     ids = [result.id for result in bad.values()]
-    told["retried"] = list((app.control.inspect(limit=1).query_task(*ids) or {"": {}}).popitem()[1])
+    told["retried"] = list((app.control.inspect(**LOOKING).query_task(*ids) or {"": {}}).popitem()[1])
     told["sub-keys"] = [result.get(timeout=WAIT_S)["tier"] for result in sub_keys]
     return told
 
@@ -244,7 +246,7 @@ def answer(said):
 def remote():
     """Looking at our worker and steering it."""
     control = app.control
-    look = control.inspect(limit=1)
+    look = control.inspect(**LOOKING)
     hidden = "xyzzy"
     running = begun(agent(hidden, short=ENDLESS).apply_async())
     later = agent(hidden).apply_async(countdown=3600)
@@ -270,32 +272,32 @@ def remote():
 
     told["slots"] = [slots()]
     for change, by in ((control.pool_grow, 3), (control.pool_shrink, 5), (control.pool_grow, 2)):
-        told["slots"].append([answer(change(by, reply=True, limit=1)), slots()])
+        told["slots"].append([answer(change(by, **ASKING)), slots()])
 
-    told["time limit"] = answer(control.time_limit("gaelp.invoke_agent", soft=0.3, reply=True, limit=1))
+    told["time limit"] = answer(control.time_limit("gaelp.invoke_agent", soft=0.3, **ASKING))
     told["under the limit"] = outcome(endless().apply_async())
-    control.time_limit("gaelp.invoke_agent", reply=True, limit=1)
+    control.time_limit("gaelp.invoke_agent", **ASKING)
     told["limits that are none"] = outcome(agent("x").apply_async())
 
-    told["rate limit"] = answer(control.rate_limit("gaelp.invoke_agent", "4/s", reply=True, limit=1))
+    told["rate limit"] = answer(control.rate_limit("gaelp.invoke_agent", "4/s", **ASKING))
     began = time.monotonic()
     told["at the rate"] = [outcome(result) for result in [agent("x").apply_async() for _ in range(5)]]
     told["took a second"] = time.monotonic() - began >= 1.0
-    control.rate_limit("gaelp.invoke_agent", 0, reply=True, limit=1)
+    control.rate_limit("gaelp.invoke_agent", 0, **ASKING)
 
-    control.cancel_consumer("background", reply=True, limit=1)
+    control.cancel_consumer("background", **ASKING)
     until(lambda: "background" not in [queue["name"] for queue in answer(look.active_queues())])
     waiting = agent("x", queue="background").apply_async()
     agent("x", queue="batch").apply_async().get(timeout=WAIT_S)
     told["not consumed"] = [waiting.state, app.backend.client.llen("background")]
-    control.add_consumer("background", reply=True, limit=1)
+    control.add_consumer("background", **ASKING)
     told["consumed again"] = outcome(waiting)
 
     told["refused"] = [
-        answer(control.autoscale(4, 1, reply=True, limit=1)),
-        answer(control.pool_restart(reply=True, limit=1)),
-        answer(control.rate_limit("gaelp.invoke_agent", "often", reply=True, limit=1)),
-        answer(control.time_limit("no.such.task", soft=1, reply=True, limit=1)),
+        answer(control.autoscale(4, 1, **ASKING)),
+        answer(control.pool_restart(**ASKING)),
+        answer(control.rate_limit("gaelp.invoke_agent", "often", **ASKING)),
+        answer(control.time_limit("no.such.task", soft=1, **ASKING)),
     ]
     return told
 

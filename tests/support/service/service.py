@@ -11,7 +11,7 @@ app.conf.update(
             "task": "gaelp.invoke_agent",
             "schedule": 1.0,
             "args": ["Anything new?"],
-            "kwargs": {"options": {"num_predict": 3}, "metadata": {"from": "beat"}},
+            "kwargs": {"options": {"num_predict": 3}, "priority": 7, "metadata": {"from": "beat"}},
             "options": {"queue": "background", "expires": 30},
         }
     },
