@@ -18,7 +18,7 @@ from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.settings import Settings
 from support.eventually import eventually
-from support.model_server import ROOT, ModelServer, tiny_models
+from support.model_server import ROOMY, ROOT, ModelServer, tiny_models
 from support.scripted_server import ScriptedServer
 
 MIB, GIB = 1024**2, 1024**3
@@ -150,7 +150,7 @@ async def test_the_worker_s_client_reads_the_same_shape_and_asks_once(node):
     asked.close()
     assert shape == same
     assert shape.layers
-    assert shape.default_tokens == 2048
+    assert shape.default_tokens == ROOMY
 
 
 @pytest.mark.redis
