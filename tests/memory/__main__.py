@@ -1,5 +1,7 @@
 """`PYTHONPATH=tests python -m memory --traces 1000 --seed 7`; `--only SEED` shows one at work as a timeline.
 
+`--three HOURS` runs so many hours of each kind in which three models do not fit together.
+
 Exit status 1 where a promise is broken.
 """
 
@@ -8,6 +10,7 @@ import sys
 
 from memory.judge import Sum, Verdict
 from memory.simulate import SHARE, judge, judge_all, promises
+from memory.table import three
 
 
 def main() -> None:
@@ -19,7 +22,10 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=100, help="how many")
     parser.add_argument("--seed", type=int, default=7, help="of the first of them")
     parser.add_argument("--only", type=int, metavar="SEED", help="this one only, and tell all that happens")
+    parser.add_argument("--three", type=int, metavar="HOURS", help="three models that do not fit together")
     asked = parser.parse_args()
+    if asked.three is not None:
+        sys.exit(three(asked.seed, asked.three, say))
     sys.exit(one(asked.only) if asked.only is not None else many(asked.seed, asked.traces))
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gaelp_workers.eviction import RANKS, Run
 from memory.judge import Tally
-from memory.traces import LENGTH_S, RESERVE_BYTES, UNLOAD_BYTES_S, Job, Model, Trace
+from memory.traces import RESERVE_BYTES, UNLOAD_BYTES_S, Job, Model, Trace
 
 GROWTHS = 10  #: of one loaded model at most
 LATE_S = 0.03  #: a busy worker looks up to so much later than it wanted to
@@ -35,7 +35,7 @@ class Served:
         self.ready = False
         self.gone = False  #: asked to unload
         self.grown = 0
-        self.used = False
+        self.starts: list[tuple[float, str]] = []  #: of runs on it: when, and which
 
     def bytes(self, now: float) -> float:
         """Held now."""
@@ -63,7 +63,8 @@ class Node:
         self.running: dict[str, list[Run]] = {name: [] for name in trace.models}
         self.failed: set[str] = set()  #: loads that ended without a model; the manager empties it
         self._jobs = {job.id: job for job in trace.jobs}
-        self._starts: dict[str, float] = {}
+        self.turns: list[Served] = []  #: every load of ours, in order
+        self.ends: dict[str, float] = {}  #: of runs that have ended
         self._events: list[tuple[float, int, Callable[[], None] | None]] = []
         self._count = 0
         self._tell = tell
@@ -93,6 +94,7 @@ class Node:
         ready_at = weights_at + model.kv_s
         points = [(now, 0), (weights_at, model.weights_bytes), (ready_at, model.true_bytes)]
         self.served[name] = one = Served(model, now, points)
+        self.turns.append(one)
         self.tally.loads += 1
         self._at(weights_at, None)
         self._at(ready_at, partial(self._ready, one))
@@ -109,7 +111,7 @@ class Node:
         # a load that is stopped goes no further
         one.points = [(self.now, held), (begins, held), (ends, 0)]
         one.gone = True
-        self.tally.wasted += not one.used
+        self.tally.wasted += not one.starts
         del self.served[name]
         self.dying.append(one)
         self._at(begins, None)
@@ -125,11 +127,10 @@ class Node:
         if len(self.running[name]) >= one.model.footprint.num_parallel:
             self.tally.broken.append(f"{run.id} starts on {name}, which has no free slot")
             return
-        one.used = True
         self.waiting[name].remove(run)
         begun = run._replace(since_s=self.now)
         self.running[name].append(begun)
-        self._starts[run.id] = self.now
+        one.starts.append((self.now, run.id))
         self._at(self.now + self._jobs[run.id].lasts_s, partial(self._end, begun, name))
 
     # the clock
@@ -137,9 +138,9 @@ class Node:
     def run(self, manager: Manager) -> Tally:
         """The whole trace."""
         self._begin()
-        looks_at, free = 0.0, self.free()
-        while self.now < LENGTH_S:
-            at = min(self._events[0][0] if self._events else LENGTH_S, looks_at, LENGTH_S)
+        looks_at, free, length_s = 0.0, self.free(), self.trace.length_s
+        while self.now < length_s and not self._is_done():
+            at = min(self._events[0][0] if self._events else length_s, looks_at, length_s)
             if at > self.now:
                 self._pass(at, free)
             while self._events and self._events[0][0] <= self.now:
@@ -151,6 +152,9 @@ class Node:
                 looks_at = self._look(manager)
             free = self.free()
         return self.tally
+
+    def _is_done(self) -> bool:
+        return self.trace.ends_when_done and self.tally.done == len(self._jobs)
 
     def _begin(self) -> None:
         for job in self.trace.jobs:
@@ -229,6 +233,7 @@ class Node:
             return
         self.running[name].remove(run)
         self.tally.done += 1
+        self.ends[run.id] = self.now
         self.tally.work_s += self._jobs[run.id].lasts_s
         one = self.served[name]
         if one.grown < GROWTHS:
@@ -249,7 +254,7 @@ class Node:
         everything = [*self.served.values(), *self.dying]
         if not everything:
             self.tally.broken.append("memory ran out with nothing loaded: the trace asks too much")
-            self.now = LENGTH_S
+            self.now = self.trace.length_s
             return
         biggest = max(everything, key=lambda one: one.bytes(self.now))
         name = biggest.model.name

@@ -1,6 +1,6 @@
-"""Planted bugs: each a small change to the real code that the judge must see in some trace."""
+"""Planted bugs: each a small change to the real code that the judge must see in some trace or hour."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 from unittest.mock import patch
@@ -8,6 +8,7 @@ from unittest.mock import patch
 from gaelp_workers import admission, controller, eviction, ledger, thresholds
 from gaelp_workers.decisions import Snapshot, State
 from gaelp_workers.thresholds import Limits
+from memory.three import Scene
 from memory.traces import Trace, restless, trace
 
 
@@ -78,6 +79,65 @@ def slots_without_number() -> AbstractContextManager[object]:
     return patch.object(admission.Round, "_admit", admits)
 
 
+def busy_for_ever() -> AbstractContextManager[object]:
+    """Only what is idle gives way; nothing bounds how long a swap is put off."""
+    real = admission.Round._gives_way
+
+    def gives_way(
+        self: admission.Round, name: str, held: ledger.Held, wish: admission.Wish, *, overdue: bool
+    ) -> bool:
+        return not self.busy.get(name) and real(self, name, held, wish, overdue=overdue)
+
+    return patch.object(admission.Round, "_gives_way", gives_way)
+
+
+def swaps_at_once() -> AbstractContextManager[object]:
+    """Whatever waits gets its room at once."""
+    return patch.object(admission.Round, "_gives_way", lambda self, name, held, wish, *, overdue: True)
+
+
+@contextmanager
+def drains_are_forgotten() -> Iterator[None]:
+    """A model that gives way goes on taking new runs: two wait for each other, as servers were seen to do."""
+    real = admission.Round.__init__
+
+    def begins(self: admission.Round, state: State, seen: Snapshot, now: float, limits: Limits) -> None:
+        loaded = {
+            name: held._replace(phase=ledger.Phase.LOADED) if held.phase is ledger.Phase.DRAINING else held
+            for name, held in state.models.items()
+        }
+        real(self, state._replace(models=loaded), seen, now, limits)
+
+    with patch.object(admission.Round, "__init__", begins):
+        yield
+
+
+def ageless() -> AbstractContextManager[object]:
+    """However long a run waits, higher tiers go first."""
+    real = admission.Round._wish
+
+    def wish(self: admission.Round, model: str, runs: Sequence[eviction.Run]) -> admission.Wish:
+        self.limits = self.limits._replace(most_wait_s=float("inf"))
+        return real(self, model, runs)
+
+    return patch.object(admission.Round, "_wish", wish)
+
+
+def last_first() -> AbstractContextManager[object]:
+    """Of what waits, the model that came last gets its room first."""
+    real = admission.Round._see_to
+
+    def see_to(self: admission.Round, wishes: Sequence[admission.Wish]) -> None:
+        real(self, sorted(wishes, key=lambda wish: (wish.rank, -wish.since_s)))
+
+    return patch.object(admission.Round, "_see_to", see_to)
+
+
+def reaches_for_the_moon() -> AbstractContextManager[object]:
+    """Models are drained for one that does not fit though all of them were unloaded."""
+    return patch.object(admission.Round, "_reach", lambda self, rank: 1 << 60)
+
+
 class Plant(NamedTuple):
     """A bug, and the traces of which one must show it."""
 
@@ -93,4 +153,13 @@ PLANTS = {
     "half asleep": Plant(half_asleep),
     "models of others count as ours": Plant(others_are_ours),
     "slots without number": Plant(slots_without_number),
+}
+
+#: and where three models do not fit together: the hours of which one must show it
+SWAPS: dict[str, tuple[Callable[[], AbstractContextManager[object]], Scene]] = {
+    "busy for ever": (busy_for_ever, Scene.ENDLESS),
+    "swaps at once": (swaps_at_once, Scene.SAME),
+    "drains are forgotten": (drains_are_forgotten, Scene.ENDLESS),
+    "ageless": (ageless, Scene.ENDLESS),
+    "last come first": (last_first, Scene.SAME),
 }

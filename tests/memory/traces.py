@@ -42,7 +42,7 @@ class Job(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """One node for `LENGTH_S` seconds."""
+    """One node for a while."""
 
     seed: int
     total_bytes: int
@@ -51,6 +51,8 @@ class Trace(NamedTuple):
     others: list[tuple[float, int]]  #: memory of others, linear between these moments
     theirs: Model | None  #: a model that somebody else has loaded on the same server
     sees_loads: bool  #: a probe sees what a load holds so far
+    length_s: float = LENGTH_S
+    ends_when_done: bool = False  #: once every job is; else only with its time
 
 
 def trace(seed: int) -> Trace:

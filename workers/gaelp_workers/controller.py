@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from gaelp_workers import ledger, thresholds
 from gaelp_workers.admission import Round, need, room
 from gaelp_workers.decisions import (
+    Admit,
     Alert,
     Decision,
     Hold,
@@ -23,7 +24,7 @@ from gaelp_workers.eviction import victims
 from gaelp_workers.ledger import Held, Phase, Return, holds
 from gaelp_workers.thresholds import Level, Limits, Trend
 
-__all__ = ["free_slots", "start", "step"]
+__all__ = ["capacity", "free_slots", "start", "step"]
 
 
 def start(free_bytes: int, now: float, measured: Mapping[str, int] | None = None) -> State:
@@ -45,7 +46,8 @@ def step(state: State, seen: Snapshot, now: float, limits: Limits) -> tuple[Stat
     else:
         look = Round(state, seen, now, limits)
         look.run()
-        state = state._replace(models=look.models)
+        served = {decision.model: now for decision in look.decisions if isinstance(decision, Admit)}
+        state = state._replace(models=look.models, served={**state.served, **served})
         state, unloads = _unloaded(state, seen, look.unload, UnloadReason.ROOM, now, limits)
         decisions += look.decisions + unloads
     free_bytes = (
@@ -55,23 +57,42 @@ def step(state: State, seen: Snapshot, now: float, limits: Limits) -> tuple[Stat
     return state, (*decisions, next_poll)
 
 
+def capacity(state: State, seen: Snapshot, limits: Limits) -> dict[str, int]:
+    """How many runs of each model of this node may be here at once, at work or waiting for its load.
+
+    0 where nothing may start on it, and where it could be loaded only once busy models were drained: what
+    waits for such a model has to be in `seen.waiting` though nobody may claim it, or none is ever drained.
+    """
+    idle = sum(
+        holds(held, name, seen.resident)
+        for name, held in state.models.items()
+        if held.phase in (Phase.LOADED, Phase.DRAINING) and not seen.running.get(name)
+    )
+    may_take = room(state, seen, limits) + idle
+    return {
+        model: footprint.num_parallel if _is_open(state, seen, model, limits, may_take) else 0
+        for model, footprint in seen.footprints.items()
+    }
+
+
 def free_slots(state: State, seen: Snapshot, model: str, limits: Limits) -> int:
     """How many more runs of this model may start, or wait for its load, by what is known now."""
-    footprint = seen.footprints.get(model)
-    if footprint is None or state.level >= Level.HARD or state.back is not None:
-        return 0
+    slots = capacity(state, seen, limits).get(model, 0)
+    return max(0, slots - len(seen.running.get(model, ())))
+
+
+def _is_open(state: State, seen: Snapshot, model: str, limits: Limits, may_take: int) -> bool:
+    """Whether runs of this model may come; loads may take so many bytes, with idle models unloaded."""
+    if state.level >= Level.HARD or state.back is not None:
+        return False
     held = state.models.get(model)
-    if held is not None and held.phase not in (Phase.LOADED, Phase.LOADING):
-        return 0
-    if held is not None or model in seen.loaded:
-        return max(0, footprint.num_parallel - len(seen.running.get(model, ())))
-    idle = sum(
-        holds(other, name, seen.resident)
-        for name, other in state.models.items()
-        if other.phase in (Phase.LOADED, Phase.DRAINING) and not seen.running.get(name)
-    )
-    fits = need(state, footprint, model, limits) <= room(state, seen, limits) + idle
-    return footprint.num_parallel if fits and state.level is Level.EASY else 0
+    if held is not None:
+        return held.phase in (Phase.LOADED, Phase.LOADING)
+    if model in seen.loaded:
+        return True
+    if state.level is not Level.EASY or state.rests.get(model, state.at_s) > state.at_s:
+        return False
+    return need(state, seen.footprints[model], model, limits) <= may_take
 
 
 def _all_hold(seen: Snapshot, reason: HoldReason, until_s: float | None) -> list[Decision]:
@@ -118,7 +139,13 @@ def _noted(state: State, seen: Snapshot, now: float, limits: Limits) -> State:
             # a fresh load tells what it takes; later it only grows: prompt caches
             if held.phase is Phase.LOADING or taken > measured.get(model, 0):
                 measured = {**measured, model: taken}
-    return state._replace(models=models, measured=measured, rests=rests)
+    return state._replace(models=models, measured=measured, rests=rests, served=_served(state, seen))
+
+
+def _served(state: State, seen: Snapshot) -> Mapping[str, float]:
+    """When each model had its last run; who lets runs in may be quicker than these steps."""
+    began = {model: max(run.since_s for run in runs) for model, runs in seen.running.items() if runs}
+    return {**state.served, **{model: max(at, state.served.get(model, at)) for model, at in began.items()}}
 
 
 def _weighed(state: State, seen: Snapshot, now: float, limits: Limits) -> State:
@@ -138,7 +165,12 @@ def _weighed(state: State, seen: Snapshot, now: float, limits: Limits) -> State:
         if held.phase is Phase.LOADING and model not in seen.resident
     )
     ours = sum(seen.resident.get(model, 0) for model in state.models)
-    trend = thresholds.felt(state.trend, now, free_bytes, ours, unseen)
+    sudden = sum(
+        held.sudden_bytes
+        for model, held in state.models.items()
+        if held.phase in (Phase.LOADING, Phase.LOADED) and model not in seen.resident
+    )
+    trend = thresholds.felt(state.trend, now, free_bytes, ours, unseen, sudden)
     state = state._replace(believed_bytes=believed, back=back, trend=trend, at_s=now)
     foreseen = _foreseen(state, seen, now, limits)
     level = thresholds.level(state.level, free_bytes, believed, foreseen, seen.total_bytes, limits)

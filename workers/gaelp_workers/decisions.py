@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gaelp_workers.eviction import Run
@@ -50,6 +51,7 @@ class State(NamedTuple):
     trend: Trend
     back: Return | None  #: None unless unloaded memory is still waited for
     at_s: float
+    served: Mapping[str, float] = MappingProxyType({})  #: by model, when a run of it was last let in
 
 
 class UnloadReason(StrEnum):
@@ -72,9 +74,10 @@ class HoldReason(StrEnum):
     UNLOADING = "unloading"
     DRAINING = "draining"  #: of this model; another one gets its room
     MAKING_ROOM = "making room"  #: others are drained for it
-    PUT_OFF = "put off"  #: loaded models go first, until then
+    PUT_OFF = "put off"  #: loaded models go first, until then; None: until they were loaded for a while
+    TIERS = "tiers"  #: what could make room is kept by higher tiers, until then
     TURN = "turn"  #: an older one gets the room first
-    ROOM = "room"  #: what could be unloaded is not enough
+    ROOM = "room"  #: all that could be unloaded is not enough
     SOFT = "soft"
     HARD = "hard"
     CRITICAL = "critical"

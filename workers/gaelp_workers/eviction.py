@@ -1,11 +1,12 @@
 """Which models give way, by one named sort key. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
 from gaelp_tasks.models.invocation import Tier
 
-__all__ = ["RANKS", "Run", "Sacrifice", "sacrifice", "victims"]
+__all__ = ["RANKS", "Run", "Sacrifice", "sacrifice", "unused", "victims"]
 
 RANKS = {tier: rank for rank, tier in enumerate(Tier)}  #: 0 is the highest tier
 NOBODYS = len(RANKS)  #: of a model on which nothing runs
@@ -47,4 +48,19 @@ def victims(
             break
         chosen.append(cost.model)
         short_bytes += cost.freed
+    return chosen
+
+
+def unused(idle: Mapping[str, int], served: Mapping[str, float], short_bytes: int) -> list[str]:
+    """Idle models that give way until `short_bytes` come back: the longest unused first, none in vain."""
+    chosen: list[str] = []
+    for model in sorted(idle, key=lambda name: (served.get(name, -inf), -idle[name], name)):
+        if short_bytes <= 0:
+            break
+        chosen.append(model)
+        short_bytes -= idle[model]
+    for model in tuple(chosen):
+        if short_bytes + idle[model] <= 0:
+            chosen.remove(model)
+            short_bytes += idle[model]
     return chosen

@@ -52,7 +52,7 @@ class Held(NamedTuple):
     phase: Phase
     need_bytes: int  #: reserved for the load; for an unload: what it held
     sudden_bytes: int  #: of these: the KV cache, which a load takes at once, at its end
-    since_s: float  #: of the phase
+    since_s: float  #: of the phase; DRAINING: of LOADED
     until_s: float  #: LOADING and UNLOADING: when to give up waiting
     room_for: str = ""  #: DRAINING: the model that waits for the room
 

@@ -40,6 +40,7 @@ class Limits(NamedTuple):
     load_s: float = 600.0  #: for a load to end
     load_again_s: float = 10.0  #: after one that failed
     swap_s: float = 30.0  #: a model that is not loaded waits at most this long before a busy one is drained
+    most_wait_s: float = 600.0  #: the same where higher tiers keep the busy ones; inf: no maximum
 
     def soft_line(self, total_bytes: int) -> int:
         """Free bytes that a load must leave."""
@@ -63,6 +64,7 @@ class Trend(NamedTuple):
     ours_bytes: int  #: held by models of ours, as far as that can be seen
     others_bytes_s: float = 0.0  #: taken by others since the reading before; never below 0
     credit_bytes: int = 0  #: taken since loads began that nothing measures, and counted as theirs
+    sudden_bytes: int = 0  #: the same that may have been their KV caches: it tells no rate of others
 
 
 def believed(before_bytes: int, free_bytes: int, passed_s: float, smooth_s: float) -> int:
@@ -73,7 +75,14 @@ def believed(before_bytes: int, free_bytes: int, passed_s: float, smooth_s: floa
     return before_bytes + int(rise * (1.0 - exp(-passed_s / smooth_s)))
 
 
-def felt(trend: Trend, now: float, free_bytes: int, ours_bytes: int, unseen_bytes: int) -> Trend:
+def felt(
+    trend: Trend,
+    now: float,
+    free_bytes: int,
+    ours_bytes: int,
+    unseen_bytes: int,
+    unseen_sudden_bytes: int = 0,
+) -> Trend:
     """The trend with a new reading; `unseen_bytes` are reserved for loads that nothing measures.
 
     A fall that no model of ours explains counts as such a load's, until that has all it needs.
@@ -85,7 +94,9 @@ def felt(trend: Trend, now: float, free_bytes: int, ours_bytes: int, unseen_byte
     credit = min(unseen_bytes, max(0, trend.credit_bytes + unexplained))
     others = trend.free_bytes - free_bytes - max(0, ours_bytes - trend.ours_bytes)
     others -= max(0, credit - trend.credit_bytes)
-    return Trend(now, free_bytes, ours_bytes, max(0, others) / passed_s, credit)
+    sudden = min(unseen_sudden_bytes, trend.sudden_bytes + max(0, others))
+    others -= max(0, sudden - trend.sudden_bytes)
+    return Trend(now, free_bytes, ours_bytes, max(0, others) / passed_s, credit, sudden)
 
 
 def foreseen(free_bytes: int, trend: Trend, to_come_bytes: int, back_bytes: int, react_s: float) -> int:
