@@ -31,6 +31,10 @@ class Keys:
         """What a worker announces of one of its nodes; without `url`, or with '*', the pattern of all."""
         return f"{self.namespace}gaelp:node:{worker}:{url}"
 
+    def learned(self, worker: str, url: str) -> str:
+        """What a worker has learned of one of its nodes' models."""
+        return f"{self.namespace}gaelp:learned:{worker}:{url}"
+
     def cordon(self, worker: str) -> str:
         """That a worker shall take nothing new, and how; of '*' the pattern of all."""
         return f"{self.namespace}gaelp:cordon:{worker}"
@@ -38,6 +42,10 @@ class Keys:
     def cached(self, name: str) -> str:
         """An entry of the cache."""
         return f"{self.namespace}gaelp:cache:entry:{name}"
+
+    def continues(self, digest: str) -> str:
+        """Whether a model goes on exactly from a text that was cut."""
+        return f"{self.namespace}gaelp:continues:{digest}"
 
     @property
     def cache_index(self) -> str:
@@ -62,6 +70,14 @@ class Keys:
     def holder(self, invocation_id: str) -> str:
         """The tag under which a task is held, or was."""
         return f"{self.namespace}gaelp:holder:{invocation_id}"
+
+    def preempted(self, invocation_id: str) -> str:
+        """How often a run had to make way for a higher tier."""
+        return f"{self.namespace}gaelp:preempted:{invocation_id}"
+
+    def tenant(self, name: str) -> str:
+        """The tags under which workers hold a tenant's invocations, or held them."""
+        return f"{self.namespace}gaelp:tenant:{name}"
 
     def deaths(self, invocation_id: str) -> str:
         """How many workers died while they held a task."""

@@ -19,7 +19,7 @@ from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import StreamUnavailable
 from gaelp_tasks.line import open_line
-from gaelp_tasks.streams import FIRST, Event, Reading, abefore_run, afollow, before_run, follow
+from gaelp_tasks.streams import FIRST, Event, Reading, abefore_text, afollow, before_text, follow
 
 if TYPE_CHECKING:
     from gaelp_tasks.celery_app import GaelpApp
@@ -51,6 +51,7 @@ class InvocationHandle(AsyncResult):
     def stream(self, *, timeout: float | None = None) -> Iterator[str]:
         """The text, piece by piece, from token 0, whenever one starts to read; it ends with the run.
 
+        A re-run that goes on from the text, as one that was preempted does where that is exact, is not seen.
         `timeout`: seconds without anything new before celery's TimeoutError; None waits for ever. A cut run
         ends the stream early (`get()` tells why), a failed one raises what it failed with. Raises
         StreamRestarted where a re-run cannot continue the text, StreamUnavailable where none is kept.
@@ -58,7 +59,7 @@ class InvocationHandle(AsyncResult):
         reading = Reading()
         waiting = _Patience(self.id, timeout)
         with worded(self.app.settings):
-            begin = before_run(self.app.redis.xrevrange(self._stream_key, count=1))
+            begin = before_text(self.app.redis, self._stream_key)
             for event in follow(self.app.redis, self._stream_key, begin):
                 if text := reading.take(event):
                     yield text
@@ -76,7 +77,7 @@ class InvocationHandle(AsyncResult):
         waiting = _Patience(self.id, timeout)
         with worded(self.app.settings):
             async with aclosing(open_line(self.app.settings)) as line:
-                begin = await abefore_run(line, self._stream_key)
+                begin = await abefore_text(line, self._stream_key)
                 async with aclosing(afollow(line, self._stream_key, begin)) as events:
                     async for event in events:
                         if text := reading.take(event):

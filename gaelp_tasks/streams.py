@@ -3,7 +3,8 @@
 An entry's id is `<claim>-<number>`: the claim that wrote it and its place in that run. Redis refuses an id
 that is not above the last one, so a write repeated after a lost reply adds nothing, and a run that was
 started over fences off the one before it. Entries: number 0 opens a run (`start`), then text (`t`) or
-thinking (`h`) pieces, and `end` closes the invocation.
+thinking (`h`) pieces; a run that is put off after some text says so (`pause`), and `end` closes the
+invocation. A run whose start says `resumes` goes on from the text before it: to a reader it is one text.
 """
 
 import asyncio
@@ -22,12 +23,16 @@ from gaelp_tasks.models.frozen import well_formed
 __all__ = [
     "FIRST",
     "End",
+    "Event",
+    "Pause",
     "Piece",
     "Start",
     "StreamFenced",
     "StreamWriter",
     "TokenStream",
+    "abefore_text",
     "afollow",
+    "before_text",
     "follow",
 ]
 
@@ -54,6 +59,16 @@ class Start:
     claim: int
     facts: dict[str, Any]
 
+    @property
+    def resumes(self) -> bool:
+        """It goes on from the text that is in the stream."""
+        return bool(self.facts.get("resumes"))
+
+    @property
+    def first(self) -> int:
+        """The claim in which its text begins: its own, unless it resumes."""
+        return int(self.facts.get("from", self.claim)) if self.resumes else self.claim
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -63,6 +78,16 @@ class Piece:
     claim: int
     text: str
     thinking: str = ""
+    tokens: int = 1  #: pieces of the model in it, one a token; 0: no model wrote it just now
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The run was put off and will be repeated; `facts`: reason, tokens so far, `over` if from the start."""
+
+    id: str
+    claim: int
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +99,22 @@ class End:
     facts: dict[str, Any]
 
 
-Event = Start | Piece | End
+Event = Start | Piece | Pause | End
 Fields = Mapping[str, str]
+
+
+def claim_of(entry_id: str) -> int:
+    """The claim that wrote an entry."""
+    return int(entry_id.partition("-")[0])
 
 
 def parse(entry_id: str, fields: Fields) -> Event:
     """An entry of the stream as an event."""
-    claim = int(entry_id.partition("-")[0])
+    claim = claim_of(entry_id)
+    if "pause" in fields:
+        return Pause(entry_id, claim, json.loads(fields["pause"]))
     if "t" in fields or "h" in fields:
-        return Piece(entry_id, claim, fields.get("t", ""), fields.get("h", ""))
+        return Piece(entry_id, claim, fields.get("t", ""), fields.get("h", ""), int(fields.get("n", 1)))
     if "start" in fields:
         return Start(entry_id, claim, json.loads(fields["start"]))
     return End(entry_id, claim, json.loads(fields["end"]))
@@ -92,7 +124,7 @@ class Entry(NamedTuple):
     """An entry on its way."""
 
     id: str
-    fields: tuple[str, str]
+    fields: tuple[str, ...]
     last: bool = False  #: the stream's time to live begins with it
 
 
@@ -105,6 +137,7 @@ class TokenStream:
         self.key = writer.keys.stream(invocation_id)
         self.next = 0  #: number of the next entry
         self.text: list[str] = []  #: pieces that wait for the next round trip
+        self.tokens = 0  #: in them
         self.waiting = 0  #: characters that Redis has not taken yet
         self.fenced = False
         self._writer = writer
@@ -113,9 +146,13 @@ class TokenStream:
         """Open the run."""
         self._writer.add(self, "start", json.dumps(facts))
 
-    def write(self, text: str) -> None:
-        """Add a piece of the answer; pieces that gather while Redis answers travel together."""
+    def write(self, text: str, *, tokens: int = 1) -> None:
+        """Add a piece of the answer; pieces that gather while Redis answers travel together.
+
+        `tokens` 0 is text that no model wrote just now: nothing can go on from it.
+        """
         self.text.append(well_formed(text))
+        self.tokens += tokens
         self.waiting += len(text)
         self._writer.wake(self)
 
@@ -123,6 +160,10 @@ class TokenStream:
         """Add a piece of the model's thinking."""
         self.waiting += len(thinking)
         self._writer.add(self, "h", well_formed(thinking))
+
+    def pause(self, facts: Mapping[str, Any]) -> None:
+        """Say that the run is put off; to a reader of an earlier release it is a piece without text."""
+        self._writer.add(self, "t", "", "pause", json.dumps(facts))
 
     async def room(self) -> None:
         """Wait while too much is on its way. Raises StreamFenced when a later claim has taken over."""
@@ -183,10 +224,10 @@ class StreamWriter:
         """The writing end for this claim."""
         return TokenStream(self, invocation_id, claim)
 
-    def add(self, stream: TokenStream, field: str, value: str, *, last: bool = False) -> None:
-        """Queue an entry behind what the stream has written so far."""
+    def add(self, stream: TokenStream, *fields: str, last: bool = False) -> None:
+        """Queue an entry, names and values in turn, behind what the stream has written so far."""
         self._gather(stream)
-        self._ready[stream].append(Entry(self._number(stream), (field, value), last))
+        self._ready[stream].append(Entry(self._number(stream), fields, last))
         self._run()
 
     def wake(self, stream: TokenStream) -> None:
@@ -211,8 +252,10 @@ class StreamWriter:
     def _gather(self, stream: TokenStream) -> None:
         entries = self._ready.setdefault(stream, [])
         if stream.text:
-            entries.append(Entry(self._number(stream), ("t", "".join(stream.text))))
+            count = () if stream.tokens == 1 else ("n", str(stream.tokens))
+            entries.append(Entry(self._number(stream), ("t", "".join(stream.text), *count)))
             stream.text.clear()
+            stream.tokens = 0
 
     def _run(self) -> None:
         if self._flusher is None:
@@ -253,7 +296,7 @@ class StreamWriter:
     async def _overtaken(self, stream: TokenStream) -> bool:
         """Whether the refused id was a later claim's doing, and not our own repeated write."""
         [newest] = await self._execute([("XREVRANGE", stream.key, "+", "-", "COUNT", 1)])
-        return bool(newest) and int(newest[0][0].partition("-")[0]) > stream.claim
+        return bool(newest) and claim_of(newest[0][0]) > stream.claim
 
     async def _execute(
         self, commands: Sequence[Command], asked: Awaitable[list[Any]] | None = None
@@ -291,12 +334,36 @@ class StreamWriter:
             self._round = None
 
 
-def before_run(newest: Any) -> str:
-    """The id to read after to see the newest run from token 0; `newest` is what XREVRANGE gave."""
+def before_text(redis: SyncRedis, key: str) -> str:
+    """The id to read after to see the newest text from token 0, in whichever run it began."""
+    newest: Any = redis.xrevrange(key, count=1)
     if not newest:
         return FIRST
-    claim = int(newest[0][0].partition("-")[0])
-    return f"{claim - 1}-{LAST_NUMBER}"
+    number_0 = f"{claim_of(newest[0][0])}-0"
+    return _before(newest, redis.xrange(key, number_0, number_0))
+
+
+async def abefore_text(redis: Asks, key: str) -> str:
+    """The same, asked on a line."""
+    newest = await _asked(redis, "XREVRANGE", key, "+", "-", "COUNT", 1)
+    if not newest:
+        return FIRST
+    number_0 = f"{claim_of(newest[0][0])}-0"
+    return _before(newest, await _asked(redis, "XRANGE", key, number_0, number_0))
+
+
+async def _asked(redis: Asks, *command: Any) -> Any:
+    [reply] = await redis.ask(command)
+    if isinstance(reply, Refused):
+        raise reply
+    return reply
+
+
+def _before(newest: Any, its_start: Any) -> str:
+    """What the newest entry and the first one of its run tell, as XRANGE gives them."""
+    claim = claim_of(newest[0][0])
+    start = parse(its_start[0][0], _fields(its_start[0][1])) if its_start else None
+    return f"{(start.first if isinstance(start, Start) else claim) - 1}-{LAST_NUMBER}"
 
 
 def follow(redis: SyncRedis, key: str, after: str = FIRST) -> Iterator[Event | None]:
@@ -330,14 +397,6 @@ def _fields(pairs: Any) -> Fields:
     return pairs if isinstance(pairs, Mapping) else dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
-async def abefore_run(redis: Asks, key: str) -> str:
-    """`before_run` of what Redis has now."""
-    [newest] = await redis.ask(("XREVRANGE", key, "+", "-", "COUNT", 1))
-    if isinstance(newest, Refused):
-        raise newest
-    return before_run(newest)
-
-
 def _events(reply: Any) -> Iterator[Event | None]:
     if not reply:
         yield None
@@ -359,7 +418,7 @@ class Reading:
         """The text that this event adds, '' for none. Raises StreamRestarted."""
         match event:
             case Start(claim=claim) if claim > self.claim:
-                if self.read:
+                if self.read and not event.resumes:
                     raise StreamRestarted(
                         "The run was started over after a part of its text had been read; read it again from "
                         "the start, or wait for the result."

@@ -32,6 +32,9 @@ class BaseAgent:
     modes: ClassVar[Mapping[str, Mode]] = {}  #: other ways to answer, for `mode=`
     tool_rounds: int = 8  #: turns with tool calls before the model must answer without
     tool_timeout_s: float = 60.0  #: for one call of a tool
+    #: its usual answer is one call of the model, whose text it passes on as it is: an interrupted run can go
+    #: on from that. What a class says here holds for itself, not for its subclasses
+    resumable: ClassVar[bool] = False
 
     def __init__(self, client: BaseOllamaClient, *, system_prompt: str | None = None) -> None:
         self.client = client

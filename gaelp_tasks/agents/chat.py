@@ -7,3 +7,5 @@ __all__ = ["ChatAgent"]
 
 class ChatAgent(BaseAgent):
     """Passes the conversation on as it is: the model's own manners, no system prompt."""
+
+    resumable = True

@@ -13,6 +13,8 @@ class ReasoningAgent(BaseAgent):
     for a review of it, and for the answer; draft and review are thinking.
     """
 
+    resumable = True
+
     system_prompt = """\
 You solve problems by careful reasoning that a reader can check.
 

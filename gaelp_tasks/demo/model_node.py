@@ -12,7 +12,16 @@ from gaelp_tasks.demo.model_server.check import check_engine
 from gaelp_tasks.demo.parts import Child, Part, PartFailed
 from gaelp_tasks.settings import Settings
 
-__all__ = ["CHAT_MODEL", "EMBED_MODEL", "DemoModels", "demo_env", "demo_part", "listening_at", "models_at"]
+__all__ = [
+    "CHAT_MODEL",
+    "EMBED_MODEL",
+    "NODE_DEFAULTS",
+    "DemoModels",
+    "demo_env",
+    "demo_part",
+    "listening_at",
+    "models_at",
+]
 
 CHAT_MODEL = "smollm2:135m"
 EMBED_MODEL = "all-minilm"
@@ -72,6 +81,10 @@ def listening_at(server: Child) -> str | None:
         if line.startswith('{"url"'):
             return str(json.loads(line)["url"])
     return None
+
+
+#: GAELP_ variables of the same that the environment may override: models are small, and so may the machine be
+NODE_DEFAULTS: Mapping[str, str] = {"GAELP_OS_RESERVE": "256MiB"}
 
 
 def demo_env(url: str) -> Mapping[str, str]:

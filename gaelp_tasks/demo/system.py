@@ -19,6 +19,7 @@ from gaelp_tasks.demo.broker import (
 from gaelp_tasks.demo.model_node import (
     CHAT_MODEL,
     EMBED_MODEL,
+    NODE_DEFAULTS,
     DemoModels,
     demo_env,
     demo_part,
@@ -150,7 +151,7 @@ def _open_models(stack: Stack, needs: Needs, server: Child | None, system: Syste
         have = ", ".join(needs.node_models)
         tell("model node", f"Ollama at {', '.join(map(masked, nodes))} with {have}", None)
         return
-    system.env |= demo_env(stack.wait_for(server, listening_at))
+    system.env = {**NODE_DEFAULTS, **system.env, **demo_env(stack.wait_for(server, listening_at))}
     at = system.env["GAELP_OLLAMA_NODES"]
     tell("model node", f"{CHAT_MODEL} and {EMBED_MODEL} at {at}, in place of an Ollama", server.part.log)
 

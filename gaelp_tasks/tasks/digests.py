@@ -40,13 +40,20 @@ class Digests:
             self._told[node] = {canonical(model.name): model.digest for model in models}
             self._asked_at[node] = asked_at
 
+    def told(self, model: str) -> str | None:
+        """As `of`, by what the nodes told last, however long ago; None where none has told anything yet."""
+        return self._common(model) if self._told else None
+
     async def of(self, model: str) -> str:
         """The one digest of the model on all nodes that tell it; '' where none does, or they differ."""
         oldest = self._tick() - self._fresh_s
         nodes = self._nodes()
         await asyncio.gather(*(self._ask(node, client, oldest) for node, client in nodes))
-        told = {self._told.get(node, {}).get(canonical(model), "") for node, _ in nodes} - {""}
-        return told.pop() if len(told) == 1 else ""
+        return self._common(model)
+
+    def _common(self, model: str) -> str:
+        named = {self._told.get(node, {}).get(canonical(model), "") for node, _ in self._nodes()} - {""}
+        return named.pop() if len(named) == 1 else ""
 
     async def is_still(self, digest: str, model: str, node: str, *, since: float) -> bool:
         """Whether the node tells this digest when it is asked after the tick `since`."""

@@ -28,6 +28,7 @@ from gaelp_tasks.retries import RetryPolicy
 from gaelp_tasks.runtime import Runtime, shared_runtime
 from gaelp_tasks.settings import Settings
 from gaelp_tasks.streams import StreamWriter
+from gaelp_tasks.tasks.demand import Demand
 from gaelp_tasks.tasks.digests import Digests
 from gaelp_tasks.tasks.joining import Joiner, Seats
 from gaelp_tasks.tasks.meter import Meter, Tally
@@ -73,6 +74,7 @@ class Resources:
     now: Callable[[], float] = time  #: Unix seconds, to compare with other machines
     tick: Callable[[], float] = monotonic  #: seconds, to measure with
     tallies: "WeakValueDictionary[str, Tally]" = field(default_factory=WeakValueDictionary)
+    demand: Demand = field(default_factory=Demand)
     cache: Cache = field(init=False)
     digests: Digests = field(init=False)
     joiner: Joiner = field(init=False)

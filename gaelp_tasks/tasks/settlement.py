@@ -10,10 +10,10 @@ from typing import Any
 from gaelp_tasks import errors
 from gaelp_tasks.models.invocation import InvocationResult
 from gaelp_tasks.retries import Cut, Done, Failed, Outcome
-from gaelp_tasks.streams import LAST_NUMBER, End, Piece, TokenStream, parse
+from gaelp_tasks.streams import LAST_NUMBER, End, Piece, Start, TokenStream, parse
 from gaelp_tasks.tasks.resources import Resources
 
-__all__ = ["facts_of", "told_before"]
+__all__ = ["earlier_end", "facts_of", "told_before"]
 
 
 def facts_of(outcome: Done | Cut | Failed) -> dict[str, Any]:
@@ -39,20 +39,20 @@ async def told_before(stream: TokenStream, at: Resources) -> Outcome | None:
     if stream.claim == 1:
         return None
     await stream.arrived()
-    end = await _earlier_end(stream, at)
+    end = await earlier_end(stream, at)
     if end is None:
         return None
     facts = end.facts
     if "result" in facts:
         text = await _text(stream, end.claim, at)
-        stream.write(text)
+        stream.write(text, tokens=0)
         result = InvocationResult.model_validate(facts["result"] | {"text": text})
         return Done(result) if facts["outcome"] == "done" else Cut(result)
     error = getattr(errors, facts.get("error", ""), None)
     return Failed(error(facts["message"])) if error is not None else None
 
 
-async def _earlier_end(stream: TokenStream, at: Resources) -> End | None:
+async def earlier_end(stream: TokenStream, at: Resources) -> End | None:
     """The newest end; a claim after it may have died while it told the same again."""
     claim = stream.claim
     while True:
@@ -66,6 +66,10 @@ async def _earlier_end(stream: TokenStream, at: Resources) -> End | None:
 
 
 async def _text(stream: TokenStream, claim: int, at: Resources) -> str:
-    entries: Any = await at.redis.xrange(stream.key, min=f"{claim}-0", max=f"{claim}-{LAST_NUMBER}")
+    """What was told in that claim, and in those that it went on from."""
+    begun: Any = await at.redis.xrange(stream.key, min=f"{claim}-0", max=f"{claim}-0")
+    start = parse(*begun[0]) if begun else None
+    first = start.first if isinstance(start, Start) else claim
+    entries: Any = await at.redis.xrange(stream.key, min=f"{first}-0", max=f"{claim}-{LAST_NUMBER}")
     events = [parse(*entry) for entry in entries]
     return "".join(event.text for event in events if isinstance(event, Piece))

@@ -22,6 +22,7 @@ from gaelp_tasks.models.usage import Timings
 from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Snooze, decide
 from gaelp_tasks.streams import StreamFenced, TokenStream
 from gaelp_tasks.tasks.resources import Resources
+from gaelp_tasks.tasks.resuming import CannotResume, Earlier, Way, look_back, take_up
 from gaelp_tasks.tasks.settlement import facts_of, told_before
 
 __all__ = ["Run", "Work", "walk"]
@@ -54,6 +55,10 @@ class Run:
     queued_s: float | None = None
     load_s: float | None = None
     first_token_s: float | None = None
+    way: Way | None = None  #: how it answers; None where a later claim could not go on from its text
+    earlier: Earlier | None = None  #: what it goes on from; None: it begins at the beginning
+    tokens: int = 0  #: of the text in its stream, those of earlier claims included
+    over: bool = False  #: the next claim has to start over
 
     def timings(self, at: Resources) -> Timings:
         """The phases so far."""
@@ -105,6 +110,7 @@ async def walk(run: Run, work: Work, at: Resources) -> Outcome:
         stream = await claim(run, work, at)
         outcome = await told_before(stream, at)
         if outcome is None:
+            await go_on(run, stream, at)
             await admit(run, at)
             async with stoppable(run):
                 outcome = Done(work.result(await answer(run, work, stream, at)))
@@ -115,6 +121,7 @@ async def walk(run: Run, work: Work, at: Resources) -> Outcome:
     except Exception as error:  # noqa: BLE001  whatever an agent raises becomes an outcome
         outcome = judge(error, run, work, at)
     await settle(outcome, run, at)
+    learn(outcome, run, work, at)
     if isinstance(outcome, Done) and outcome.result.stop_reason == "stop":
         await work.keep(outcome.result)
     return outcome
@@ -128,11 +135,23 @@ async def claim(run: Run, work: Work, at: Resources) -> TokenStream:
     run.started = at.tick()
     if run.published_at is not None:
         run.queued_s = max(0.0, at.now() - run.published_at)
-    run.stream = at.streams.open(run.id, run.claim)
-    run.stream.start(
-        work.facts() | {"worker": at.worker, "node": at.node, "attempt": run.attempt, "at": at.now()}
-    )
-    return run.stream
+    stream = at.streams.open(run.id, run.claim)
+    run.way, run.earlier = await look_back(stream, run.asked, at)
+    run.stream = stream
+    facts = work.facts() | {"worker": at.worker, "node": at.node, "attempt": run.attempt, "at": at.now()}
+    if run.way is not None:
+        facts["way"] = run.way._asdict()
+    if run.earlier is not None:
+        facts |= {"resumes": True, "from": run.earlier.first}
+    stream.start(facts)
+    return stream
+
+
+async def go_on(run: Run, stream: TokenStream, at: Resources) -> None:
+    """Take up the text that this run's start has promised to go on from. Raises CannotResume."""
+    if run.earlier is not None:
+        run.earlier = await take_up(stream, run.earlier, at)
+        run.tokens = run.earlier.tokens
 
 
 async def admit(run: Run, at: Resources) -> None:
@@ -168,10 +187,12 @@ async def answer(run: Run, work: Work, stream: TokenStream, at: Resources) -> St
     work.model = await work.resolve()
     if await work.recall(stream):
         return "stop"
-    run.load_s = await work.load()
-    if not at.lively():  # this process stood still: the answer may have been told elsewhere
-        raise Cancelled(Reason.LEASE)
-    return await work.do(stream)
+    with at.demand.of(run.id, work.model, run.asked.tier) as asked:
+        run.load_s = await work.load()
+        if not at.lively():  # this process stood still: the answer may have been told elsewhere
+            raise Cancelled(Reason.LEASE)
+        at.demand.begins(asked)
+        return await work.do(stream)
 
 
 def cut_short(reason: Reason, work: Work) -> Outcome:
@@ -189,9 +210,21 @@ def judge(error: Exception, run: Run, work: Work, at: Resources) -> Outcome:
     """The outcome of a run that met an error; a stall after the first token keeps the text."""
     if isinstance(error, StreamStalled) and work.begun:
         return Cut(work.result("stall"))
+    if isinstance(error, CannotResume):
+        run.over = True
+        return Snooze(0.0, str(error))
     if isinstance(error, Trouble):
         return Snooze(at.policy.snooze_s, f"Redis: {error}")
     return decide(error, run.attempt, at.policy, at.rng)
+
+
+def learn(outcome: Outcome, run: Run, work: Work, at: Resources) -> None:
+    """Remember how long it had its slot, unless it will be repeated or the cache knew the answer."""
+    if not isinstance(run.asked, Invocation) or not isinstance(outcome, Done | Cut) or run.load_s is None:
+        return
+    tally = at.tallies.get(run.id)
+    if tally is not None:
+        tally.lasted(work.model, at.tick() - run.started - run.load_s)
 
 
 async def settle(outcome: Outcome, run: Run, at: Resources) -> None:
@@ -204,6 +237,9 @@ async def settle(outcome: Outcome, run: Run, at: Resources) -> None:
     if isinstance(outcome, Done | Cut | Failed):
         await run.stream.end(facts_of(outcome) | {"at": at.now()})
         return
+    if run.tokens or run.over:
+        facts = {"reason": run.cancellation.reason or "retry", "tokens": run.tokens, "at": at.now()}
+        run.stream.pause(facts | ({"over": True} if run.over else {}))
     with suppress(TimeoutError, *unavailable):  # without Redis nobody waits for the text either
         async with asyncio.timeout(HAND_OVER_S):
             await run.stream.arrived()

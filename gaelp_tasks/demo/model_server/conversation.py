@@ -42,8 +42,12 @@ def read_call(text: str) -> dict[str, Any] | None:
 
 
 def without_oldest(plain: Sequence[Turn]) -> list[Turn] | None:
-    """The conversation less its oldest turn that is not the system's; None when only the last is left."""
-    oldest = next((at for at, turn in enumerate(plain[:-1]) if turn["role"] != "system"), None)
+    """The conversation less its oldest turn that is not the system's; None when only the last is left.
+
+    The beginning of an answer, which the engine goes on with, is no turn without its question.
+    """
+    kept = 2 if plain[-1]["role"] == "assistant" else 1
+    oldest = next((at for at, turn in enumerate(plain[:-kept]) if turn["role"] != "system"), None)
     return None if oldest is None else [*plain[:oldest], *plain[oldest + 1 :]]
 
 
