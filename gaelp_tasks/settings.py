@@ -121,6 +121,12 @@ class Settings(BaseSettings):
     retry_by_error: dict[str, dict[Literal["attempts", "base_s", "cap_s"], Positive]] = Field(
         {}, description='JSON object of other retries by error: {"LoadTimeout": {"attempts": 3}}'
     )
+    max_wait_s: NotNegative = Field(
+        600.0, description="what has waited this long in a lower tier goes first, one at a time; 0: never"
+    )
+    tenant_max_running: int = Field(
+        0, ge=0, description="invocations of one tenant that run at once, over all workers; 0: any number"
+    )
     snooze_s: Positive = Field(2.0, description="wait where a node has no room and named no time")
     lease_ttl_s: Positive = Field(
         5.0, description="a worker that was not heard of for this long has lost its work"
@@ -231,6 +237,7 @@ def _unit(name: str) -> str:
         "num_ctx": "tokens",
         "num_parallel": "slots",
         "embed_seats": "seats",
+        "tenant_max_running": "runs",
         "memory_budget": "bytes",
         "os_reserve": "bytes",
         "safety_factor": "times",

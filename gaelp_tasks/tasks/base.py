@@ -72,6 +72,12 @@ def _broker_answers(app: GaelpApp) -> None:
         _answered[url] = now
 
 
+def _whose(accepted: Invocation | Embedding) -> dict[str, str]:
+    """The header by which workers count the runs of a tenant (GAELP_TENANT_MAX_RUNNING)."""
+    tenant = accepted.tenant if isinstance(accepted, Invocation) else None
+    return {} if tenant is None else {"gaelp_tenant": tenant}
+
+
 def _way(accepted: Invocation | Embedding) -> dict[str, Any]:
     """How it travels: straight to the queue of its tier and model, by priority.
 
@@ -140,7 +146,7 @@ class ModelTask(Task):
         name = getattr(queue, "name", queue) or options.get("routing_key")
         accepted = self.accept(args, kwargs, name)
         headers = {"gaelp_version": ENVELOPE_VERSION, "gaelp_published_at": time()}
-        options["headers"] = headers | (options.get("headers") or {})
+        options["headers"] = headers | (options.get("headers") or {}) | _whose(accepted)
         options.pop("priority", None)  # Celery's own; ours is an argument
         if name is None or tier_of(name):
             options |= _way(accepted)
@@ -275,8 +281,8 @@ class ModelTask(Task):
                 return Reply(result)
             case Retry(after_s, error):
                 self._again(after_s, error, spent=1)
-            case Snooze(after_s=0):
-                raise Reject(requeue=True)
+            case Snooze(after_s=0, why=why):
+                raise Reject(why, requeue=True)
             case Snooze(after_s, why):
                 self._again(after_s, NodeError(why), spent=0)
             case Failed(error):

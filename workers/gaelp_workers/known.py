@@ -1,19 +1,21 @@
 """Which queues of models may hold something that this node should take."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from itertools import count
 from time import time
 
 from gaelp_tasks.connections import SyncRedis
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.queues import ANY, EMBED, model_of
+from gaelp_tasks.queues import ANY, EMBED, SEPARATOR, model_of
 from gaelp_workers.dispatch import names_of, takes
-from gaelp_workers.leases import Leases
+from gaelp_workers.leases import Head, Leases
+from gaelp_workers.turns import Waiting
 
-__all__ = ["KnownQueues"]
+__all__ = ["KnownQueues", "Waiting"]
 
-GRACE_S = 10.0  #: after the start, for other nodes to say what they have
+GRACE_S = 4.0  #: after the start, for other nodes to say what they have: four of their polls
 MISSED_S = 600.0  #: a model whose node was not heard for this long is one that nobody has
 TIDY_EVERY = 20  #: looks
 
@@ -31,6 +33,8 @@ class KnownQueues:
         self._own = own
         self._now = now
         self.told = True  #: whether Redis tells of what comes; else our own queues are always looked at
+        self.waiting: Mapping[str, Waiting] = {}  #: by queue, those served that hold something
+        self._heads: dict[str, tuple[str, float]] = {}  # list -> its next message, and since when we see that
         self._lock = threading.Lock()
         self._known: frozenset[str] = frozenset()
         self._news: frozenset[str] = frozenset()  # heard of since the last look began
@@ -56,6 +60,25 @@ class KnownQueues:
         waiting = self._leases.waiting(redis, also={*mine, *self._known}, tidy=tidy)
         with self._lock:
             self._known = self._news.union(waiting, () if self.told else mine)
+        self._age(self._leases.heads(redis, self.served))
+
+    def _age(self, heads: Mapping[str, Head]) -> None:
+        """Note what waits where, and since when."""
+        now, seen = self._now(), self._heads
+        self._heads = {
+            name: seen[name] if name in seen and seen[name][0] == head.id else (head.id, now)
+            for name, head in heads.items()
+        }
+        waiting: dict[str, Waiting] = {}
+        for name, head in heads.items():
+            told = None if head.since_s is None else min(head.since_s, now)  # by a clock that may be ahead
+            found, queue = Waiting(head.size, told, self._heads[name][1], name), name.partition(SEPARATOR)[0]
+            before = waiting.get(queue)
+            if before is not None:
+                oldest = min(before, found, key=lambda one: one.since_s)
+                found = replace(oldest, count=before.count + head.size)
+            waiting[queue] = found
+        self.waiting = waiting
 
     @property
     def served(self) -> list[str]:

@@ -4,31 +4,25 @@ import hashlib
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any, NamedTuple
 
 from gaelp_tasks.connections import Refused, ScriptUnknown, SyncRedis, unavailable
 from gaelp_tasks.keys import Keys
-from gaelp_tasks.queues import SYSTEM, Place, lists
-from gaelp_workers.dispatch import Free, Kind, Offer
-from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, RENEW, SORT, SWEEP, TIDY, Script
+from gaelp_tasks.queues import SEPARATOR, SYSTEM, Place, lists, tier_of
+from gaelp_workers.dispatch import Free, Held, Offer, pool_of
+from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, HEADS, RENEW, SORT, SWEEP, TIDY, Script
 
-__all__ = ["SWEEP_AT_MOST", "TOLD", "Held", "Leases", "Swept"]
+__all__ = ["SWEEP_AT_MOST", "TOLD", "Head", "Leases", "Swept"]
 
 logger = logging.getLogger(__name__)
 
 SWEEP_AT_MOST = 500  #: of each kind in one script; the next sweep takes the rest
 TOLD = "__redis__:invalidate"  #: where Redis tells of keys that have changed
 SWEPT_S = 3600  #: as the sweep keeps its marks
+READ_AT_MOST = 1024**2  #: bytes of a message whose age is looked up at each beat
 LOOK_AT_MOST = 200  #: messages one claim may look at, so that junk cannot keep Redis busy
-
-
-class Held(NamedTuple):
-    """The task of a message that is held."""
-
-    id: str
-    kind: Kind = Kind.SLOT
-    alone: bool = False  #: it has seen workers die, and nothing else may be held beside it
 
 
 class Swept(NamedTuple):
@@ -39,12 +33,21 @@ class Swept(NamedTuple):
     poison: list[str]  #: tasks whose messages killed the worker in which they ran alone
 
 
+class Head(NamedTuple):
+    """The next message of a list, and how many wait there with it."""
+
+    size: int
+    id: str  #: '' where it cannot be read
+    since_s: float | None  #: Unix time when it was published, or due if that was later; None: not told
+
+
 class Leases:
     """The messages that this process holds. Safe to use from any thread.
 
     `holder` names this process for as long as it lives; every tag begins with it. `poison_deaths` is how many
     workers a message may see die. `results` is the prefix of Celery's results, '' where another Redis keeps
-    them. Raises what redis-py raises.
+    them. `tenant_max` invocations of one tenant may run at once, over all workers; 0: any number. Raises what
+    redis-py raises.
     """
 
     def __init__(
@@ -57,18 +60,22 @@ class Leases:
         claims_ttl_s: float,
         poison_deaths: int,
         results: str,
+        tenant_max: int = 0,
     ) -> None:
         self.holder = holder
         self.ttl_s = ttl_s
         self._redis = redis
         self._keys = keys
-        self._claims_ttl_s = claims_ttl_s
+        self.claims_ttl_s = claims_ttl_s
         self._poison_deaths = poison_deaths
         self._results = results
+        self._tenant_max = tenant_max
         self._held: dict[str, Held] = {}  # by tag
         self._begun: set[str] = set()  # tags of those that a thread has taken
+        self._leaving: set[str] = set()  # tags of those that were stopped, and hold their slot until they end
         self._owed: set[str] = set()  # done, and Redis could not be told
         self._batches = count(1)
+        self.changes = 0  #: counts up whenever something is held or is no more; never back
 
     @property
     def held(self) -> dict[str, Held]:
@@ -81,9 +88,18 @@ class Leases:
         return [tag for tag in self.held if tag not in self._begun]
 
     @property
-    def kinds(self) -> list[Kind]:
-        """What those held take, as of now."""
-        return [task.kind for task in self.held.values()]
+    def staying(self) -> dict[str, Held]:
+        """Those that were not told to make way, by tag, as of now."""
+        return {tag: task for tag, task in self.held.items() if tag not in self._leaving}
+
+    @property
+    def running(self) -> dict[str, Held]:
+        """Those of them that a thread has taken."""
+        return {tag: task for tag, task in self.staying.items() if tag in self._begun}
+
+    def leaves(self, tag: str) -> None:
+        """It was told to make way."""
+        self._leaving.add(tag)
 
     @property
     def alone(self) -> bool:
@@ -111,6 +127,16 @@ class Leases:
         `inboxes` are those among the queues that are sorted; names are without the namespace.
         """
         keys = self._keys
+        place = {pool: number for number, pool in enumerate(room.slots, 1)}
+
+        def told(number: int, name: str, group: int) -> str:
+            pool = pool_of(name.partition(SEPARATOR)[0], room.models)  # a turn may name one list of a queue
+            if number < offer.turns:
+                return f"{group}t:{place[pool]}+0"
+            tier = tier_of(name)
+            more = room.beyond.get((pool, tier), 0) if tier else 0
+            return f"{group}{marks.get(name, '')}:{place[pool]}+{more}"
+
         fixed = (*self._places, keys.suspects, keys.suspects_taker)
         marks = {SYSTEM: "s"} | dict.fromkeys(inboxes, "i")
         return [
@@ -119,23 +145,28 @@ class Leases:
             len(fixed) + len(offer.queues),
             *fixed,
             *(keys.queue(name) for name in offer.queues),
-            *room,
+            ",".join(map(str, room.slots.values())),
+            room.seats,
+            room.errands,
             LOOK_AT_MOST,
             int(self.ttl_s * 1000),
             self.holder,
             f"|{next(self._batches)}.",
             len(self._held),
             most_bytes,
-            int(self._claims_ttl_s * 1000),
+            int(self.claims_ttl_s * 1000),
             keys.claims(""),
             keys.holder(""),
             keys.deaths(""),
             keys.cancel(""),
             self._results,
             keys.stream(""),
+            keys.preempted(""),
+            self._tenant_max,
+            keys.tenant(""),
             *(
-                f"{group}{marks.get(name, '')}"
-                for name, group in zip(offer.queues, offer.groups, strict=True)
+                told(number, *queue)
+                for number, queue in enumerate(zip(offer.queues, offer.groups, strict=True))
             ),
         ]
 
@@ -156,6 +187,7 @@ class Leases:
     def took(self, tag: str, task: Held) -> None:
         """A claim brought this message."""
         self._held[tag] = task
+        self.changes += 1
 
     def begin(self, task_id: str) -> None:
         """A thread takes this task: from now on it ends, and is not given back unasked."""
@@ -191,6 +223,8 @@ class Leases:
     def _forget(self, tag: str) -> None:
         self._held.pop(tag, None)
         self._begun.discard(tag)
+        self._leaving.discard(tag)
+        self.changes += 1
 
     def give_back(self, *tags: str, redis: SyncRedis | None = None) -> None:
         """To the front of their lists; the first tag named is taken again first."""
@@ -231,7 +265,7 @@ class Leases:
             SWEEP_AT_MOST,
             keys.swept(""),
             keys.deaths(""),
-            int(self._claims_ttl_s * 1000),
+            int(self.claims_ttl_s * 1000),
             keys.namespace,
             self._poison_deaths,
         )
@@ -254,6 +288,15 @@ class Leases:
                 pipe.exists(*(self._keys.queue(name) for name in lists(queue)))
             found = pipe.execute()
         return {*known, *(queue for queue, there in zip(asked, found, strict=True) if there)}
+
+    def heads(self, redis: SyncRedis, queues: Iterable[str]) -> dict[str, Head]:
+        """What waits first in each list of these queues that holds anything."""
+        asked = [name for queue in queues for name in lists(queue)]
+        if not asked:
+            return {}
+        told = self._run(HEADS, [self._keys.queue(name) for name in asked], [READ_AT_MOST], redis=redis)
+        rows = zip(*(told[part::5] for part in range(5)), strict=True)
+        return {asked[at - 1]: Head(size, named, _since(sent, due)) for at, size, named, sent, due in rows}
 
     def models(self, redis: SyncRedis, since_s: float) -> set[str]:
         """Models that some node said it has, after this Unix time, as queues call them."""
@@ -309,3 +352,12 @@ class Leases:
             return client.evalsha(script.sha, *given)
         except ScriptUnknown:
             return client.eval(script, *given)
+
+
+def _since(published_at: str, due: str) -> float | None:
+    """When a message began to wait, by its headers; what it was delayed by is no waiting."""
+    times = [float(published_at)] if published_at else []
+    with suppress(ValueError):
+        at = datetime.fromisoformat(due)
+        times.append((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+    return max(times, default=None)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import cache, partial
@@ -13,18 +13,22 @@ from uuid import uuid4
 
 from celery import bootsteps
 
+from gaelp_tasks import counts
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.errors import DeadLettered
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
-from gaelp_workers.dispatch import Free, free
+from gaelp_workers.dispatch import CLOSED, Capacity, free
 from gaelp_workers.keeper import Keeper, connection_name
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Leases
 from gaelp_workers.memory import memory_of
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
+from gaelp_workers.owners import allowed, names_of_queues, owners_of, queued
+from gaelp_workers.preemption import may_go
 from gaelp_workers.transport import Transport
+from gaelp_workers.turns import Turns
 
 __all__ = ["Holding", "NodeDuties", "beside"]
 
@@ -48,6 +52,24 @@ def give_up(app: Any, task_id: str, reason: str) -> None:
         app.backend.mark_as_failure(
             task_id, DeadLettered(f"The message of {task_id} is a dead letter: {reason}.")
         )
+
+
+def note_preemption(app: Any, task_id: str, kept_s: float) -> None:
+    """Remember that a run had to make way, for whichever worker claims it next."""
+    key = app.keys.preempted(task_id)
+    with suppress(*unavailable), app.redis.pipeline() as pipe:  # then it may have to once more than others
+        pipe.incr(key)
+        pipe.pexpire(key, int(kept_s * 1000))
+        pipe.execute()
+    counts.count(app, counts.PREEMPTED)
+
+
+def make_way(task_ids: Iterable[str]) -> None:
+    """Stop those of these runs of this worker that may be preempted at all."""
+    wanted = set(task_ids)
+    for tag, task in Transport.leases.running.items():
+        if task.id in wanted and may_go(task):
+            Transport.preempt(tag)
 
 
 @cache
@@ -91,6 +113,7 @@ class Holding(bootsteps.StartStopStep):
             claims_ttl_s=max(settings.result_ttl_s, settings.stream_ttl_s) + DAY_S,
             poison_deaths=settings.poison_deaths,
             results=c.app.backend.get_key_for_task(".").decode().removesuffix(".") if same_redis else "",
+            tenant_max=settings.tenant_max_running,
         )
         known = KnownQueues(self._leases, lambda: shared_resources().models)
         self._keeper = Keeper(
@@ -104,22 +127,37 @@ class Holding(bootsteps.StartStopStep):
         Transport.leases = self._leases
         Transport.known = known
         Transport.on_refused = partial(beside, give_up, c.app)
-        Transport.room = lambda: self.left(c)
+        Transport.capacity = lambda: self.capacity(c)
+        Transport.preempt = partial(self.preempt, c.app)
+        Transport.writing = lambda: shared_resources().demand.writing
+        Transport.turns = Turns(settings.max_wait_s)
         Transport.most_bytes = settings.most_message_bytes
 
-    def left(self, c: Any) -> Free:
-        """Slots and seats that nothing held takes; `pool.limit` may move at any time."""
+    def capacity(self, c: Any) -> Capacity:
+        """What may be held here at once; `pool.limit`, the slots of each model, may move at any time."""
         if c.pool.closed:
-            return Free(0, 0, 0)
-        slots = shared_resources().slots(c.pool.limit)
-        return free(self._leases.kinds, slots=slots, seats=c.pool.seats)
+            return CLOSED
+        at = shared_resources()
+        slots = allowed(at, c.owners, c.pool.limit)
+        names = names_of_queues(at, c.owners)
+        others = at.slots(c.pool.limit)
+        return Capacity(slots, names, others, c.pool.seats if others > 0 else 0)
+
+    def preempt(self, app: Any, tag: str) -> None:
+        """Stop a run for a higher tier; its message comes back to its queue, and it goes on from its text."""
+        task = self._leases.held.get(tag)
+        if task is not None:
+            self._leases.leaves(tag)
+            shared_resources().runs.stop(task.id, Reason.PREEMPTION)
+            beside(note_preemption, app, task.id, self._leases.claims_ttl_s)
 
     def start(self, c: Any) -> None:
         """Begin to renew; after a reconnect the keeper is still there."""
 
         def open_queues() -> list[str]:
             consumer = c.task_consumer  # None while the connection is down
-            return [queue.name for queue in consumer.queues] if consumer and self.left(c).seats > 0 else []
+            room = free(self._leases.held.values(), self.capacity(c))
+            return [queue.name for queue in consumer.queues] if consumer and room.seats > 0 else []
 
         shared_resources().seats.open_queues = open_queues
         shared_resources().lively = lambda: self._keeper.lively
@@ -157,8 +195,27 @@ class NodeDuties(bootsteps.StartStopStep):
     async def _serve(self, c: Any) -> None:
         at = shared_resources()
         try:
+            made = memory_of(at.settings)
+            memories = {node.url: made(node.url) for node in at.nodes}
+            owners = owners_of(
+                c.hostname,
+                at,
+                memories,
+                lambda: c.pool.limit,
+                lambda: queued(at, c.owners, Transport.known),
+                make_way,
+            )
+            c.owners.update(owners)
             ends = await asyncio.gather(
-                announce(c.hostname, at, lambda: c.pool.limit, memory_of(at.settings), lambda: c.pool.closed),
+                announce(
+                    c.hostname,
+                    at,
+                    lambda: c.pool.limit,
+                    memories.__getitem__,
+                    lambda: c.pool.closed,
+                    owners,
+                ),
+                *(owner.serve() for owner in owners.values()),
                 hear_cancellations(at),
                 sweep_cancellations(at),
                 return_exceptions=True,

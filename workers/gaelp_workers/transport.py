@@ -5,10 +5,10 @@ it. Here one script does both, and it also refuses junk, parks what is not due a
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from queue import Empty
-from time import monotonic
+from time import monotonic, time
 from typing import Any, ClassVar
 
 from kombu.transport import TRANSPORT_ALIASES, virtual
@@ -16,11 +16,13 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads
 
 from gaelp_tasks.connections import Refused, Replica, ScriptUnknown, lost
-from gaelp_tasks.queues import INBOXES, SEPARATOR, SYSTEM, place, tier_of
-from gaelp_workers.dispatch import Free, Kind, offer
+from gaelp_tasks.queues import INBOXES, SEPARATOR, SYSTEM, model_of, place, tier_of
+from gaelp_workers.dispatch import CLOSED, Capacity, Free, Held, Kind, free, gains, offer
 from gaelp_workers.envelope import fault, fault_of_broadcast
 from gaelp_workers.known import KnownQueues
-from gaelp_workers.leases import Held, Leases
+from gaelp_workers.leases import Leases
+from gaelp_workers.preemption import beyond, victims
+from gaelp_workers.turns import Turns
 
 __all__ = ["SCHEME", "Channel", "QoS", "Transport"]
 
@@ -32,7 +34,9 @@ TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
 REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
 POLL_S = 0.012  #: where Redis does not tell of what comes
 TOLD_POLL_S = 0.2  #: where it does
+PARTS = 6  #: of each message that a claim brings
 RINGS = 1000  #: heard at once; the rest at the next turn
+ALLOWED_S = 0.002  #: the capacity is asked again after this
 ECHO_S = 0.005  #: after a claim that took something Redis tells us of that, too
 PAUSE_S = 1.0  #: after Redis refused a claim: it is full, or has become a replica
 
@@ -83,7 +87,10 @@ class Channel(kombu_redis.Channel):
     _rings = 0  # since the last claim was sent
     _echo_until = 0.0  # the first ring tells of what our own claim took
     _poll_s = POLL_S
-    _room = Free(0, 0, 0)  # that the last claim left: what would have filled it was not there
+    _room = Free({}, 0, 0)  # that the last claim left: what would have filled it was not there
+    _capacity = CLOSED
+    _allowed_at = -ALLOWED_S  # `monotonic` when that was asked
+    _changes = -1  # of what is held, as of the turn before
     _turn = 0  # of the models' queues
     _tracked: Any = None  # the socket on which Redis was asked to tell what changes
 
@@ -97,24 +104,40 @@ class Channel(kombu_redis.Channel):
         if not self._claiming:
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
             return
-        if monotonic() < self._paused_until:
+        now = monotonic()
+        if now < self._paused_until:
             return
-        room = Transport.room()
-        freed = any(now and not before for now, before in zip(room, self._room, strict=True))
-        if (monotonic() < self._resume_at and not freed) or Transport.leases.alone:
+        leases = Transport.leases
+        if now < self._resume_at and leases.changes == self._changes and now - self._allowed_at < ALLOWED_S:
+            return  # it is as it was at the turn before, and a busy loop turns thousands of times a second
+        self._changes = leases.changes
+        held, capacity = leases.held, self._allowed()
+        room = free(held.values(), capacity)
+        if (now < self._resume_at and not gains(room, self._room)) or leases.alone:
             return
         consumed = self._queue_cycle.consume(len(self.active_queues))
         if not consumed:
             return
+        room = room._replace(beyond=beyond(leases.running.values(), capacity.models))
         self._room, self._rings = room, 0
         self._turn += 1
-        offered = offer(consumed, Transport.known.served, self._turn)
-        command = Transport.leases.claim_command(offered, room, INBOXES, most_bytes=Transport.most_bytes)
+        known, models = Transport.known, capacity.models
+        waiting = {queue: found for queue, found in known.waiting.items() if tier_of(queue) in consumed}
+        first = Transport.turns.due(waiting, models, capacity.slots, held.values(), time())
+        offered = offer(consumed, known.served, self._turn, first)
+        command = leases.claim_command(offered, room, INBOXES, most_bytes=Transport.most_bytes)
         connection: Any = self.client.connection
         self._track(connection)
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
         connection.send_command(*command)
+
+    def _allowed(self) -> Capacity:
+        """What may be held here, as of a moment ago."""
+        now = monotonic()
+        if now - self._allowed_at >= ALLOWED_S:
+            self._capacity, self._allowed_at = Transport.capacity(), now
+        return self._capacity
 
     def _track(self, connection: Any) -> None:
         """Have Redis tell the doorbell of everything that others put into our queues, once a connection."""
@@ -141,7 +164,7 @@ class Channel(kombu_redis.Channel):
             return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
         connection = self.client.connection
         try:
-            taken, unsorted, told, more, left = connection.read_response()
+            taken, unsorted, told, more, (slots, seats, errands) = connection.read_response()
         except Refused as error:
             Transport.polled_at = monotonic()
             self._refused(error, connection)
@@ -151,12 +174,13 @@ class Channel(kombu_redis.Channel):
             raise
         finally:
             self._in_poll = None
-        self._room = Free(*left)
+        room = self._room
+        self._room = Free(dict(zip(room.slots, slots, strict=True)), seats, errands, room.models)
         Transport.polled_at = monotonic()
         self._echo_until = Transport.polled_at + ECHO_S if taken else 0.0
         if monotonic() - self._brpop_sent_at > Transport.leases.ttl_s / 2:  # this process stood still
             with suppress(Refused):  # then their leases end
-                Transport.leases.give_back(*(tag.decode() for tag in taken[1::5]))
+                Transport.leases.give_back(*(tag.decode() for tag in taken[1::PARTS]))
             taken = []
         for task_id in told:
             logger.info("Task %s came again after its result was told: dropped.", task_id.decode())
@@ -168,10 +192,20 @@ class Channel(kombu_redis.Channel):
         self._look_again(at_once=bool(moved or more))
         if not (taken or moved or more):
             raise Empty
-        opened = [self._open(*taken[at : at + 5]) for at in range(0, len(taken), 5)]
+        opened = [self._open(*taken[at : at + PARTS]) for at in range(0, len(taken), PARTS)]
+        how = zip(taken[1::PARTS], taken[3::PARTS], strict=True)
+        self._make_way([tag.decode() for tag, came in how if b"b" in came])
         for queue, held, payload in opened:  # all are held by now, whatever becomes of the first
             self._hand_out(queue, held, payload)
         return True
+
+    def _make_way(self, pushing: list[str]) -> None:
+        """Stop runs of lower tiers for those that were taken beyond the free slots, before those begin."""
+        leases = Transport.leases
+        staying = leases.staying
+        if pushing := [tag for tag in pushing if tag in staying]:
+            for tag in victims(staying, leases.running, pushing, Transport.capacity(), Transport.writing()):
+                Transport.preempt(tag)
 
     def _sort(self, unsorted: list[bytes]) -> bool:
         """Move an inbox's messages to the queues of their models; False where there are none."""
@@ -194,7 +228,7 @@ class Channel(kombu_redis.Channel):
         return name.removeprefix(self.global_keyprefix).partition(SEPARATOR)[0]
 
     def _open(
-        self, source: bytes, tag: bytes, claim: int, alone: int, message: bytes
+        self, source: bytes, tag: bytes, claim: int, how: bytes, preempted: int, message: bytes
     ) -> tuple[str, str, dict[str, Any] | None]:
         """The queue, the tag and the content, from now on held; None where Python cannot read it."""
         queue, held = self._queue(source.decode()), tag.decode()
@@ -203,7 +237,19 @@ class Channel(kombu_redis.Channel):
             payload["properties"]["delivery_tag"] = held
             headers = payload["headers"]
             headers["gaelp_claim"] = claim
-            Transport.leases.took(held, Held(headers["id"], Kind.of(queue, headers["task"]), bool(alone)))
+            task = Held(
+                headers["id"],
+                Kind.of(queue, headers["task"]),
+                alone=b"a" in how,
+                task=headers["task"],
+                model=model_of(queue),
+                tier=tier_of(queue),
+                since_s=monotonic(),
+                preempted=preempted,
+                turn=b"t" in how,
+            )
+            Transport.leases.took(held, task)
+            Transport.turns.took(task, self._room.models)
         except Exception:  # noqa: BLE001  the decoder raises whatever it stumbles over
             return queue, held, None
         return queue, held, payload
@@ -272,7 +318,7 @@ class Channel(kombu_redis.Channel):
         """Something came into these lists: look now, if anything can be taken."""
         Transport.known.heard(*map(self._queue, names))
         self._rings += 1
-        if any(self._room) and not self._in_poll:  # else what is under way sees to it
+        if self._room.some and not self._in_poll:  # else what is under way sees to it
             self._look_again()
 
     def _look_again(self, *, at_once: bool = False) -> None:
@@ -288,13 +334,16 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """What the worker's consumer connects with; the worker sets the first five before it does."""
+    """What the worker's consumer connects with; the worker sets the first seven before it does."""
 
     Channel = Channel
     leases: ClassVar[Leases]
     known: ClassVar[KnownQueues]
     on_refused: ClassVar[Callable[[str, str], None]]  #: hears of a task that will never run, and why
-    room: ClassVar[Callable[[], Free]]  #: how many more messages may be held right now
+    capacity: ClassVar[Callable[[], Capacity]]  #: what may be held here at once, right now
+    writing: ClassVar[Callable[[], Collection[str]]] = tuple  #: ids of runs whose model has begun to answer
+    preempt: ClassVar[Callable[[str], None]]  #: stops the run of a tag for a higher tier
+    turns: ClassVar[Turns]
     most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
     _loop: Any
     _turns: ClassVar[Any] = None  # the timer that turns it

@@ -5,35 +5,46 @@
 --       5 gaelp:dead (sorted set: tag -> since, ms) 6 gaelp:dead:messages (hash: tag -> record)
 --       7 gaelp:suspects (list of records)          8 gaelp:suspects:taker (the holder that empties itself)
 --       9.. queues; each is a list for every step of priority
--- ARGV  1 free slots  2 free seats  3 free errands  4 how many to look at at most  5 lease, ms
+-- ARGV  1 free slots of each pool, with commas; -1 for a pool that has none at all, and then no seat either
+--       2 free seats  3 free errands  4 how many to look at at most  5 lease, ms
 --       6 this holder  7 what follows it in the new tags  8 messages that it holds already
 --       9 most bytes of a message  10 life of what is kept by task id, ms
 --       prefixes of keys by task id: 11 claim number  12 holding tag  13 deaths  14 request to cancel
---       15 Celery's result; empty where it is not in this Redis  16 stream
---       17.. of each queue its group: a number, and 'i' behind it for an inbox, 's' for maintenance
--- Gives { taken, unsorted, told, more, room }: five values for each message taken (list, tag, claim number, whether it
--- has to run alone, message); two for each message that an inbox has for a model (list, message), which stays;
+--       15 Celery's result; empty where it is not in this Redis  16 stream  17 times it was preempted
+--       18 invocations of one tenant that run at once, 0 for any number  19 the set of tags of a tenant
+--       20.. of each queue, as in '3i:1+2', its group; 'i' for an inbox, 's' for maintenance, 't' for the turn of a lower
+--       tier, which is one message; its pool, the first is 1; how many may be taken beyond the pool's free slots,
+--       because runs make way for them, all tiers of a pool together.
+--       A pool that is full holds up neither the queues of others nor the sorting of inboxes.
+-- Gives { taken, unsorted, told, more, room }: six values for each message taken (list, tag, claim number, how, times
+-- it was preempted, message), where how has an 'a' for what runs alone, a 'b' for what was taken beyond the free slots
+-- and a 't' for a turn; two for each message that an inbox has for a model (list, message), which stays;
 -- the ids of messages that were dropped, because their result has been told; 1 where there is more to look at, else 0;
--- the slots, seats and errands that are left, for which nothing was there.
+-- the free slots of each pool, the seats and the errands that are left, for which nothing was there.
 --
 -- A record is one line of JSON about the message, a newline, and the message's own bytes, never encoded anew
 -- (cjson would turn [] into {}).
 
-local room = { slot = tonumber(ARGV[1]), seat = tonumber(ARGV[2]), errand = tonumber(ARGV[3]) }
+local slots, beyond, seats, errands = {}, {}, tonumber(ARGV[2]), tonumber(ARGV[3])
+for count in string.gmatch(ARGV[1], '[^,]+') do
+  slots[#slots + 1] = tonumber(count)
+  beyond[#slots] = 0
+end
 local look, lease, holder, tags = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[6] .. ARGV[7]
 local held, life = tonumber(ARGV[8]), ARGV[10]
 local FIRST, STEPS, SEPARATOR = 9, 9, '\6\22'
-local GROUPS = 17 - FIRST -- from a queue's key to its group
+local GROUPS = 20 - FIRST -- from a queue's key to what is told of it
 local DEFAULT = 5     -- the step of what is in an inbox
 local DEATHS = 2      -- of its workers, after which a message runs alone
 local MODELS = { ['gaelp.invoke_agent'] = true, ['gaelp.embed'] = true }
 local AT_A_TIME = 50  -- messages of an inbox to be sorted in one go
 local SORT_BYTES, MOST = 4194304, 16777216 -- in one go
+local CAP, SOON, EACH_MORE, LATEST = tonumber(ARGV[18]), 500, 10, 60000 -- ms that a tenant's next ones wait
 local TAKER, REST = 30000, 30000 -- ms that a worker empties itself for a suspect, and that all go on after that
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local seen, bytes = 0, 0
-local taken, unsorted, dropped = {}, {}, {}
+local taken, unsorted, dropped, full = {}, {}, {}, {}
 
 local function text(value, most)
   return type(value) == 'string' and #value > 0 and #value <= most
@@ -124,19 +135,74 @@ local function bury(tag, reason, list, message)
   redis.call('ZADD', KEYS[5], now, tag)
 end
 
--- What a message takes while it is held; `kind` is its queue's
-local function needs(headers, kind)
-  return headers and headers['task'] == 'gaelp.embed' and 'seat' or kind == 's' and 'errand' or 'slot'
+-- What is told of a queue
+local function queue_at(i)
+  local group, kind, pool, more = string.match(ARGV[i + GROUPS], '^(%d+)(%a?):(%d+)%+(%d+)$')
+  return { key = KEYS[i], group = group, kind = kind, pool = tonumber(pool), more = tonumber(more) }
 end
 
-local function park(id, tag, due, list, message)
+-- What a message of a queue takes while it is held
+local function needs(headers, queue)
+  return headers and headers['task'] == 'gaelp.embed' and 'seat' or queue.kind == 's' and 'errand' or 'slot'
+end
+
+local function has_room(wants, queue)
+  if wants == 'seat' then return seats > 0 and slots[queue.pool] >= 0 end
+  if wants == 'errand' then return errands > 0 end
+  local left = slots[queue.pool]
+  return left > 0 or left == 0 and beyond[queue.pool] < queue.more
+end
+
+local function occupy(wants, queue)
+  if wants == 'seat' then
+    seats = seats - 1
+  elseif wants == 'errand' then
+    errands = errands - 1
+  elseif slots[queue.pool] > 0 then
+    slots[queue.pool] = slots[queue.pool] - 1
+  else
+    beyond[queue.pool] = beyond[queue.pool] + 1
+  end
+  queue.served = true
+end
+
+local function park(id, tag, due, list, message, reason)
   local place = id
   if redis.call('HEXISTS', KEYS[4], place) == 1 then place = place .. '|' .. tag end -- sent twice
-  redis.call('HSET', KEYS[4], place, record({ id = id }, list, message))
+  redis.call('HSET', KEYS[4], place, record({ id = id, reason = reason }, list, message))
   redis.call('ZADD', KEYS[3], due, place)
 end
 
-local function take(list, tag, headers, message, alone)
+-- The tags under which a tenant's invocations run, or ran; nil for what no cap holds back
+local function tags_of_tenant(headers)
+  local tenant = headers['gaelp_tenant']
+  return CAP > 0 and headers['task'] == 'gaelp.invoke_agent' and text(tenant, 255) and ARGV[19] .. tenant or nil
+end
+
+-- Whether a tenant has as many runs as it may; those that have ended are counted out only then
+local function is_full(key)
+  if full[key] then return true end
+  local count = redis.pcall('SCARD', key)
+  if type(count) ~= 'number' then -- a damaged key must not hold anybody up
+    redis.call('DEL', key)
+    return false
+  end
+  if count < CAP then return false end
+  for _, tag in ipairs(redis.call('SMEMBERS', key)) do
+    if not redis.call('ZSCORE', KEYS[2], tag) then redis.call('SREM', key, tag) end
+  end
+  full[key] = redis.call('SCARD', key) >= CAP
+  return full[key]
+end
+
+-- When to try again: the later the more are parked, so that a crowd does not keep Redis busy
+local function later()
+  local crowd = redis.call('ZCOUNT', KEYS[3], now, now + LATEST)
+  return now + math.min(SOON + EACH_MORE * crowd, LATEST)
+end
+
+local function take(list, tag, headers, message, how)
+  local alone = how == 'a'
   local id = headers['id']
   local claim = raise(ARGV[11] .. id)
   if claim == 1 and MODELS[headers['task']] then -- its number may have ended, and a stream of it not
@@ -157,11 +223,20 @@ local function take(list, tag, headers, message, alone)
       return false
     end
   end
-  if alone then room = { slot = 0, seat = 0, errand = 0 } end
+  if alone then
+    for pool = 1, #slots do slots[pool] = 0 end
+    seats, errands = 0, 0
+  end
   redis.call('SET', ARGV[12] .. id, tag, 'PX', life)
   redis.call('HSET', KEYS[1], tag, record({ id = id, claim = claim, alone = alone or nil }, list, message))
   redis.call('ZADD', KEYS[2], now + lease, tag)
-  for _, value in ipairs({ list, tag, claim, alone and 1 or 0, message }) do taken[#taken + 1] = value end
+  local tenant = tags_of_tenant(headers)
+  if tenant then
+    redis.call('SADD', tenant, tag)
+    redis.call('PEXPIRE', tenant, life)
+  end
+  local preempted = claim > 1 and number(ARGV[17] .. id) or 0
+  for _, value in ipairs({ list, tag, claim, how, preempted, message }) do taken[#taken + 1] = value end
   return true
 end
 
@@ -170,16 +245,15 @@ end
 local function suspect()
   local count, offered = redis.pcall('LLEN', KEYS[7]), {}
   if type(count) ~= 'number' or count == 0 then return false end
-  for i = FIRST, #KEYS do offered[KEYS[i]] = string.match(ARGV[i + GROUPS], '%a?$') end
+  for i = FIRST, #KEYS do offered[KEYS[i]] = queue_at(i) end
   for at = 1, math.min(count, look) do
     local found = redis.call('LINDEX', KEYS[7], -at)
     local line = string.find(found, '\n', 1, true) or 1
     local ok, about = pcall(cjson.decode, string.sub(found, 1, line - 1))
     local list = ok and type(about) == 'table' and about['queue'] or ''
-    local kind, message = offered[string.match(list, '^[^\6]*')], string.sub(found, line + 1)
+    local queue, message = offered[string.match(list, '^[^\6]*')], string.sub(found, line + 1)
     local wrong, headers = fault(message)
-    local wants = kind and needs(headers, kind)
-    if kind and room[wants] > 0 and (wrong or not runs(headers['id'])) then
+    if queue and has_room(needs(headers, queue), queue) and (wrong or not runs(headers['id'])) then
       if held > 0 then
         local taker = redis.pcall('GET', KEYS[8])
         if not taker then redis.call('SET', KEYS[8], holder, 'PX', TAKER + REST) end
@@ -188,7 +262,7 @@ local function suspect()
       redis.call('LREM', KEYS[7], -1, found)
       redis.call('DEL', KEYS[8])
       seen = seen + 1
-      if not wrong then return take(list, tags .. seen, headers, message, true) end
+      if not wrong then return take(list, tags .. seen, headers, message, 'a') end
       bury(tags .. seen, wrong, list, message)
       return false
     end
@@ -206,26 +280,35 @@ local function leave(list)
   end
 end
 
--- Take from one list while there is room for what comes; `kind` is the queue's. Gives whether anything was there.
-local function serve(list, kind)
+-- Whether its tenant has as many runs as it may; what is to be cancelled settles all the same
+local function above_cap(headers)
+  local tenant = tags_of_tenant(headers)
+  return tenant and is_full(tenant) and not cancelled(headers)
+end
+
+-- Whether a queue may hold something that can be done with it now: an inbox is sorted in any case
+local function open(queue)
+  if queue.kind == 't' and queue.served then return false end
+  return queue.kind == 'i' or has_room('seat', queue) or has_room(queue.kind == 's' and 'errand' or 'slot', queue)
+end
+
+-- Take from one list of a queue while there is room for what comes. Gives whether anything was there.
+local function serve(list, queue)
   local there = false
-  while seen < look and bytes <= MOST do
-    if room.slot <= 0 and kind ~= 'i' and (room.seat <= 0 and kind ~= 's' or room.errand <= 0 and kind == 's') then
-      return there
-    end
+  while seen < look and bytes <= MOST and open(queue) do
     local message = redis.pcall('LINDEX', list, -1) -- what stays is not touched: Redis tells everybody of a change
     if type(message) ~= 'string' then return there end -- empty, or no list at all
     there, bytes = true, bytes + #message
     local wrong, headers = fault(message)
     local due = headers and instant(headers['eta'])
     local parked = due and due > now and not cancelled(headers)
-    local wants = headers and needs(headers, kind)
+    local wants = headers and needs(headers, queue)
     if not wrong and not parked then
-      if kind == 'i' and MODELS[headers['task']] then
+      if queue.kind == 'i' and MODELS[headers['task']] then
         leave(list)
         return true
       end
-      if room[wants] <= 0 then return true end
+      if not has_room(wants, queue) then return true end
     end
     redis.call('RPOP', list) -- first, for then a full Redis lets the script go on
     seen = seen + 1
@@ -236,8 +319,11 @@ local function serve(list, kind)
       park(headers['id'], tag, due, list, message)
     elseif runs(headers['id']) then
       park(headers['id'], tag, now + 1000, list, message)
-    elseif take(list, tag, headers, message) then
-      room[wants] = room[wants] - 1
+    elseif above_cap(headers) then
+      park(headers['id'], tag, later(), list, message, 'its tenant runs ' .. CAP .. ' already, as many as it may')
+    else
+      local how = (wants == 'slot' and slots[queue.pool] <= 0 and 'b' or '') .. (queue.kind == 't' and 't' or '')
+      if take(list, tag, headers, message, how) then occupy(wants, queue) end
     end
   end
   return there
@@ -245,10 +331,10 @@ end
 
 -- One step of a queue, unless all of its lists that hold anything were served
 local function serve_step(queue, step)
-  if queue.there > 0 and serve(queue.lists[step + 1], queue.kind) then queue.there = queue.there - 1 end
+  if queue.there > 0 and serve(queue.lists[step + 1], queue) then queue.there = queue.there - 1 end
 end
 
-local function steps(queue)
+local function lists_of(queue)
   local keys = { queue }
   for step = 1, STEPS do keys[step + 1] = queue .. SEPARATOR .. step end
   return keys
@@ -256,7 +342,7 @@ end
 
 local function answer()
   local more = seen > 0 and (seen >= look or bytes > MOST) -- what was not moved is the same the next time
-  return { taken, unsorted, dropped, more and 1 or 0, { room.slot, room.seat, room.errand } }
+  return { taken, unsorted, dropped, more and 1 or 0, { slots, seats, errands } }
 end
 
 -- a script is not undone: what others broke must be seen before a message is in its hands
@@ -271,14 +357,16 @@ if suspect() then return answer() end
 
 local i = FIRST
 while i <= #KEYS do
-  local waiting, group = {}, string.match(ARGV[i + GROUPS], '%d+')
-  while i <= #KEYS and string.match(ARGV[i + GROUPS], '%d+') == group do
-    local lists = steps(KEYS[i])
-    local there = redis.call('EXISTS', unpack(lists))
-    if there > 0 then
-      waiting[#waiting + 1] = { lists = lists, there = there, kind = string.match(ARGV[i + GROUPS], '%a?$') }
+  local queue, waiting = queue_at(i), {}
+  local group = queue.group
+  while queue and queue.group == group do
+    if open(queue) then
+      queue.lists = lists_of(queue.key)
+      queue.there = redis.call('EXISTS', unpack(queue.lists))
+      if queue.there > 0 then waiting[#waiting + 1] = queue end
     end
     i = i + 1
+    queue = i <= #KEYS and queue_at(i)
   end
   for step = 0, STEPS do
     for _, queue in ipairs(waiting) do
