@@ -6,8 +6,10 @@ from typing import Any
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import unavailable, worded
 
-__all__ = ["FENCED", "count", "counted"]
+__all__ = ["EVICTED", "FENCED", "PREEMPTED", "count", "counted"]
 
+EVICTED = "evicted"  #: runs whose model was unloaded under them, because memory was short
+PREEMPTED = "preempted"  #: runs that made way for a higher tier
 FENCED = "fenced"  #: runs that a later claim had overtaken: what they still wrote was refused
 
 

@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import time
 from typing import Any, NamedTuple
 
@@ -15,9 +14,19 @@ from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.queues import INBOXES, lists, route, tier_of
+from gaelp_tasks.queues import INBOXES, arguments, lists, model_of, route, tier_of
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.streams import End, Event, Start, parse
+from gaelp_tasks.waiting import (
+    Expected,
+    Waiting,
+    busy_slots,
+    expected,
+    has,
+    same,
+    why_not_begun,
+    why_queued,
+)
 
 __all__ = [
     "WHOLE",
@@ -29,9 +38,10 @@ __all__ = [
     "describe",
     "find_queued",
     "live_nodes",
-    "queue_depths",
+    "of_tiers",
     "queues_of",
     "runners",
+    "waiting_in",
     "whole_id",
 ]
 
@@ -79,6 +89,18 @@ class Description(NamedTuple):
     end: dict[str, Any]  #: facts of its end; {} before that
     result: Any  #: the result mapping, None before the end or for a failure
     error: str  #: what it failed with, '' otherwise
+    expected: Expected | None = None  #: when it starts; None where it is not queued
+
+
+class Told(NamedTuple):
+    """What was found out of one invocation, to say what it waits for."""
+
+    start: dict[str, Any]
+    waits: Waiting | None  #: None where no queue holds it
+    nodes: list[NodeSnapshot]  #: those that live; none looked for where it neither waits nor runs
+    cancelled: bool
+    due_ms: float | None  #: Unix time, of what is parked
+    reason: str  #: why it is parked, '' where nobody says
 
 
 def live_nodes(app: GaelpApp) -> list[NodeSnapshot]:
@@ -92,13 +114,6 @@ def live_nodes(app: GaelpApp) -> list[NodeSnapshot]:
             except ValidationError:
                 continue  # expired between the two commands, or written by another release
     return sorted(nodes, key=lambda node: (node.worker, node.url))
-
-
-def busy_slots(nodes: Iterable[NodeSnapshot]) -> int:
-    """Slots that are taken. What no node has answered yet is told by all of its worker, and counts once."""
-    told = list(nodes)
-    embedding = {name for node in told for name in node.embedding}
-    return len({name for node in told for name in (*node.running, *node.unplaced)} - embedding)
 
 
 def runners(app: GaelpApp, nodes: Iterable[NodeSnapshot]) -> list[Runner]:
@@ -152,25 +167,60 @@ def queues_of(app: GaelpApp, tier: str) -> list[str]:
     return [tier, *sorted(of_it)]
 
 
-def queue_depths(app: GaelpApp) -> dict[str, int]:
-    """Messages waiting per tier, highest tier first. Raises BrokerUnavailable."""
+def of_tiers(waiting: Mapping[str, int]) -> dict[str, int]:
+    """The depths of queues summed up by tier, highest tier first."""
+    return {tier: sum(depth for name, depth in waiting.items() if tier_of(name) == tier) for tier in INBOXES}
+
+
+def waiting_in(app: GaelpApp) -> dict[str, int]:
+    """Messages waiting per queue, highest tier first; 0 for a known one that is empty.
+
+    Raises BrokerUnavailable.
+    """
     with worded(app.settings):
-        names = {tier: [one for queue in queues_of(app, tier) for one in lists(queue)] for tier in INBOXES}
-        with app.redis.pipeline(transaction=False) as pipe:
-            for name in chain.from_iterable(names.values()):
-                pipe.llen(app.keys.queue(name))
-            lengths = iter(pipe.execute())
-    return {tier: sum(next(lengths) for _ in of_it) for tier, of_it in names.items()}
+        queues = [queue for tier in INBOXES for queue in queues_of(app, tier)]
+        return dict(zip(queues, _depths(app, queues), strict=True))
+
+
+def _depths(app: GaelpApp, queues: Sequence[str]) -> list[int]:
+    with app.redis.pipeline(transaction=False) as pipe:
+        for name in (one for queue in queues for one in lists(queue)):
+            pipe.llen(app.keys.queue(name))
+        lengths = iter(pipe.execute())
+    return [sum(next(lengths) for _ in lists(queue)) for queue in queues]
 
 
 def find_queued(app: GaelpApp, invocation_id: str) -> Place | None:
     """The queue and position of an invocation, None where no queue holds it. Raises BrokerUnavailable."""
+    found = _find(app, invocation_id)
+    return None if found is None else Place(found.queue, found.position)
+
+
+def _find(app: GaelpApp, invocation_id: str) -> Waiting | None:
+    """The same, with what is taken before it."""
     with worded(app.settings):
-        return next((place for name, place in _queued(app) if name == invocation_id), None)
+        for told, place in _queued(app):
+            if _id_of(told) == invocation_id:
+                model = arguments(told).get("model")
+                return Waiting(
+                    queue=place.queue,
+                    position=place.position,
+                    higher=sum(_depths(app, _higher(place.queue))),
+                    model=model if isinstance(model, str) else "",
+                    embeds=told["headers"].get("task") == "gaelp.embed",
+                )
+    return None
 
 
-def _queued(app: GaelpApp) -> Iterator[tuple[str | None, Place]]:
-    """The ids in the queues with their places, the next first; None for junk."""
+def _higher(queue: str) -> list[str]:
+    """The queues of the same model in higher tiers."""
+    tier, model = tier_of(queue), model_of(queue)
+    above = list(Tier)[: tier.rank] if tier is not None and model else []
+    return [f"{one}.{model}" for one in above]
+
+
+def _queued(app: GaelpApp) -> Iterator[tuple[Any, Place]]:
+    """What is in the queues with its place, the next first; None for junk."""
     for queue in (name for tier in INBOXES for name in queues_of(app, tier)):
         ahead = 0
         for name in lists(queue):
@@ -178,7 +228,7 @@ def _queued(app: GaelpApp) -> Iterator[tuple[str | None, Place]]:
             for page in range(0, LOOK_AT_MOST, PAGE):
                 messages: Any = app.redis.lrange(key, -page - PAGE, -page - 1)
                 for number, message in enumerate(reversed(messages), start=1):
-                    yield _id_of(message), Place(queue, ahead + number)
+                    yield _read(message), Place(queue, ahead + number)
                 ahead += len(messages)
                 if len(messages) < PAGE:
                     break
@@ -204,7 +254,8 @@ def whole_id(app: GaelpApp, given: str) -> str:
         keys: Any = app.redis.scan_iter(match=f"{stem}{escaped}*", count=1000)
         known: set[str] = {key.removeprefix(stem) for key in keys}
         parked: Any = app.redis.zscan_iter(app.keys.parked, match=f"{escaped}*", count=1000)
-        known |= {name for name, _ in _queued(app) if name} | _held(app) | {name for name, _ in parked}
+        known |= {name for told, _ in _queued(app) if (name := _id_of(told))}
+        known |= _held(app) | {name for name, _ in parked}
     known |= {name for node in live_nodes(app) for name in (*node.running, *node.unplaced)}
     found = sorted(name for name in known if name.startswith(given))
     if given in found or not found:
@@ -215,11 +266,18 @@ def whole_id(app: GaelpApp, given: str) -> str:
     return found[0]
 
 
-def _id_of(message: str) -> str | None:
+def _read(message: str) -> Any:
     try:
-        return str(json.loads(message)["headers"]["id"])
-    except (ValueError, LookupError, TypeError):
+        return json.loads(message)
+    except ValueError:
         return None  # junk in the queue; the worker deals with it
+
+
+def _id_of(told: Any) -> str | None:
+    try:
+        return str(told["headers"]["id"])
+    except (LookupError, TypeError):
+        return None
 
 
 def describe(app: GaelpApp, invocation_id: str) -> Description:
@@ -236,70 +294,87 @@ def describe(app: GaelpApp, invocation_id: str) -> Description:
         parked: Any = None if due_ms is None else app.redis.hget(app.keys.parked_messages, invocation_id)
         meta = handle.backend.get_task_meta(invocation_id)
     status, result = meta["status"], meta.get("result")
-    place = None if status in {"SUCCESS", "FAILURE", "REVOKED"} else find_queued(app, invocation_id)
+    waits = None if status in {"SUCCESS", "FAILURE", "REVOKED"} else _find(app, invocation_id)
     with worded(app.settings):
         held = invocation_id in _held(app)
     start: Event | None = parse(*entries[0]) if entries else None
     facts = start.facts if isinstance(start, Start) else {}
     mapping = result if isinstance(result, dict) and status == "SUCCESS" else None
-    state = state_of(status, stop_reason=(mapping or {}).get("stop_reason"), in_queue=place is not None)
+    state = state_of(status, stop_reason=(mapping or {}).get("stop_reason"), in_queue=waits is not None)
     if state is State.UNKNOWN and (held or due_ms is not None):
         state = State.RUNNING if held else State.WAITING
+    nodes = live_nodes(app) if state in {State.QUEUED, State.RUNNING} else []
+    if waits and state is State.QUEUED:
+        waits = waits._replace(lower=_giving_way(app, waits, nodes))
+    told = Told(facts, waits, nodes, cancelled, due_ms, _reason(parked, status, result))
     return Description(
         id=invocation_id,
         state=state,
-        why=_why(app, state, place, cancelled=cancelled, due_ms=due_ms, parked=parked),
-        place=place,
+        why=_why(invocation_id, state, told),
+        place=Place(waits.queue, waits.position) if waits else None,
         start=facts,
-        node=_node_of(app, invocation_id, state, facts, mapping),
+        node=_node_of(invocation_id, state, told, mapping),
         end=newest.facts if isinstance(newest, End) else {},
         result=mapping,
         error=str(result) if status == "FAILURE" else "",
+        expected=expected(waits, nodes, time())
+        if waits and state is State.QUEUED and not cancelled
+        else None,
     )
 
 
-def _node_of(
-    app: GaelpApp, invocation_id: str, state: State, facts: dict[str, Any], result: dict[str, Any] | None
-) -> str:
+def _giving_way(app: GaelpApp, waits: Waiting, nodes: Iterable[NodeSnapshot]) -> int:
+    """How many runs of lower tiers there are on its model; who named none counts where it is the only one."""
+    tier, model = tier_of(waits.queue), waits.named
+    if tier is None or tier is list(Tier)[-1] or not model:
+        return 0
+    able = [node for node in nodes if has(node, model)]
+    only = all(same(one.model, model) for node in able for one in node.by_model if one.busy)
+    return sum(
+        run.tier in INBOXES
+        and Tier(run.tier).rank > tier.rank
+        and (same(run.model, model) if run.model else only)
+        for run in runners(app, able)
+    )
+
+
+def _reason(parked: str | None, status: str, result: Any) -> str:
+    """Why it is parked: what its record says, else what its last run met."""
+    told = json.loads(parked.partition("\n")[0]).get("reason") if parked else None
+    if told is None and status == "RETRY" and isinstance(result, Exception):
+        told = str(result)
+    return str(told or "").rstrip(".")
+
+
+def _node_of(invocation_id: str, state: State, told: Told, result: dict[str, Any] | None) -> str:
     """The node that answered; where a worker has several, only its snapshots tell while the run goes on."""
     if result is not None:
         return str(result.get("node") or "")
-    if state is State.RUNNING and facts.get("node") == "":
-        return next((node.url for node in live_nodes(app) if invocation_id in node.running), "")
-    return str(facts.get("node") or "")
+    if state is State.RUNNING and told.start.get("node") == "":
+        return next((node.url for node in told.nodes if invocation_id in node.running), "")
+    return str(told.start.get("node") or "")
 
 
-def _why(
-    app: GaelpApp,
-    state: State,
-    place: Place | None,
-    *,
-    cancelled: bool,
-    due_ms: float | None,
-    parked: str | None = None,
-) -> str:
-    """One sentence on what it waits for."""
-    if state is State.UNKNOWN:
-        return "No queue, stream or result here knows this id: it was never accepted, or is forgotten by now."
-    if state is State.WAITING:
-        due = "" if due_ms is None else f", in {max(0.0, due_ms / 1000 - time()):,.0f} s"
-        reason = json.loads(parked.partition("\n")[0]).get("reason") if parked else None
-        return f"It will be queued when it is due{due}{f': {reason}' if reason else ''}."
-    if state is not State.QUEUED or place is None:
-        return ""
-    if cancelled:
-        return "It was cancelled and ends as soon as a worker takes it."
-    return _why_queued(app, place)
+def _why(invocation_id: str, state: State, told: Told) -> str:
+    """A sentence or a few on what it waits for; '' where it does not."""
+    match state:
+        case State.UNKNOWN:
+            unknown = "No queue, stream or result here knows this id"
+            return f"{unknown}: it was never accepted, or is forgotten by now."
+        case State.WAITING:
+            due = "" if told.due_ms is None else f", in {max(0.0, told.due_ms / 1000 - time()):,.0f} s"
+            return f"It will be queued when it is due{due}{f': {told.reason}' if told.reason else ''}."
+        case State.QUEUED if told.waits is not None:
+            if told.cancelled:
+                return "It was cancelled and ends as soon as a worker takes it."
+            return why_queued(told.waits, told.nodes)
+        case State.RUNNING:
+            return _why_not_begun(invocation_id, told)
+    return ""
 
 
-def _why_queued(app: GaelpApp, place: Place) -> str:
-    nodes = live_nodes(app)
-    if not nodes:
-        return "No worker is running: start one with `gaelp worker`, or everything with `make up`."
-    if all(node.closed for node in nodes):
-        closed = ", ".join(sorted({f"{node.worker} ({node.closed})" for node in nodes}))
-        return f"Nobody takes new work: {closed}. `gaelp nodes resume WORKER` ends a cordon."
-    nodes = [node for node in nodes if not node.closed]
-    busy = busy_slots(nodes)
-    slots = sum(node.slots for node in nodes)
-    return f"{place.position - 1} ahead of it in queue {place.queue}; {busy} of {slots} slots are busy."
+def _why_not_begun(invocation_id: str, told: Told) -> str:
+    """What a run waits for that has been taken and has said nothing yet."""
+    places = [node for node in told.nodes if invocation_id in (*node.running, *node.unplaced)]
+    heard = any(dict(zip(node.running, node.tokens, strict=False)).get(invocation_id) for node in places)
+    return "" if heard else why_not_begun(str(told.start.get("model") or ""), places)

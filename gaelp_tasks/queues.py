@@ -19,6 +19,7 @@ __all__ = [
     "STEPS",
     "SYSTEM",
     "Place",
+    "arguments",
     "lists",
     "lower_tier",
     "model_of",
@@ -102,14 +103,14 @@ def place(message: bytes, inbox: str) -> Place | None:
         embeds = CALLS[told["headers"]["task"]]
     except (LookupError, TypeError):
         return None
-    given = _arguments(told)
+    given = arguments(told)
     model, tier, priority = given.get("model"), given.get("tier"), given.get("priority")
     counts = lower_tier(Tier(tier) if tier in INBOXES else None, inbox)
     rated = priority if type(priority) is int and 1 <= priority <= STEPS.stop else DEFAULT_PRIORITY
     return Place(route(counts, model if isinstance(model, str) else None, embeds=embeds), step_of(rated))
 
 
-def _arguments(told: dict[str, Any]) -> dict[str, Any]:
+def arguments(told: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a message; {} where it cannot be read."""
     try:
         encoded = told["properties"].get("body_encoding") == "base64"

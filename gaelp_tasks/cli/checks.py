@@ -7,11 +7,16 @@ from typing import Any, Literal, NamedTuple
 
 from gaelp_tasks import dead_letters
 from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.cli.planning import UNSEEN, memory_of, reserve_bytes
 from gaelp_tasks.cli.server import Away, Server
 from gaelp_tasks.connections import eviction_policy, worded
 from gaelp_tasks.errors import GaelpError, NodeError, SettingsError
+from gaelp_tasks.footprints import ModelShape, in_words, memory_model, needed_bytes, unusual
+from gaelp_tasks.footprints.plans import OLLAMAS_CONTEXT
+from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.registry import AGENTS, PARSERS, TOOLS
+from gaelp_tasks.settings import Settings
 
 __all__ = ["Check", "all_checks"]
 
@@ -31,10 +36,12 @@ def all_checks(app: GaelpApp) -> Iterator[Check]:
     """Every check, in the order in which trouble is best looked for. Raises SettingsError."""
     yield versions()
     yield from named(app)
+    yield safety(app.settings.safety_factor)
     yield from broker(app)
     yield from letters(app)
     for url in app.settings.ollama_nodes:
         yield from node(app, url)
+        yield from room(app, url)
     yield from workers(app)
     yield engine()
 
@@ -61,6 +68,15 @@ def named(app: GaelpApp) -> Iterator[Check]:
                 found.append(name)
         if found:
             yield Check(f"{registry.kind}s", "ok", ", ".join(found))
+
+
+def safety(factor: float) -> Check:
+    """Whether estimates of memory are multiplied by something usual."""
+    if warning := unusual(factor):
+        return Check(
+            "safety factor", "warn", warning, "See docs/memory.md; `gaelp plan` shows what it costs."
+        )
+    return Check("safety factor", "ok", f"{factor:g}")
 
 
 def broker(app: GaelpApp) -> Iterator[Check]:
@@ -158,6 +174,52 @@ def node(app: GaelpApp, url: str) -> Iterator[Check]:
     yield parallelism(settings.num_parallel, told.get("num_parallel"), at=server.name)
 
 
+def room(app: GaelpApp, url: str) -> Iterator[Check]:
+    """Whether the models that serve where none is named fit; nothing where no worker tells the memory."""
+    settings, server = app.settings, Server(url, app.settings)
+    try:
+        names = [name for name in (settings.default_model, settings.embed_model) if name] or _first(server)
+        shapes, running = server.shapes(names) if names else [], server.running()
+        weights_bytes = {info.name: info.size_bytes for info in server.infos()}
+        memory = memory_of(None, live_nodes(app))(server.name, running, weights_bytes)
+        told = server.version().get("num_parallel")
+    except GaelpError:  # other checks tell of it
+        return
+    finally:
+        server.close()
+    slots = told if isinstance(told, int) else settings.num_parallel
+    usable_bytes = memory.free_bytes - reserve_bytes(memory, settings)
+    for shape in shapes:
+        yield _fits(shape, settings, slots, usable_bytes, at=server.name)
+
+
+def _fits(shape: ModelShape, settings: Settings, slots: int, usable_bytes: int, *, at: str) -> Check:
+    """As workers load it: with all slots of the node, or with the one that it can have."""
+    count = 1 if shape.alone or settings.memory_model == "naive" else slots
+    model = memory_model(
+        shape,
+        shape.context(settings.num_ctx, OLLAMAS_CONTEXT),
+        kind=settings.memory_model,
+        kv_cache_type=settings.kv_cache_type,
+    )
+    need_bytes = needed_bytes(model, count, settings.safety_factor)
+    sizes = f"needs {in_words(need_bytes)} with {count} {'slot' if count == 1 else 'slots'}"
+    usable = in_words(max(0, usable_bytes))
+    if need_bytes <= usable_bytes:
+        return Check(f"room on {at}", "ok", f"{shape.name} {sizes}, and {usable} are there above the reserve")
+    advice = f"See `gaelp plan {shape.name} --node {at}` for the slots and the context that it could have."
+    finding = f"{shape.name} does not fit: it {sizes}, and {usable} are there above the reserve"
+    return Check(f"room on {at}", "warn", finding, advice)
+
+
+def _first(server: Server) -> list[str]:
+    """The node's own choice: its first model that writes."""
+    for info in server.infos():
+        if not server.shapes([info.name])[0].embeds:
+            return [info.name]
+    return []
+
+
 def parallelism(declared: int, real: int | None, *, at: str) -> Check:
     """What we run at once on a node against what the node can."""
     name = f"parallelism on {at}"
@@ -187,14 +249,25 @@ def workers(app: GaelpApp) -> Iterator[Check]:
     if not nodes:
         yield Check("workers", "warn", "none is running", "Start one: `gaelp worker`.")
     for found in nodes:
-        memory = found.memory
-        yield Check(
-            f"worker {found.worker} on {found.url}",
-            "ok" if found.healthy else "fail",
-            f"{found.busy} of {found.slots} slots busy, {memory.free_bytes / GIB:.1f} of "
-            f"{memory.total_bytes / GIB:.1f} GiB free ({memory.source})",
-            "" if found.healthy else found.trouble or "The node does not answer.",
-        )
+        yield worker(found)
+
+
+def worker(found: NodeSnapshot) -> Check:
+    """One worker on one node: its slots, and the memory that it goes by."""
+    memory = found.memory
+    name = f"worker {found.worker} on {found.url}"
+    slots = f"{found.busy} of {found.slots} slots busy"
+    if memory.source == UNSEEN:
+        sizes = "nothing tells the memory of its node"
+    else:
+        free, total = memory.free_bytes / GIB, memory.total_bytes / GIB
+        sizes = f"{free:.1f} of {total:.1f} GiB free ({memory.source})"
+    if not found.healthy:
+        return Check(name, "fail", f"{slots}, {sizes}", found.trouble or "The node does not answer.")
+    if memory.source == UNSEEN:
+        advice = "Declare it where the worker runs, GAELP_MEMORY_BUDGET=24GiB."
+        return Check(name, "warn", f"{slots}, {sizes}", advice)
+    return Check(name, "ok", f"{slots}, {sizes}")
 
 
 def engine() -> Check:

@@ -10,22 +10,25 @@ from gaelp_tasks.cli import checks
 from gaelp_tasks.cli.nodes import print_nodes
 from gaelp_tasks.cli.output import Json, OneId, out, print_json
 from gaelp_tasks.lifecycle import State
-from gaelp_tasks.overview import Description, describe, live_nodes, queue_depths, whole_id
+from gaelp_tasks.overview import Description, describe, live_nodes, of_tiers, waiting_in, whole_id
 from gaelp_tasks.settings import load_settings
+from gaelp_tasks.waiting import Expected
 
 __all__ = ["config", "doctor", "show", "status"]
 
 
 def status(*, as_json: Json = False) -> None:
-    """Nodes, slots, memory and queues right now; exit code 1 when no worker is running.
+    """Nodes, memory, models with their slots, and queues right now; exit code 1 when no worker is running.
 
     Example: gaelp status --json | jq .queues
     """
-    nodes, depths = live_nodes(app), queue_depths(app)
+    nodes, waiting = live_nodes(app), waiting_in(app)
+    depths = of_tiers(waiting)
     if as_json:
-        print_json({"nodes": [node.model_dump() for node in nodes], "queues": depths})
+        by_queue = {name: depth for name, depth in waiting.items() if depth}
+        print_json({"nodes": [node.model_dump() for node in nodes], "queues": depths, "by_queue": by_queue})
     else:
-        print_nodes(nodes)
+        print_nodes(nodes, waiting)
         table = Table("queue", "waiting", title="Queues", title_justify="left", box=None)
         for name, depth in depths.items():
             table.add_row(name, str(depth))
@@ -39,14 +42,15 @@ def show(
     *,
     as_json: Json = False,
 ) -> None:
-    """State, position, attempts, node and timings of one invocation; exit code 1 for an unknown id.
+    """State, position, expected start, why it waits, attempts, node, timings; exit code 1 for an unknown id.
 
     Example: gaelp show $(gaelp run "Why is the sky blue?" --detach)
     """
     told = describe(app, whole_id(app, invocation_id))
     if as_json:
         place = told.place._asdict() if told.place else None
-        print_json(told._asdict() | {"place": place})
+        starts = told.expected._asdict() if told.expected else None
+        print_json(told._asdict() | {"place": place, "expected": starts})
     else:
         _print_description(told)
     if told.state is State.UNKNOWN:
@@ -57,6 +61,8 @@ def _print_description(told: Description) -> None:
     rows: dict[str, Any] = {"id": told.id, "state": told.state}
     if told.place is not None:
         rows["position"] = f"{told.place.position} in queue {told.place.queue}"
+    if told.expected is not None:
+        rows["expected start"] = _start_in_words(told.expected)
     if told.why:
         rows["why"] = told.why
     rows |= {name: told.start[name] for name in ("agent", "worker", "attempt") if name in told.start}
@@ -74,6 +80,19 @@ def _print_description(told: Description) -> None:
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", str(value))
     out.print(table)
+
+
+def _start_in_words(told: Expected) -> str:
+    if told.start_in_s is None:
+        return f"unknown: {told.how}"
+    return "now" if told.start_in_s < 1 else f"in about {in_words(told.start_in_s)}"
+
+
+def in_words(seconds: float) -> str:
+    """`12 s`, `5 min`, `3 h`: as exact as an estimate is."""
+    if seconds < 100:  # noqa: PLR2004  two digits
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"  # noqa: PLR2004  the same
 
 
 def config(

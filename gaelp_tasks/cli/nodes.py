@@ -1,6 +1,6 @@
 """`gaelp nodes`, and how nodes look wherever they are shown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Event
 from time import monotonic, time
 from typing import Annotated
@@ -8,25 +8,35 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gaelp_tasks import app, cordons
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.cordons import Wish
-from gaelp_tasks.models.capacity import NodeSnapshot
-from gaelp_tasks.overview import live_nodes
+from gaelp_tasks.models.capacity import ModelSlots, NodeSnapshot
+from gaelp_tasks.overview import live_nodes, waiting_in
+from gaelp_tasks.waiting import NO_WORKER, has, name_of, same
 
-__all__ = ["NARROW", "NO_WORKER", "nodes_app", "nodes_table", "print_nodes", "troubles"]
+__all__ = [
+    "NARROW",
+    "models_table",
+    "nodes_app",
+    "nodes_table",
+    "print_nodes",
+    "reasons",
+    "troubles",
+]
 
 GIB = 1024**3
 WIDEST_BAR = 16  #: slots; more are told as a number only
+SMALL = 80  #: columns of the usual terminal
 NARROW = 110  #: columns; below it, what can be spared is left out
 WIDE = 140  #: columns; from here on there is room for what few look for
 #: of a node: name -> columns that a terminal must have for it
 COLUMNS = {
-    "node": 0, "health": 0, "slots": 0, "tokens/s": 0, "memory free": 60, "loaded": 80, "worker": NARROW,
+    "node": 0, "health": 0, "slots": 0, "tokens/s": 0, "memory free": 60, "loaded": SMALL, "worker": NARROW,
     "seen": NARROW, "server holds": WIDE,
 }  # fmt: skip
-NO_WORKER = "No worker is running: start one with `gaelp worker`, or everything with `make up`."
 
 EVERY_S = 0.2  #: a drain looks so often
 
@@ -39,7 +49,7 @@ nodes_app = typer.Typer(help="The Ollama servers that workers run on.", no_args_
 
 @nodes_app.command(name="list")
 def list_(*, as_json: Json = False) -> None:
-    """Every node as its worker announces it: health, slots, memory, models, tokens per second.
+    """Every node as its worker announces it: health, slots, memory, tokens per second, and its models.
 
     Example: gaelp nodes list --json | jq '.nodes[].url'
     """
@@ -48,7 +58,7 @@ def list_(*, as_json: Json = False) -> None:
     if as_json:
         print_json({"nodes": [node.model_dump() for node in nodes], "cordoned_and_absent": absent})
     else:
-        print_nodes(nodes)
+        print_nodes(nodes, waiting_in(app))
         if absent:
             out.print(f"Cordoned, and not running now: {escape(', '.join(absent))}")
     if not nodes:
@@ -145,20 +155,30 @@ def _known(given: str) -> str:
     raise typer.BadParameter(f"there is no worker {given!r}; {known}.")
 
 
-def print_nodes(nodes: Sequence[NodeSnapshot]) -> None:
-    """The table of nodes, and below it what is wrong with those that are unwell."""
+def print_nodes(nodes: Sequence[NodeSnapshot], waiting: Mapping[str, int]) -> None:
+    """The tables of nodes and their models, and below them what is wrong and why something waits.
+
+    `waiting`: messages in each queue.
+    """
     if not nodes:
         out.print(NO_WORKER)
         return
     out.print(nodes_table(nodes, time(), width=out.width))
     for trouble in troubles(nodes):
         out.print(f"[red]{escape(trouble)}[/]")
+    if (models := models_table(nodes, waiting)).row_count:
+        out.print()
+        out.print(models)
+    for reason in reasons(nodes, waiting):
+        out.print(reason)
 
 
 def nodes_table(nodes: Sequence[NodeSnapshot], now: float, *, width: int) -> Table:
     """Nodes as a table for a terminal of that many columns; `now` in Unix seconds."""
-    table = Table(title="Nodes", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title="Nodes", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     fits = [name for name, from_width in COLUMNS.items() if width >= from_width]
+    if all(node.by_model or not node.loaded for node in nodes) and any(node.by_model for node in nodes):
+        fits = [name for name in fits if name != "loaded"]  # the table of models tells more
     for name in fits:
         right, cut = name == "tokens/s", name == "health"
         table.add_column(
@@ -173,7 +193,7 @@ def nodes_table(nodes: Sequence[NodeSnapshot], now: float, *, width: int) -> Tab
             "health": health(node) if node.healthy else f"[red]{escape(health(node))}[/]",
             "slots": slots_shown(node),
             "tokens/s": f"{node.tokens_per_s:.1f}",
-            "memory free": memory_shown(node, with_source=width >= NARROW),
+            "memory free": memory_shown(node, with_source=width >= NARROW or "loaded" not in fits),
             "loaded": escape(", ".join(node.loaded)) or "-",
             "worker": escape(node.worker),
             "seen": f"{max(0.0, now - node.seen_at):.0f} s ago",
@@ -181,6 +201,68 @@ def nodes_table(nodes: Sequence[NodeSnapshot], now: float, *, width: int) -> Tab
         }
         table.add_row(*(row[name] for name in fits))
     return table
+
+
+def models_table(nodes: Sequence[NodeSnapshot], waiting: Mapping[str, int], *, most: int = 0) -> Table:
+    """Models in memory or asked for, with their slots; at most so many rows, 0: all.
+
+    `waiting`: messages in each queue, told for the model of any node.
+    """
+    table = Table(title="Models", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("model", overflow="fold")
+    for name in ("slots", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("waiting", "a run"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if len(nodes) > 1:
+        table.add_column("node", overflow="fold")
+    rows = [(node, one) for node in nodes for one in node.by_model]
+    for node, one in rows[: most or None]:
+        row = [
+            escape(one.model),
+            model_slots_shown(one),
+            state_shown(one),
+            str(_waiting_for(one.model, waiting) or "-"),
+            "-" if one.run_s is None else f"{one.run_s:.1f} s",
+        ]
+        table.add_row(*row, *([escape(node.url)] if len(nodes) > 1 else []))
+    return table
+
+
+def model_slots_shown(told: ModelSlots) -> str:
+    """A bar and a number, `■□ 1/2`; red where nothing may start."""
+    shown = f"{bar(told.busy, told.slots)} {told.busy}/{told.slots}".strip()
+    return shown if told.slots else f"[red]{shown}[/]"
+
+
+def state_shown(told: ModelSlots) -> str:
+    """`loaded`, `loading`, `draining`, `unloading`, `not in memory`; who else has loaded it."""
+    state = escape(told.phase or "not in memory")
+    if told.others:
+        return f"{state} by others"
+    return state if told.phase in {"loaded", ""} else f"[yellow]{state}[/]"
+
+
+def reasons(nodes: Sequence[NodeSnapshot], waiting: Mapping[str, int]) -> list[Text]:
+    """A sentence for each model whose invocations wait, and why; red where it has no slot at all.
+
+    Where they only wait for its slots, all of them taken, the table says so.
+    """
+    told = []
+    for node in nodes:
+        for one in node.by_model:
+            if one.why and not 0 < one.slots <= one.busy:
+                at = f"{node.url}: " if len(nodes) > 1 else ""
+                told.append(Text(f"{at}{one.why}", style="" if one.slots else "red"))
+    for model in dict.fromkeys(name_of(queue) for queue, depth in waiting.items() if depth):
+        if model and not any(has(node, model) for node in nodes):
+            number = _waiting_for(model, waiting)
+            told.append(Text(f"{number} wait for {model}, which no node has.", style="red"))
+    return told
+
+
+def _waiting_for(model: str, waiting: Mapping[str, int]) -> int:
+    return sum(depth for queue, depth in waiting.items() if (name := name_of(queue)) and same(model, name))
 
 
 def memory_shown(node: NodeSnapshot, *, with_source: bool) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gaelp_tasks import app
 from gaelp_tasks.cli.output import Json, note, out, print_json
-from gaelp_tasks.cli.server import Server, chosen
+from gaelp_tasks.cli.server import Away, Server, chosen
 from gaelp_tasks.clients.wire import Running
 from gaelp_tasks.errors import BrokerUnavailable, NodeError
 from gaelp_tasks.footprints import (
@@ -30,7 +30,7 @@ from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.settings import Settings
 
-__all__ = ["plan"]
+__all__ = ["memory_of", "plan", "reserve_bytes"]
 
 NO_MEMORY = (
     "No worker tells the memory of {node}: start one with `gaelp worker`, or say how much, --memory 24GiB."
@@ -63,6 +63,7 @@ class Planned(NamedTuple):
     shapes: dict[str, ModelShape]  #: of the models asked for
     num_parallel: int  #: it has now, as it tells or as GAELP_NUM_PARALLEL declares
     plan: NodePlan
+    troubles: tuple[str, ...]  #: a sentence for each model that could not be planned
 
 
 #: of a node with these models in memory, and these sizes of files
@@ -165,9 +166,12 @@ def plan(
     with chosen(node, settings) as servers:
         for server in servers:
             try:
-                planned.append(_planned(server, settings, models or (), _memory_of(memory, nodes)))
+                found = _planned(server, settings, models or (), memory_of(memory, nodes))
             except NodeError as error:
                 troubles.append({"node": server.name, "trouble": str(error)})
+            else:
+                planned.append(found)
+                troubles += [{"node": server.name, "trouble": trouble} for trouble in found.troubles]
     if warning := unusual(settings.safety_factor):
         note(warning)
     if as_json:
@@ -190,7 +194,7 @@ def _announced() -> list[NodeSnapshot]:
         ) from None
 
 
-def _memory_of(said: int | None, nodes: Sequence[NodeSnapshot]) -> FindMemory:
+def memory_of(said: int | None, nodes: Sequence[NodeSnapshot]) -> FindMemory:
     """How to find a node's memory: what was said, else what its worker announces. Raises NodeError."""
 
     def find(node: str, running: Iterable[Running], weights_bytes: Mapping[str, int]) -> Memory:
@@ -228,7 +232,7 @@ def _given_back(models: Sequence[Running], weights_bytes: Mapping[str, int], sou
     )
 
 
-def _reserve_bytes(memory: Memory, settings: Settings) -> int:
+def reserve_bytes(memory: Memory, settings: Settings) -> int:
     """What is left to the system; nothing of a declared budget, which is for models alone."""
     return 0 if memory.source == "budget" else int(settings.os_reserve)
 
@@ -237,14 +241,14 @@ def _planned(
     server: Server,
     settings: Settings,
     names: Sequence[str],
-    memory_of: FindMemory,
+    find: FindMemory,
 ) -> Planned:
-    shapes = server.shapes(names)
+    shapes, troubles = _shapes(server, names)
     running = server.running()
-    memory = memory_of(server.name, running, {info.name: info.size_bytes for info in server.infos()})
+    memory = find(server.name, running, {info.name: info.size_bytes for info in server.infos()})
     room = Room(
         free_bytes=memory.free_bytes,
-        reserve_bytes=_reserve_bytes(memory, settings),
+        reserve_bytes=reserve_bytes(memory, settings),
         safety_factor=settings.safety_factor,
     )
     told = server.version().get("num_parallel")
@@ -262,7 +266,31 @@ def _planned(
         shapes={shape.name: shape for shape in shapes},
         num_parallel=told if isinstance(told, int) else settings.num_parallel,
         plan=advised,
+        troubles=troubles,
     )
+
+
+def _shapes(server: Server, names: Sequence[str]) -> tuple[list[ModelShape], tuple[str, ...]]:
+    """The shapes of these models, and a sentence for each that the server does not tell.
+
+    Raises NodeError where it tells none.
+    """
+    try:
+        return server.shapes(names), ()
+    except Away:
+        raise
+    except NodeError as error:
+        first = error
+    shapes: list[ModelShape] = []
+    troubles = []
+    for name in names or [info.name for info in server.infos()]:
+        try:
+            shapes += server.shapes([name])
+        except NodeError as error:
+            troubles.append(str(error))
+    if not shapes:
+        raise first
+    return shapes, tuple(troubles)
 
 
 def _document(planned: Planned, settings: Settings) -> dict[str, Any]:
@@ -312,7 +340,7 @@ def _print(planned: Planned, settings: Settings) -> None:
     out.print(
         escape(
             f"Memory: {in_words(memory.free_bytes)} ({memory.source}){back}; "
-            f"{in_words(_reserve_bytes(memory, settings))} are "
+            f"{in_words(reserve_bytes(memory, settings))} are "
             f"the system's; estimates times {settings.safety_factor:g}; {settings.kv_cache_type} KV cache."
         )
     )
@@ -341,7 +369,8 @@ def _advice(planned: Planned) -> str:
     """What to set, and where; '' where all is as it should be, or nothing fits."""
     plan = planned.plan
     todo = []
-    if plan.num_parallel and plan.num_parallel != planned.num_parallel:
+    shared = any(not one.embeds for one in plan.models)  # models that embed have one slot whatever is set
+    if shared and plan.num_parallel and plan.num_parallel != planned.num_parallel:
         todo.append(
             f"start the server with OLLAMA_NUM_PARALLEL={plan.num_parallel} (now {planned.num_parallel}) and "
             f"its worker with GAELP_NUM_PARALLEL={plan.num_parallel}"

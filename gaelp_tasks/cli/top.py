@@ -5,7 +5,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, strftime, time
@@ -19,16 +19,20 @@ from rich.table import Table
 from rich.text import Text
 
 from gaelp_tasks import app
-from gaelp_tasks.cli.nodes import NARROW, NO_WORKER, nodes_table, troubles
+from gaelp_tasks.cli.nodes import NARROW, models_table, nodes_table, reasons, troubles
 from gaelp_tasks.cli.output import Json, out, print_json
 from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.models.capacity import NodeSnapshot
-from gaelp_tasks.overview import Runner, busy_slots, live_nodes, queue_depths, runners
+from gaelp_tasks.overview import Runner, busy_slots, live_nodes, of_tiers, runners, waiting_in
+from gaelp_tasks.waiting import NO_WORKER
 
 __all__ = ["View", "frame", "look", "top"]
 
 EVERY_S = 1.0
 LATE_S = 3.0  #: Redis that takes longer than this is told to be away
+TITLE = 3  #: lines of a table beside its rows: title, head, and how many more there are
+TITLES = 2 * TITLE + 1  #: of two with a line between
+RUNS_AT_LEAST = 4  #: rows of runs that keep their place however many models there are
 SHORT_ID = 8  #: characters; enough to tell two apart; `gaelp show`, `attach` and `cancel` take them
 TERMINATED = 143
 #: of the runs: name -> columns that a terminal must have for it
@@ -43,7 +47,7 @@ class View(NamedTuple):
 
     at: float  #: Unix seconds
     nodes: list[NodeSnapshot]
-    queues: dict[str, int]
+    waiting: dict[str, int]  #: messages in each queue
     running: list[Runner]  #: the longest running first
 
 
@@ -64,7 +68,8 @@ def top(
             {
                 "at": seen.at,
                 "nodes": [node.model_dump() for node in seen.nodes],
-                "queues": seen.queues,
+                "queues": of_tiers(seen.waiting),
+                "by_queue": {name: depth for name, depth in seen.waiting.items() if depth},
                 "running": [run._asdict() for run in seen.running],
             }
         )
@@ -78,7 +83,7 @@ def top(
 def look() -> View:
     """Everything as it is now. Raises BrokerUnavailable."""
     nodes = live_nodes(app)
-    return View(time(), nodes, queue_depths(app), runners(app, nodes))
+    return View(time(), nodes, waiting_in(app), runners(app, nodes))
 
 
 def frame(seen: View, now: float, *, width: int, height: int = 0, trouble: str = "") -> RenderableType:
@@ -87,7 +92,7 @@ def frame(seen: View, now: float, *, width: int, height: int = 0, trouble: str =
     rate = sum(node.tokens_per_s for node in seen.nodes)
     busy = busy_slots(seen.nodes)
     head = f"[bold]gaelp[/] {strftime('%H:%M:%S')}  {busy}/{slots} slots  {rate:.1f} tokens/s"
-    queues = "  ".join(f"{name} [bold]{depth}[/]" for name, depth in seen.queues.items())
+    queues = "  ".join(f"{name} [bold]{depth}[/]" for name, depth in of_tiers(seen.waiting).items())
     parts: list[RenderableType] = [Text.from_markup(head)]
     if trouble:
         parts.append(Text(trouble, style="red"))
@@ -96,8 +101,17 @@ def frame(seen: View, now: float, *, width: int, height: int = 0, trouble: str =
     elif not trouble:
         parts += [Text(), Text(NO_WORKER)]
     parts += [Text(sentence, style="red") for sentence in troubles(seen.nodes)]
-    parts += [Text(), Text.from_markup(f"Waiting  {queues}"), Text()]
-    rows = max(1, height - len(parts) - len(seen.nodes) - 4) if height else len(seen.running)
+    told = _most_telling(reasons(seen.nodes, seen.waiting), width, height)
+    last = [Text(), Text.from_markup(f"Waiting  {queues}"), Text()]
+    known = sum(len(node.by_model) for node in seen.nodes)
+    spare = height - _lines([*parts, *told, *last], width) - RUNS_AT_LEAST - TITLES
+    most = max(1, min(known, spare)) if height else known
+    if known:
+        parts += [Text(), models_table(seen.nodes, seen.waiting, most=most)]
+    if known > most:
+        parts.append(Text(f"and {known - most} more: `gaelp nodes list`", style="dim"))
+    parts += [*told, *last]
+    rows = max(1, height - _lines(parts, width) - TITLE) if height else len(seen.running)
     if seen.running:
         parts.append(_runs_table(seen.running[:rows], now, width=width))
     else:
@@ -105,6 +119,25 @@ def frame(seen: View, now: float, *, width: int, height: int = 0, trouble: str =
     if len(seen.running) > rows:
         parts.append(Text(f"and {len(seen.running) - rows} more", style="dim"))
     return Group(*parts)
+
+
+def _most_telling(told: list[Text], width: int, height: int) -> list[Text]:
+    """Those that fit into a quarter of the terminal, what is red first; all where there is no bound."""
+    if not height:
+        return told
+    shown: list[Text] = []
+    for sentence in sorted(told, key=lambda one: one.style != "red"):
+        if shown and _lines([*shown, sentence], width) > height // 4:
+            more = f"and {len(told) - len(shown)} more that wait: `gaelp nodes list`"
+            return [*shown, Text(more, style="dim")]
+        shown.append(sentence)
+    return shown
+
+
+def _lines(parts: Sequence[RenderableType], width: int) -> int:
+    """How many lines they take on a terminal of that width."""
+    console = Console(width=width)
+    return len(console.render_lines(Group(*parts), console.options))
 
 
 def _runs_table(runs: list[Runner], now: float, *, width: int) -> Table:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 
 from gaelp_tasks.clients import wire
@@ -65,6 +65,10 @@ class LocalOllamaClient(BaseOllamaClient):
         self._choices: dict[bool, tuple[str, float]] = {}  # embeds -> the node's first model, and since when
         self._shown: dict[str, ModelInfo] = {}  # digest -> what /api/show said
         self._shapes: dict[str, ModelShape] = {}  # digest -> the same, for memory
+        #: who brings a model into memory that is not there; `bring_in`, unless the node has an owner
+        self.loader: Callable[[str], Awaitable[None]] = self.bring_in
+        #: whether the node's owner has just seen a model of ours in memory: then the server is not asked
+        self.is_there: Callable[[str], bool] = lambda _: False
 
     @classmethod
     def from_settings(cls, settings: Settings, url: str) -> Self:
@@ -160,20 +164,35 @@ class LocalOllamaClient(BaseOllamaClient):
         """
         name = await self.resolve(model)
         listed = wire.canonical(name)
-        if not await self._has(listed):
+        if not self.is_there(listed) and not await self._has(listed):
             started = time.monotonic()
-            try:
-                await self._bring_in(name)
-            except TimeoutError:
-                raise LoadTimeout(
-                    f"{self.node} did not load '{name}' within {self.limits.load_s:g} s: look at its log, or "
-                    "raise GAELP_LOAD_TIMEOUT_S.",
-                    node=self.node,
-                ) from None
+            await self.loader(name)
             self._loaded_at[listed] = time.monotonic()
             return self._loaded_at[listed] - started
         self._loaded_at[listed] = time.monotonic()
         return 0.0
+
+    async def bring_in(self, name: str) -> None:
+        """Have the server load a model; whoever leaves early aborts the load. Raises LoadTimeout."""
+        embeds = wire.is_embedding(await self._known(ModelInfo(name=name)))
+        path, nothing = ("/api/embed", {"input": ""}) if embeds else ("/api/generate", {"stream": False})
+        try:
+            await self._post(path, nothing, name, self.limits.load_s)
+        except TimeoutError:
+            raise LoadTimeout(
+                f"{self.node} did not load '{name}' within {self.limits.load_s:g} s: look at its log, or "
+                "raise GAELP_LOAD_TIMEOUT_S.",
+                node=self.node,
+            ) from None
+
+    async def unload(self, name: str) -> None:
+        """Have the server let a model go once nothing runs on it. Raises NodeError."""
+        self._loaded_at.pop(wire.canonical(name), None)
+        request = {"model": name, "keep_alive": 0, "stream": False}
+        try:
+            await self._ask("/api/generate", request, name)
+        except RequestRefused:  # some servers generate nothing with an embedding model, not even that
+            await self._ask("/api/embed", request | {"input": ""}, name)
 
     async def probe(self, model: str | None = None) -> float:
         """Have the model answer: one token, or the vector of one word where it makes those."""
@@ -274,11 +293,6 @@ class LocalOllamaClient(BaseOllamaClient):
             wire.canonical(model.name) == listed and self.num_ctx in {0, model.context_length}
             for model in models
         )
-
-    async def _bring_in(self, name: str) -> None:
-        embeds = wire.is_embedding(await self._known(ModelInfo(name=name)))
-        path, nothing = ("/api/embed", {"input": ""}) if embeds else ("/api/generate", {"stream": False})
-        await self._post(path, nothing, name, self.limits.load_s)
 
     def _is_loaded(self, name: str) -> bool:
         seen = self._loaded_at.get(wire.canonical(name))

@@ -7,10 +7,11 @@ from pydantic import ConfigDict, Field
 from gaelp_tasks.models.frozen import Frozen
 from gaelp_tasks.models.usage import Seconds
 
-__all__ = ["Bytes", "MemorySnapshot", "NodeSnapshot", "Resident"]
+__all__ = ["Bytes", "MemorySnapshot", "ModelSlots", "NodeSnapshot", "Resident"]
 
 Bytes = Annotated[int, Field(ge=0)]
-NEWER = ("closed", "held_bytes")  #: fields of a NodeSnapshot that the release before this one refuses
+#: fields of a NodeSnapshot that the release before this one refuses
+NEWER = ("closed", "held_bytes", "by_model")
 
 
 class Resident(Frozen):
@@ -29,6 +30,21 @@ class MemorySnapshot(Frozen):
     total_bytes: Bytes
     free_bytes: Bytes  #: what new work could take, caches counted as free
     source: str  #: which probe said so: host, cgroup v2, cgroup v1, gpu, budget; unknown: none did
+
+
+class ModelSlots(Frozen):
+    """What a node gives one model at one moment; a field of a later release is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    slots: Annotated[int, Field(ge=0)]  #: invocations of it that may be here at once; 0: none now
+    busy: Annotated[int, Field(ge=0)] = 0  #: invocations of it that are here, at work or waiting for its load
+    phase: str = ""  #: loading, loaded, draining, unloading; '' where it is not in memory
+    others: bool = False  #: somebody else has loaded it: it is used, and never unloaded
+    why: str = ""  #: why its invocations wait, in words; '' while none does
+    until: Seconds | None = None  #: Unix time when that may change by itself; None: nobody can tell
+    run_s: Seconds | None = None  #: how long its last runs took on the mean; None before one has ended
 
 
 class NodeSnapshot(Frozen):
@@ -61,6 +77,7 @@ class NodeSnapshot(Frozen):
     #: RAM that the server and its runners hold; None where that cannot be seen. Not in `memory`, for the
     #: release before this one refuses a field there that it does not know, and would miss the node
     held_bytes: Bytes | None = None
+    by_model: tuple[ModelSlots, ...] = ()  #: models in memory or asked for; () from an earlier release
     started_at: Seconds  #: Unix time
     seen_at: Seconds  #: Unix time, by the worker's clock
 

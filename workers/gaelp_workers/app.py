@@ -13,11 +13,13 @@ from celery.worker.state import maybe_shutdown
 
 from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.cordons import Wish
+from gaelp_tasks.footprints import unusual
 from gaelp_tasks.settings import masked
 from gaelp_workers.control import NO_AUTOSCALE, Recalls
 from gaelp_workers.names import warn_of_names
+from gaelp_workers.owner import Owner
 from gaelp_workers.redis_policy import RedisPolicy
-from gaelp_workers.refusals import Refusals
+from gaelp_workers.refusals import Refusals, give_back_quietly
 from gaelp_workers.sentinel import ways_in
 from gaelp_workers.steps import Holding, NodeDuties
 from gaelp_workers.transport import Transport
@@ -46,13 +48,17 @@ class Consumer(Refusals, CeleryConsumer):
     def __init__(self, *args: Any, controller: Any = None, **kwargs: Any) -> None:
         if getattr(controller, "autoscale", None):  # it would stay at its minimum for ever and not say so
             raise SystemExit(NO_AUTOSCALE)
+        give_back_quietly()
         super().__init__(*args, controller=controller, **kwargs)
         if self.app.conf.worker_disable_prefetch:  # Celery's gate would take the place of ours
             logger.warning("worker_disable_prefetch is ignored: this worker never takes what it cannot run.")
             self.app.conf.worker_disable_prefetch = False
         settings = self.app.settings
         warn_of_names(settings)
+        if warning := unusual(settings.safety_factor):
+            logger.warning(warning)
         self._told_cordoned = False
+        self.owners: dict[str, Owner] = {}  #: of this worker's nodes, by address; the steps fill it
         every_s = min(1.0, settings.poll_interval_s)
         self.watch = Watch(
             connect(settings, answer_s=ANSWER_S),

@@ -35,6 +35,7 @@ STANDS_S = 10.0  #: what a probe said last counts for so long once it fails: the
 ANSWERS_S = 5.0  #: a probe on a thread has so long; after that it counts as failed
 LOOK_S = 5.0  #: between two looks at the processes of the model server
 SEEK_S = 60.0  #: the same while none is found
+FOUND_S = 0.5  #: at most for the look at a server that begins to answer; it takes milliseconds
 
 
 class Probe(Protocol):
@@ -162,6 +163,13 @@ class Look:
             with suppress(RuntimeError):  # no more threads; later, perhaps
                 self.thread.start()
 
+    def now(self, now: float) -> None:
+        """Look, and wait for it a moment: a server that has begun to answer may have a cgroup of its own."""
+        self.began_at = None
+        self.again(now)
+        if self.thread is not None and self.thread.ident is not None:
+            self.thread.join(FOUND_S)
+
 
 class NodeMemory:
     """Memory of one node. Its probes are by name; `here` is false for a node on another machine."""
@@ -181,6 +189,7 @@ class NodeMemory:
         self._source = source
         self._budget_bytes = budget_bytes
         self._here = here
+        self.tells = here or budget_bytes > 0  #: of the node itself, not only of this machine
         self._look = look
         self._unified = unified
         self._tick = tick
@@ -188,6 +197,7 @@ class NodeMemory:
         self._on_gpu: bool | None = None
         self._gpus = False
         self._said: dict[str, tuple[float, MemorySnapshot | None]] = {}  # probe -> when and what it said last
+        self._answered = False  # the server, when it was last asked
         self._told: set[str] = set()  # what the log has been told of
         self._last: MemorySnapshot | None = None
 
@@ -199,7 +209,12 @@ class NodeMemory:
                 self._on_gpu = any(model.vram_bytes for model in loaded)
         held = None
         if self._look is not None:
-            self._look.again(self._tick())
+            answers = loaded is not None
+            if answers and not self._answered:
+                self._look.now(self._tick())
+            else:
+                self._look.again(self._tick())
+            self._answered = answers
             held = self._look.server.held_bytes
         self._last = self._measure()
         return Reading(self._last, held)

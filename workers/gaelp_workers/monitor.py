@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 
 from gaelp_tasks.cancellation import listen, sweep
 from gaelp_tasks.connections import unavailable
@@ -15,12 +16,14 @@ from gaelp_tasks.tasks.resources import Node, Resources
 from gaelp_workers.dispatch import names_of
 from gaelp_workers.health import Pulse
 from gaelp_workers.memory import Reading
+from gaelp_workers.owner import Owner
 
 __all__ = ["announce", "hear_cancellations", "sample", "sweep_cancellations"]
 
 logger = logging.getLogger(__name__)
 
 LIVES = 4  #: polls that may fail before the announcement lapses
+CALM_S = 0.1  #: after slots have changed; they may change again at once
 QUESTION_S = 5.0  #: a node that answers later than this counts as unwell
 
 #: what a node's memory is, given the models that its server lists; None while it does not answer
@@ -97,6 +100,7 @@ async def announce(
     slots: Callable[[], int],
     memory_of: Callable[[str], Measure],
     closed: Callable[[], str] = str,
+    owners: Mapping[str, Owner] = MappingProxyType({}),
 ) -> None:
     """Publish a snapshot of each node each poll, until cancelled; then take them back.
 
@@ -107,7 +111,8 @@ async def announce(
     async with asyncio.TaskGroup() as group:  # a node that hangs must not delay the others
         for number, node in enumerate(at.nodes):
             mine = partial(_share, at, slots, number)
-            group.create_task(_announce(worker, at, node, mine, memory_of(node.url), started_at, closed))
+            memory, owner = memory_of(node.url), owners.get(node.url)
+            group.create_task(_announce(worker, at, node, mine, memory, started_at, closed, owner))
 
 
 def _share(at: Resources, slots: Callable[[], int], number: int) -> int:
@@ -122,6 +127,7 @@ async def _announce(
     memory: Measure,
     started_at: float,
     closed: Callable[[], str],
+    owner: Owner | None,
 ) -> None:
     key = at.keys.node(worker, node.url)
     poll_s = at.settings.poll_interval_s
@@ -130,7 +136,11 @@ async def _announce(
     trouble = ""
     try:
         while going_on():
-            snapshot = await sample(worker, at, node, slots(), memory, started_at, pulse, closed())
+            share = slots()  # of each model; what memory leaves of that its owner tells
+            allowed = share if owner is None else owner.slots(share)
+            snapshot = await sample(worker, at, node, allowed, memory, started_at, pulse, closed())
+            if owner is not None:
+                snapshot = snapshot.model_copy(update={"by_model": owner.by_model()})
             trouble = _log_change(trouble, snapshot)
             try:
                 async with at.redis.pipeline(transaction=False) as pipe:
@@ -140,11 +150,23 @@ async def _announce(
                     await pipe.execute()
             except unavailable as error:
                 logger.warning("Cannot announce this node, Redis does not answer: %s", error)
-            await asyncio.sleep(poll_s)
+            await _next(poll_s, owner)
     finally:
         await pulse.stop()
         with suppress(*unavailable):
             await at.redis.delete(key)
+
+
+async def _next(poll_s: float, owner: Owner | None) -> None:
+    """Wait for the next poll, or until the slots have changed: people look at them while memory goes."""
+    if owner is None:
+        await asyncio.sleep(poll_s)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(poll_s):
+            await owner.news.wait()
+            owner.news.clear()
+            await asyncio.sleep(min(poll_s, CALM_S))
 
 
 def _log_change(before: str, snapshot: NodeSnapshot) -> str:

@@ -1,21 +1,46 @@
-"""What Celery's consumer does with a message that it cannot run: kept, with its reason, and never shown.
+"""What becomes of a message that cannot be run, or not now, and what is said of it.
 
-Celery's own would acknowledge what it cannot decode, so that it is gone, and write bodies into the log.
+What Celery's consumer cannot run is kept, with its reason, and never shown; Celery's own would acknowledge
+what it cannot decode, so that it is gone, and write bodies into the log.
 """
 
 import logging
+import sys
 from functools import partial
 from typing import Any
 
-from celery.exceptions import NotRegistered
+from celery.app import trace
+from celery.exceptions import Ignore, NotRegistered, Reject
 from celery.utils.objects import Bunch
 
 from gaelp_workers.steps import beside
 from gaelp_workers.transport import Transport
 
-__all__ = ["Refusals"]
+__all__ = ["Brief", "Refusals", "give_back_quietly"]
 
 logger = logging.getLogger(__name__)
+
+
+class Brief(trace.ExceptionInfo):
+    """Celery's, without copies of the frames where a task has only given its message back.
+
+    They take milliseconds, in which a higher tier waits for the slot.
+    """
+
+    def __init__(self, exc_info: Any = None, internal: bool = False) -> None:
+        raised: Any = exc_info or sys.exc_info()
+        if isinstance(raised[1], Reject | Ignore):
+            self.type: Any = raised[0]
+            self.exception: Any = raised[1]
+            self.tb, self.traceback, self.internal = None, "", internal
+        else:
+            super().__init__(raised, internal)
+
+
+def give_back_quietly() -> None:
+    """Have Celery say that a message went back to its queue in one plain line: that is no trouble here."""
+    trace.ExceptionInfo = Brief
+    trace.log_policy_reject = trace.log_policy_reject._replace(severity=logging.INFO, traceback=0)
 
 
 class Refusals:

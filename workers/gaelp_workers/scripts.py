@@ -3,7 +3,7 @@
 import hashlib
 from importlib.resources import files
 
-__all__ = ["ALL", "BURY", "CLAIM", "GIVE_BACK", "RENEW", "SORT", "SWEEP", "TIDY", "Script"]
+__all__ = ["ALL", "BURY", "CLAIM", "GIVE_BACK", "HEADS", "RENEW", "SORT", "SWEEP", "TIDY", "Script"]
 
 
 class Script(str):
@@ -28,4 +28,5 @@ SWEEP = Script.read("sweep")
 BURY = Script.read("bury")
 SORT = Script.read("sort")
 TIDY = Script.read("tidy")
-ALL = (CLAIM, RENEW, GIVE_BACK, SWEEP, BURY, SORT, TIDY)
+HEADS = Script.read("heads")
+ALL = (CLAIM, RENEW, GIVE_BACK, SWEEP, BURY, SORT, TIDY, HEADS)
