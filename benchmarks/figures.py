@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Figure", "percentile", "table"]
+__all__ = ["Figure", "markdown", "percentile", "table"]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -67,6 +67,11 @@ def table(figures: Sequence[Figure]) -> str:
         )
         for figure in figures
     ]
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; its first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

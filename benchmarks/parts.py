@@ -10,7 +10,7 @@ from plain import URL_VARIABLE
 from gaelp_tasks import app
 from gaelp_tasks.demo.broker import find_server, start_broker
 from gaelp_tasks.demo.parts import Child, Part
-from gaelp_tasks.demo.programs import announced
+from gaelp_tasks.demo.programs import announced, worker_part
 from gaelp_tasks.demo.stack import Stack
 
 __all__ = [
@@ -18,10 +18,12 @@ __all__ = [
     "start_deaf",
     "start_node",
     "start_ours",
+    "start_paced",
     "start_plain",
     "start_redis",
     "start_relay",
     "start_source",
+    "start_worker",
 ]
 
 HERE = Path(__file__).parent
@@ -43,16 +45,33 @@ def start_source(stack: Stack, folder: Path) -> str:
     return os.environ["GAELP_OLLAMA_NODES"]
 
 
-def start_node(stack: Stack, folder: Path, name: str, port: int = 0) -> tuple[Child, str]:
+def start_node(
+    stack: Stack, folder: Path, name: str, port: int = 0, *, program: str = "source.py"
+) -> tuple[Child, str]:
     """A token source of its own and its address; port 0 is a free one."""
-    child = stack.start(_part(name, folder, "source.py", str(port)))
+    child = stack.start(_part(name, folder, program, str(port)))
     return child, f"http://127.0.0.1:{stack.wait_for(child, lambda child: child.output().strip() or None)}"
+
+
+def start_paced(stack: Stack, folder: Path) -> str:
+    """The paced server; returns its address, which our settings learn too."""
+    _, url = start_node(stack, folder, "paced", program="paced_server.py")
+    os.environ["GAELP_OLLAMA_NODES"] = url
+    return url
 
 
 def start_ours(stack: Stack, folder: Path, *, slots: int) -> Child:
     """Our worker, ready."""
     env = {"GAELP_NUM_PARALLEL": str(slots)}
     child = stack.start(_celery("ours", folder, "--app=gaelp_tasks", "--include=noop", env=env))
+    stack.wait_for(child, partial(announced, settings=app.settings))
+    return child
+
+
+def start_worker(stack: Stack, folder: Path, *, slots: int) -> Child:
+    """`gaelp worker`, ready."""
+    env = {"GAELP_NUM_PARALLEL": str(slots), "GAELP_DRAIN_GRACE_S": "10"}
+    child = stack.start(worker_part(env, log=folder / "worker.log"))
     stack.wait_for(child, partial(announced, settings=app.settings))
     return child
 
@@ -70,9 +89,10 @@ def start_deaf(stack: Stack, folder: Path, *, slots: int) -> Child:
     return child
 
 
-def start_plain(stack: Stack, folder: Path, *, slots: int) -> Child:
+def start_plain(stack: Stack, folder: Path, *, slots: int, queues: str = "celery") -> Child:
     """A plain worker, ready."""
-    child = stack.start(_celery("plain", folder, "--app=plain", f"--concurrency={slots}"))
+    arguments = (f"--concurrency={slots}", f"--queues={queues}")
+    child = stack.start(_celery("plain", folder, "--app=plain", *arguments))
     stack.wait_for(child, lambda child: " ready." in child.output() or None)
     return child
 

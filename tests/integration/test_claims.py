@@ -8,16 +8,20 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gaelp_tasks import app
 from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.connections import Refused
+from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.queues import INBOXES, lists, route, step_of
-from gaelp_workers.dispatch import Free, Offer
+from gaelp_workers.dispatch import OTHERS, SHUT, Free, Held, Offer
+from gaelp_workers.transport import PARTS
 from support.claims import (
     KEYS,
     MOST_BYTES,
     NOTHING,
     QUEUE,
     RESULTS,
+    answer,
     claim,
     holder,
     in_time,
@@ -199,9 +203,14 @@ def test_priority_counts_across_the_queues_of_a_tier_and_never_across_tiers(redi
     publish(message("inbox"))
     offered = Offer((QUEUE, "interactive.a", "interactive.b", "batch.a"), (0, 0, 0, 1))
     taken, *_ = redis.execute_command(
-        *leases.claim_command(offered, Free(9, 0, 0), INBOXES, most_bytes=MOST_BYTES)
+        *leases.claim_command(offered, Free({OTHERS: 9}, 0, 0), INBOXES, most_bytes=MOST_BYTES)
     )
-    assert [json.loads(text)["headers"]["id"] for text in taken[4::5]] == ["high", "inbox", "low", "batch"]
+    assert [json.loads(text)["headers"]["id"] for text in taken[5::PARTS]] == [
+        "high",
+        "inbox",
+        "low",
+        "batch",
+    ]
 
 
 def test_an_embedding_takes_a_seat_and_waits_for_no_slot(redis, leases):
@@ -261,3 +270,85 @@ def test_a_message_that_failed_here_can_be_buried(leases):
     leases.bury(next(iter(leases.held)), "cannot be handled")
     assert reasons() == ["cannot be handled"]
     assert not leases.held
+
+
+MODELS = {"a": "a", "b": "b"}
+
+
+def offered(leases, queues, room, turns=0):
+    """What a claim takes of these queues, each a group of its own: ids, how they came, and what is left."""
+    command = leases.claim_command(
+        Offer(queues, tuple(range(len(queues))), turns), room, INBOXES, most_bytes=MOST_BYTES
+    )
+    taken, _, _, _, left = app.redis.execute_command(*command)
+    ids = [json.loads(text)["headers"]["id"] for text in taken[5::PARTS]]
+    for task_id, tag in zip(ids, taken[1::PARTS], strict=True):
+        leases.took(tag, Held(task_id))
+    return list(zip(ids, taken[3::PARTS], strict=True)), left
+
+
+def test_a_full_pool_holds_up_no_other_and_takes_nothing(redis, leases):
+    for model in "ab":
+        publish(*(message(f"{model}{number}") for number in range(3)), queue=f"batch.{model}")
+    publish(message("mine"), message("m", task="gaelp.invoke_agent"), queue="batch")
+    room = Free({OTHERS: 1, "a": 0, "b": 2}, 0, 0, MODELS)
+    taken, left = offered(leases, ("batch.a", "batch", "batch.b"), room)
+    assert [name for name, _ in taken] == ["mine", "b0", "b1"]
+    assert left == [[0, 0, 0], 0, 0]
+    assert redis.llen("batch.a") == 3
+
+
+def test_what_is_left_is_told_of_each_pool(leases):
+    publish(message("1"), queue="batch.a")
+    _, left = offered(leases, ("batch.a",), Free({OTHERS: 4, "a": 3, "b": SHUT}, 7, 2, MODELS))
+    assert left == [[4, 2, SHUT], 7, 2]
+
+
+def test_a_model_without_any_slots_embeds_nothing_either_and_one_that_is_full_does(leases):
+    for model in "ab":
+        publish(message(model, task="gaelp.embed"), queue=f"batch.{model}")
+    taken, left = offered(leases, ("batch.a", "batch.b"), Free({OTHERS: 0, "a": SHUT, "b": 0}, 9, 0, MODELS))
+    assert [name for name, _ in taken] == ["b"]
+    assert left == [[0, SHUT, 0], 8, 0]
+
+
+def test_slots_of_runs_that_make_way_are_taken_after_the_free_ones_and_by_all_tiers_together(leases):
+    for tier in Tier:
+        publish(*(message(f"{tier} {number}") for number in range(3)), queue=f"{tier}.a")
+    beyond = {("a", Tier.INTERACTIVE): 3, ("a", Tier.BATCH): 3}
+    room = Free({OTHERS: 0, "a": 1}, 0, 0, MODELS, beyond)
+    queues = ("interactive.a", "batch.a", "background.a")
+    taken, left = offered(leases, queues, room)
+    assert taken == [
+        ("interactive 0", ""),
+        ("interactive 1", "b"),
+        ("interactive 2", "b"),
+        ("batch 0", "b"),
+    ]
+    assert left == [[0, 0], 0, 0]
+    shut = room._replace(slots={OTHERS: 0, "a": SHUT})
+    assert offered(leases, queues, shut)[0] == [], "nobody makes way where there is no slot at all"
+
+
+def test_one_message_of_what_has_its_turn_goes_before_everything(leases):
+    low = lists("background.a")[7]
+    publish(message("high"), message("high too"), queue="interactive.a")
+    publish(message("urgent"), queue="background.a")
+    publish(message("old"), message("young"), queue=low)
+    room = Free({OTHERS: 0, "a": 2}, 0, 0, MODELS, {("a", Tier.INTERACTIVE): 1})
+    queues = (low, "interactive.a", "background.a")
+    assert offered(leases, queues, room, turns=1)[0] == [("old", "t"), ("high", ""), ("high too", "b")]
+    full = room._replace(slots={OTHERS: 0, "a": 0}, beyond={})
+    assert offered(leases, queues, full, turns=1)[0] == []
+    assert [name for name, _ in offered(leases, ("background.a",), room, turns=1)[0]] == ["urgent"]
+
+
+def test_how_often_a_run_had_to_make_way_comes_with_its_next_claims(redis, leases):
+    publish(message("1"))
+    redis.set(KEYS.preempted("1"), 2)
+    told = []
+    for _ in range(2):
+        taken, *_ = answer(leases, 1, (QUEUE,))
+        told.append((taken[2], taken[4]))
+        leases.give_back(taken[1])
+    assert told == [(1, 0), (2, 2)], "it cannot have been any before its first claim"

@@ -11,7 +11,7 @@ from gaelp_tasks import app, dead_letters
 from gaelp_tasks.cli.app import cli
 from gaelp_tasks.dead_letters import Which
 from gaelp_tasks.queues import INBOXES
-from gaelp_workers.dispatch import Free, Offer
+from gaelp_workers.dispatch import OTHERS, Free, Offer
 from gaelp_workers.leases import Leases
 
 pytestmark = pytest.mark.redis
@@ -47,7 +47,7 @@ def refuse(*messages, queue="batch"):
     while app.redis.llen(queue):
         offered = Offer((queue,), (0,))
         command = leases.claim_command(
-            offered, Free(3, 3, 0), INBOXES, most_bytes=app.settings.most_message_bytes
+            offered, Free({OTHERS: 3}, 3, 0), INBOXES, most_bytes=app.settings.most_message_bytes
         )
         assert app.redis.execute_command(*command)[0] == []
 

@@ -13,7 +13,7 @@ from celery.exceptions import TimeoutError as CeleryTimeout
 
 from gaelp_tasks import app, invoke_agent
 from gaelp_tasks.errors import IdempotencyConflict, InvalidInvocation, NodeFailed
-from gaelp_tasks.overview import queue_depths
+from gaelp_tasks.overview import of_tiers, waiting_in
 from gaelp_tasks.tasks.idempotency import id_of
 from support.eventually import eventually
 from support.scripted_server import Reply, Request, ScriptedServer
@@ -76,7 +76,7 @@ async def worker(start_worker, node):
 
 
 def waiting() -> int:
-    return queue_depths(app)["interactive"]
+    return of_tiers(waiting_in(app))["interactive"]
 
 
 async def test_two_callers_who_race_make_one_run_of_each_key(worker, node, outside):

@@ -4,6 +4,7 @@ import pytest
 
 from gaelp_tasks import app
 from gaelp_tasks.connections import connect
+from gaelp_tasks.queues import lists
 from gaelp_workers.keeper import Keeper, connection_name
 from support.claims import KEYS, NOTHING, QUEUE, answer, claim, holder, message, publish, reasons
 from support.eventually import eventually
@@ -153,3 +154,25 @@ def test_a_claim_whose_answer_was_lost_is_given_back_and_is_no_death(redis, leas
     keeper.beat()
     assert claim(leases) == ["1"]
     assert not redis.exists(KEYS.deaths("1"))
+
+
+def test_of_what_waits_its_number_and_its_age_are_told_and_nothing_is_touched(redis, leases):
+    low = lists("batch.m")[9]
+    publish(message("1", gaelp_published_at=1000.5), message("2"), queue="batch.m")
+    publish(message("3", gaelp_published_at=1000.5, eta="1970-01-01T01:00:00+00:00"), queue=low)
+    publish("junk", queue="interactive.m")
+    publish(message("4", gaelp_published_at="junk", pad="x" * 2**20), queue="background.m")
+    redis.set("background.other", "no list")
+    with redis.pipeline() as pipe:
+        pipe.watch("batch.m", low, "interactive.m", "background.m")
+        asked = ("batch.m", "interactive.m", "background.m", "background.other", "empty.m")
+        found = leases.heads(redis, asked)
+        pipe.multi()
+        assert pipe.execute() == []
+    assert found == {
+        "batch.m": (2, "1", 1000.5),
+        low: (1, "3", 3600.0),  # it was to be run then
+        "interactive.m": (1, "", None),
+        "background.m": (1, "", None),  # too large to be read each time
+    }
+    assert leases.heads(redis, []) == {}

@@ -4,21 +4,18 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
-from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from gaelp_tasks.settings import Settings
 from gaelp_workers.memory import memory_of
-from gaelp_workers.probes.cgroups import V1, V2, Cgroup
+from gaelp_workers.probes.cgroups import Cgroup
 from gaelp_workers.probes.host import host_memory
+from support.cgroups import MemoryGroup
 from support.eventually import eventually
 
 MIB = 1024**2
 LIMIT = 256 * MIB
-ROOT = Path("/sys/fs/cgroup")
 #: joins the cgroup, refuses every question, and takes and gives back memory as it is told, line by line
 INSIDE = """
 import json, sys, threading
@@ -40,38 +37,14 @@ for line in sys.stdin:
 """
 
 
-def make_cgroup():
-    """A new cgroup with the limit below this process' own, as (layout, directory). Raises OSError."""
-    for layout in (V1, V2):
-        own = Cgroup(layout)._own()
-        parent = ROOT / layout.mount / (own or "/").lstrip("/")
-        if own is None or not (parent / "cgroup.procs").exists():
-            continue
-        directory = parent / f"gaelp-{uuid4().hex[:8]}"
-        directory.mkdir()
-        try:
-            (directory / layout.limits[0]).write_text(str(LIMIT))
-        except OSError:
-            directory.rmdir()
-            continue
-        return layout, directory
-    raise OSError("no memory controller that this user may use")
-
-
 @pytest.fixture
 def cgroup():
     try:
-        layout, directory = make_cgroup()
+        group = MemoryGroup(LIMIT)
     except OSError as error:
         pytest.skip(f"this machine lets no memory cgroup be made: {error}")
-    yield layout, directory
-
-    def gone():
-        with suppress(OSError):  # busy while a process is still leaving
-            directory.rmdir()
-        return not directory.exists()
-
-    eventually(gone, what="the cgroup is taken away")
+    with group:
+        yield group.layout, group.directory
 
 
 class Inside:

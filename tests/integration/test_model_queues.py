@@ -7,7 +7,7 @@ from celery import Celery
 
 from gaelp_tasks import app, embed, invoke_agent
 from gaelp_tasks.errors import ModelMissing
-from gaelp_tasks.overview import describe, queue_depths
+from gaelp_tasks.overview import describe, of_tiers, waiting_in
 from gaelp_tasks.queues import INBOXES, lists
 from support.eventually import eventually
 from support.model_server import EMBED_MODEL, ROOMY, ModelServer, slow_model
@@ -53,7 +53,7 @@ def test_a_model_waits_for_its_own_node_and_holds_up_no_other(start_worker, serv
     other = invoke_agent.delay("I do not", model="blue:1b", options=ONCE)
     assert other.get(timeout=30)["node"] == servers["blue"].url
     assert describe(app, waiting.id).place == ("interactive.red_1b", 1)
-    assert waits("interactive.red_1b") == queue_depths(app)["interactive"] == 1
+    assert waits("interactive.red_1b") == of_tiers(waiting_in(app))["interactive"] == 1
     blocker.cancel()
     assert waiting.get(timeout=30)["node"] == servers["red"].url
 

@@ -203,6 +203,37 @@ async def test_a_person_reads_what_to_set_and_why(server):
     assert done.stderr == ""
 
 
+async def test_a_model_whose_shape_fails_costs_only_itself(server):
+    server.have(model("good", LLAMA_8B), model("bad", LLAMA_8B), model("fine", LLAMA_8B))
+    show = server._handlers["/api/show"]
+
+    async def fails_for_one(request, reply):
+        if request.json()["model"] == "bad":
+            reply.whole({"error": "unexpected EOF"}, status=500)
+        else:
+            await show(request, reply)
+
+    server.on("/api/show", fails_for_one)
+    code, document = await asyncio.to_thread(told, "--memory", "24GiB")
+    assert code == 1
+    assert [one["name"] for one in document["nodes"][0]["models"]] == ["good", "fine"]
+    [trouble] = document["troubles"]
+    assert "unexpected EOF" in trouble["trouble"]
+    code, document = await asyncio.to_thread(told, "good", "gone", "--memory", "24GiB")
+    assert (code, len(document["nodes"][0]["models"])) == (1, 1)
+    assert "no model 'gone" in document["troubles"][0]["trouble"]
+    code, document = await asyncio.to_thread(told, "bad", "--memory", "24GiB")
+    assert (code, document["nodes"]) == (1, [])
+
+
+async def test_a_node_that_only_embeds_is_told_to_change_nothing(server, nodes):
+    server.have(model("e", LLAMA_8B, capabilities=["embedding"]))
+    nodes(server.url, num_parallel=4)
+    done = await asyncio.to_thread(gaelp, "--memory", "24GiB")
+    assert done.exit_code == 0
+    assert "->" not in done.stdout
+
+
 async def test_where_nothing_fits_nothing_is_to_be_set(server):
     server.have(model("m", LLAMA_8B))
     done = await asyncio.to_thread(gaelp, "--memory", "3GiB")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from gaelp_tasks import app, invoke_agent
 from gaelp_tasks.cli import checks
 from gaelp_tasks.cli.app import cli
-from gaelp_tasks.overview import describe, live_nodes, queue_depths, runners
+from gaelp_tasks.overview import describe, live_nodes, of_tiers, runners, waiting_in
 from support.eventually import eventually
 from support.model_server import CHAT_MODEL, ROOMY, ModelServer, slow_model
 from support.scripted_server import ScriptedServer
@@ -107,7 +107,8 @@ def test_one_dies_the_other_takes_all_and_it_comes_back(worker, servers, endless
     assert told(second).healthy
     three = endless(3)
     eventually(
-        lambda: len(told(second).running) == 2 and queue_depths(app)["interactive"] == 1, what="it fills"
+        lambda: len(told(second).running) == 2 and of_tiers(waiting_in(app))["interactive"] == 1,
+        what="it fills",
     )
     assert second.slots()["waiting"] == 0, "the third waits in the queue, where another worker could take it"
     for handle in three:

@@ -9,6 +9,7 @@ import pytest
 
 from gaelp_tasks.keys import Keys
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.models.capacity import ModelSlots
 from support.redis_server import RedisServer
 from support.terminal import CTRL_C, Terminal
 
@@ -26,11 +27,15 @@ def server():
         yield server
 
 
-def announce(server):
+def announce(server, **facts):
     """As a worker does."""
     snapshot = NodeSnapshot(
-        worker="w@h", pid=1, url=NODE, healthy=True, slots=2, running=("0123456789",), started_at=1.0,
-        seen_at=time.time(), memory=MemorySnapshot(total_bytes=2, free_bytes=1, source="test"),
+        **{
+            "worker": "w@h", "pid": 1, "url": NODE, "healthy": True, "slots": 2, "running": ("0123456789",),
+            "started_at": 1.0, "seen_at": time.time(),
+            "memory": MemorySnapshot(total_bytes=2, free_bytes=1, source="test"),
+        }
+        | facts
     )  # fmt: skip
     with server.client() as client:
         client.set(Keys().node("w@h", NODE), snapshot.model_dump_json())
@@ -84,3 +89,17 @@ def frame(terminal):
     """The next frame from its head to its end."""
     terminal.expect("tokens/s")
     return terminal.expect("gaelp")
+
+
+def test_slots_that_memory_cuts_and_gives_back_are_seen_while_it_happens(terminal, server):
+    def tells(count, busy, why=""):
+        told = ModelSlots(model="big:1b", slots=count, busy=busy, phase="loaded", why=why)
+        announce(server, by_model=(told,), loaded=("big:1b",))
+
+    tells(2, 1)
+    terminal.expect("1/2")
+    tells(0, 1, "Memory is short: nothing starts.")
+    terminal.expect("1/0")
+    terminal.expect("Memory is short: nothing starts.")
+    tells(2, 2)
+    terminal.expect("2/2")

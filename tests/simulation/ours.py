@@ -21,8 +21,9 @@ from gaelp_tasks.queues import INBOXES, lists, place, route, step_of
 from gaelp_tasks.settings import Settings
 from gaelp_tasks.tasks.base import ModelTask
 from gaelp_workers import leases as leases_module
-from gaelp_workers.dispatch import Kind, free, offer
-from gaelp_workers.leases import Held, Leases
+from gaelp_workers.dispatch import Capacity, Held, free, offer
+from gaelp_workers.leases import Leases
+from gaelp_workers.transport import PARTS
 from simulation.server import Server
 
 KEYS = Keys()
@@ -98,7 +99,7 @@ class Claimed(NamedTuple):
 def send_claim(redis: SyncRedis, leases: Leases, slots: int) -> list[Any]:
     """A claim's answer, as it came; [] where Redis had to be taught the script first."""
     try:
-        room = free(leases.kinds, slots=slots, seats=0)
+        room = free(leases.held.values(), Capacity({}, {}, others=slots, seats=0))
         command = leases.claim_command(offer(INBOXES, map(route, Tier)), room, INBOXES, most_bytes=MOST_BYTES)
         return redis.execute_command(*command)
     except ScriptUnknown:
@@ -110,10 +111,10 @@ def take(leases: Leases, answer: list[Any]) -> list[Claimed]:
     """As the transport hands out an answer."""
     claimed = []
     taken = answer[0] if answer else []
-    for at in range(0, len(taken), 5):
-        _, tag, claim, alone, text = taken[at : at + 5]
+    for at in range(0, len(taken), PARTS):
+        _, tag, claim, how, _, text = taken[at : at + PARTS]
         headers = json.loads(text)["headers"]
-        leases.took(tag, Held(headers["id"], Kind.SLOT, bool(alone)))
+        leases.took(tag, Held(headers["id"], alone="a" in how))
         claimed.append(Claimed(tag, claim, headers))
     return claimed
 
@@ -257,6 +258,7 @@ def _scripts() -> dict[str, Cause | None]:
         "SORT": Cause.PUBLISH,
         "RENEW": Cause.SETTLE,  # moves nothing
         "TIDY": None,
+        "HEADS": None,
     }
     return {getattr(leases_module, name).sha: cause for name, cause in names.items()}
 

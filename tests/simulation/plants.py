@@ -131,7 +131,7 @@ def all_refused_count() -> Iterator[None]:
 
 @contextmanager
 def one_look_back() -> Iterator[None]:
-    with patch.object(settlement, "_earlier_end", newest_entry), deaths_while_telling():
+    with patch.object(settlement, "earlier_end", newest_entry), deaths_while_telling():
         yield
 
 

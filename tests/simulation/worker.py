@@ -20,11 +20,12 @@ from gaelp_tasks import cancellation
 from gaelp_tasks.cancellation import Reason, Runs
 from gaelp_tasks.connections import Refused, lost
 from gaelp_tasks.errors import NodeBusy, NodeUnreachable, RequestRefused
-from gaelp_tasks.models.invocation import InvocationResult
+from gaelp_tasks.models.invocation import InvocationResult, Tier
 from gaelp_tasks.models.usage import Usage
 from gaelp_tasks.retries import Cut, Done, Outcome, Retry, RetryPolicy
 from gaelp_tasks.streams import StreamFenced, StreamWriter
 from gaelp_tasks.tasks import walk
+from gaelp_tasks.tasks.demand import Demand
 from gaelp_tasks.tasks.walk import Run
 from gaelp_workers.keeper import Keeper, connection_name
 from simulation import ours
@@ -157,6 +158,7 @@ class Worker:
             node="",
             now=self.clock.wall,
             tick=self.clock.tick,
+            demand=Demand(),
         )
 
     def close(self) -> None:
@@ -235,7 +237,7 @@ class Worker:
             task_id = claimed.headers["id"]
             run = Run(
                 id=task_id,
-                asked=SimpleNamespace(),
+                asked=SimpleNamespace(tier=Tier.INTERACTIVE),
                 attempt=claimed.headers["retries"] + 1,
                 published_at=None,
                 cancellation=self.runs.enter(task_id),

@@ -8,8 +8,9 @@ from typing import Any
 from gaelp_tasks import app
 from gaelp_tasks.keys import Keys
 from gaelp_tasks.queues import INBOXES, place
-from gaelp_workers.dispatch import Free, Offer
-from gaelp_workers.leases import Held, Leases
+from gaelp_workers.dispatch import OTHERS, Free, Held, Offer
+from gaelp_workers.leases import Leases
+from gaelp_workers.transport import PARTS
 
 KEYS = Keys()
 QUEUE = "interactive"
@@ -18,9 +19,16 @@ RESULTS = "celery-task-meta-"
 NOTHING = (0, 0, [])
 
 
-def holder(name: str, ttl_s: float = 60.0) -> Leases:
+def holder(name: str, ttl_s: float = 60.0, tenant_max: int = 0) -> Leases:
     made = Leases(
-        app.redis, KEYS, holder=name, ttl_s=ttl_s, claims_ttl_s=60.0, poison_deaths=5, results=RESULTS
+        app.redis,
+        KEYS,
+        holder=name,
+        ttl_s=ttl_s,
+        claims_ttl_s=60.0,
+        poison_deaths=5,
+        results=RESULTS,
+        tenant_max=tenant_max,
     )
     made.load()
     return made
@@ -44,7 +52,8 @@ def publish(*texts: str, queue: str = QUEUE) -> None:
 def answer(leases: Leases, take: int, queues: tuple[str, ...], seats: int = 0) -> Any:
     """What a claim gives; each queue is a group of its own, inboxes are inboxes."""
     offered = Offer(queues, tuple(range(len(queues))))
-    command = leases.claim_command(offered, Free(take, seats, 0), INBOXES, most_bytes=MOST_BYTES)
+    room = Free({OTHERS: take}, seats, 0)
+    command = leases.claim_command(offered, room, INBOXES, most_bytes=MOST_BYTES)
     return app.redis.execute_command(*command)
 
 
@@ -52,10 +61,10 @@ def claim(leases: Leases, take: int = 1, queues: tuple[str, ...] = (QUEUE,), sea
     """Ids of what was taken, in order."""
     taken, *_ = answer(leases, take, queues, seats)
     ids = []
-    for at in range(0, len(taken), 5):
-        _, tag, _, alone, text = taken[at : at + 5]
+    for at in range(0, len(taken), PARTS):
+        _, tag, _, how, _, text = taken[at : at + PARTS]
         ids.append(json.loads(text)["headers"]["id"])
-        leases.took(tag, Held(ids[-1], alone=bool(alone)))
+        leases.took(tag, Held(ids[-1], alone="a" in how))
     return ids
 
 

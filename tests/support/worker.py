@@ -45,7 +45,12 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        env = os.environ | {"GAELP_POLL_INTERVAL_S": "0.2", **self._settings}
+        # the models are tiny, and the machine may be small, or full
+        env = os.environ | {
+            "GAELP_POLL_INTERVAL_S": "0.2",
+            "GAELP_OS_RESERVE": "64MiB",
+            **self._settings,
+        }
         *program, name = self._program
         command = [sys.executable, "-m", *program, f"{name}={self.name}"]
         with self.log_file.open("ab") as log:

@@ -43,11 +43,14 @@ def serve():
     def start(pages):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers.append(dict(self.headers))
                 page = pages.get(self.path)
                 self.send_response(200 if page is not None else 404)
                 self.end_headers()
                 self.wfile.write((page if isinstance(page, str) else json.dumps(page)).encode())
+
+            do_POST = do_GET  # noqa: N815  the name that the base class calls
 
             def log_message(self, *_):
                 """Tests are quiet."""
@@ -237,6 +240,88 @@ def test_workers_are_told_with_their_slots_and_memory(monkeypatch):
     assert well.finding == "1 of 2 slots busy, 1.0 of 4.0 GiB free (host)"
     assert (unwell.name, unwell.verdict) == ("worker x@h on http://n", "fail")
     assert unwell.advice == "It hangs."
+
+
+def test_a_node_whose_memory_nobody_sees_is_told_to_be_declared():
+    blind = MemorySnapshot(total_bytes=0, free_bytes=0, source="unknown")
+    found = checks.worker(snapshot(memory=blind))
+    assert (found.verdict, found.finding) == (
+        "warn",
+        "1 of 2 slots busy, nothing tells the memory of its node",
+    )
+    assert "GAELP_MEMORY_BUDGET" in found.advice
+    assert checks.worker(snapshot(memory=blind, healthy=False)).verdict == "fail"
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.5, "ok"), (2.0, "ok"), (1.2, "warn"), (3.0, "warn")])
+def test_an_unusual_safety_factor_is_told(factor, verdict):
+    found = checks.safety(factor)
+    assert found.verdict == verdict
+    assert f"{factor:g}" in found.finding
+
+
+SHOWN = {
+    "capabilities": ["completion"],
+    "model_info": {
+        "general.architecture": "llama", "llama.block_count": 32, "llama.context_length": 131072,
+        "llama.embedding_length": 4096, "llama.feed_forward_length": 14336, "llama.attention.head_count": 32,
+        "llama.attention.head_count_kv": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def roomy(serve, monkeypatch):
+    """`roomy(gib, **settings)` is what is found of a node with so much free memory and models of 4 GiB."""
+
+    def look(gib, *, shown=SHOWN, num_parallel=None, **settings):
+        told = {"version": "0.9"} | ({"num_parallel": num_parallel} if num_parallel else {})
+        models = [{"name": name, "size": 4 * 1024**3, "digest": name} for name in ("m:latest", "e:latest")]
+        pages = {"/api/version": told, "/api/tags": {"models": models}, "/api/ps": {"models": []}}
+        url = serve(pages | {"/api/show": shown})
+        size = gib * 1024**3
+        memory = MemorySnapshot(total_bytes=size, free_bytes=size, source="host")
+        monkeypatch.setattr(checks, "live_nodes", lambda _: [snapshot(url=url, memory=memory)])
+        return url, list(checks.room(fake_app(**{"default_model": "m", "num_ctx": 4096} | settings), url))
+
+    return look
+
+
+def test_a_default_model_that_fits_is_told_with_what_it_needs(roomy):
+    url, [found] = roomy(24)
+    assert (found.name, found.verdict) == (f"room on {url}", "ok")
+    assert found.finding.startswith("m:latest needs 6.98 GiB")
+    assert "with 1 slot, and 22.0 GiB are there above the reserve" in found.finding
+
+
+def test_a_default_model_that_does_not_fit_is_a_warning_with_advice(roomy):
+    url, [found] = roomy(8)
+    assert (found.verdict, found.finding[:29]) == ("warn", "m:latest does not fit: it nee")
+    assert f"gaelp plan m:latest --node {url}" in found.advice
+
+
+def test_all_slots_of_the_node_count_for_whether_it_fits(roomy):
+    _, [one] = roomy(14, num_parallel=4)
+    assert "with 4 slots" in one.finding
+    assert one.verdict == "ok"
+    _, [many] = roomy(14, num_parallel=32)
+    assert many.verdict == "warn"
+    _, [naive] = roomy(14, num_parallel=32, memory_model="naive")
+    assert naive.verdict == "ok", "it is charged by slot, and has fewer"
+
+
+def test_the_embedding_model_of_the_settings_and_the_node_s_own_choice_are_looked_at(roomy):
+    assert [one.finding.split()[0] for one in roomy(24, embed_model="e")[1]] == ["m:latest", "e:latest"]
+    assert [one.finding.split()[0] for one in roomy(24, default_model="")[1]] == ["m:latest"]
+    embeds = SHOWN | {"capabilities": ["embedding"]}
+    assert roomy(24, default_model="", shown=embeds)[1] == []
+
+
+def test_what_other_checks_tell_is_not_told_twice(roomy, monkeypatch):
+    assert roomy(24, default_model="gone")[1] == []
+    url, _ = roomy(24)
+    monkeypatch.setattr(checks, "live_nodes", lambda _: [])
+    assert list(checks.room(fake_app(default_model="m"), url)) == [], "no worker tells the memory"
 
 
 def test_without_workers_it_says_how_to_start_one(monkeypatch):

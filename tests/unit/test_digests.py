@@ -81,6 +81,16 @@ async def test_what_a_poll_learnt_need_not_be_asked(clock):
     assert await made.of("m") == "d9", "an answer to an older question changes nothing"
 
 
+async def test_what_was_told_is_there_without_asking_however_old(clock):
+    node = Lister()
+    made = known(clock, n=node)
+    assert made.told("m") is None, "nobody has told anything yet"
+    await made.of("m")
+    clock.advance(FRESH_S * 10)
+    assert (made.told("m:latest"), made.told("other")) == ("d1", "")
+    assert node.asked == 1
+
+
 async def test_many_who_ask_at_once_share_one_question(clock):
     node = Lister()
     node.go.clear()

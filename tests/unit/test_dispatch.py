@@ -5,8 +5,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.transport.redis import Channel
 
+from gaelp_tasks.queues import SEPARATOR
 from gaelp_tasks.tasks.embed import embed
-from gaelp_workers.dispatch import EMBEDS, Kind, QueueOrder, free, in_order, names_of, offer, takes
+from gaelp_workers.dispatch import (
+    CLOSED,
+    EMBEDS,
+    OTHERS,
+    SHUT,
+    Capacity,
+    Held,
+    Kind,
+    QueueOrder,
+    free,
+    gains,
+    in_order,
+    names_of,
+    offer,
+    pool_of,
+    takes,
+)
 
 STRICT = ["system", "interactive", "batch", "background"]
 
@@ -45,16 +62,47 @@ def test_later_changes_replace_what_was_consumed():
     assert order.consume(2) == []
 
 
-kinds = st.lists(st.sampled_from(Kind))
+pools = st.sampled_from(["", "a", "b", "gone"])
+tasks = st.lists(st.builds(Held, st.just("id"), st.sampled_from(Kind), model=pools))
+MODELS = {"a": "a", "b": "b", "c": "c"}
+some = st.integers(-3, 9)
 
 
-@given(kinds, st.integers(-3, 9), st.integers(0, 64))
-def test_what_is_held_takes_its_own_kind_of_room_only(held, slots, seats):
-    left = free(held, slots=slots, seats=seats)
-    assert min(left) >= 0
-    assert left.slots == max(0, slots - held.count(Kind.SLOT))
-    assert left.seats == (max(0, seats - held.count(Kind.SEAT)) if slots > 0 else 0)
-    assert left.errands == max(0, 4 - held.count(Kind.ERRAND)), "maintenance waits for no model"
+@given(tasks, some, some, some, st.integers(0, 64))
+def test_what_is_held_takes_its_own_kind_of_room_in_its_own_pool_only(held, a, b, others, seats):
+    left = free(held, Capacity({"a": a, "b": b}, MODELS, others, seats))
+    slots = [MODELS.get(one.model, OTHERS) for one in held if one.kind is Kind.SLOT]
+    for pool, count in (("a", a), ("b", b), (OTHERS, others), ("c", 0)):
+        assert left.slots[pool] == (max(0, count - slots.count(pool)) if count > 0 else SHUT)
+    kinds = [one.kind for one in held]
+    assert left.seats == max(0, seats - kinds.count(Kind.SEAT))
+    assert left.errands == max(0, 4 - kinds.count(Kind.ERRAND)), "maintenance waits for no model"
+    assert next(iter(left.slots)) == OTHERS
+
+
+def test_what_is_closed_has_room_for_nothing():
+    assert not free([], CLOSED).some
+    assert free([], Capacity({}, {}, 0, 0)).some, "maintenance runs on a node without slots"
+
+
+def test_room_counts_as_gained_in_the_pool_where_it_appeared():
+    def room(held=(), **slots):
+        return free(held, Capacity(slots, {name: name for name in slots}, 1, 1))
+
+    full = [Held("1", model="a")]
+    assert gains(room(a=1), room(full, a=1))
+    assert not gains(room(full, a=1), room(a=1))
+    assert not gains(room(a=2), room(full, a=2)), "there was some before"
+    assert gains(room(a=1, b=1), room(a=1)), "a model came"
+    assert gains(room(a=1), room(a=0)), "its memory came"
+    assert not gains(room(), room(a=1)), "a model has gone"
+    assert gains(room(), free([], CLOSED))
+
+
+def test_a_queue_takes_from_the_pool_of_its_model():
+    models = {"m_1b": "m:1b", "any": "m:1b"}
+    named = ("batch.m_1b", "interactive.any", "batch.unknown", "interactive", "system", "m_1b")
+    assert [pool_of(queue, models) for queue in named] == ["m:1b", "m:1b", OTHERS, OTHERS, OTHERS, OTHERS]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +122,8 @@ def test_a_message_takes_what_its_task_needs(queue, task, kind):
 
 def test_of_a_tier_its_inbox_and_the_queues_of_models_are_offered_before_the_next_tier():
     models = ["batch.b", "interactive.b", "interactive.any", "background.a"]
-    queues, groups = offer(["background", "interactive", "system", "celery"], models)
-    served = [[name for name, group in zip(queues, groups, strict=True) if group == at] for at in range(4)]
+    queues, groups, _ = offer(["background", "interactive", "system", "celery"], models)
+    served = [[name for name, group in zip(queues, groups, strict=True) if group == at] for at in range(1, 5)]
     assert served == [
         ["system"],
         ["interactive", "interactive.any", "interactive.b"],
@@ -93,6 +141,16 @@ def test_the_queues_of_models_take_turns(names, turn):
     models = [f"batch.{name}" for name in names]
     firsts = {offer(["batch"], models, turn + at).queues[1] for at in range(len(models))}
     assert firsts == {*models}
+
+
+def test_what_has_its_turn_leads_where_it_is_taken_from_at_all():
+    first = ["background.a", "batch.a", f"batch.b{SEPARATOR}7", "batch.gone"]
+    queues, groups, turns = offer(["batch"], ["batch.a", "batch.b", "background.a"], first=first)
+    assert turns == 2
+    assert queues[:turns] == ("batch.a", f"batch.b{SEPARATOR}7")
+    assert {*groups[:turns]} == {0}
+    assert {"batch.a", "batch.b"} < {*queues[turns:]}
+    assert {*groups[turns:]} == {1}
 
 
 def test_a_tier_without_calls_of_models_is_its_inbox_alone():

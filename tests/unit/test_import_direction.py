@@ -13,10 +13,20 @@ DECISIONS = (
     "gaelp_tasks.lifecycle",
     "gaelp_tasks.texts",
     "gaelp_tasks.footprints",
+    "gaelp_tasks.waiting",
 )
 CONTROL = tuple(
     f"gaelp_workers.{name}"
-    for name in ("dispatch", "admission", "controller", "decisions", "eviction", "ledger", "thresholds")
+    for name in (
+        "dispatch",
+        "admission",
+        "controller",
+        "decisions",
+        "eviction",
+        "ledger",
+        "thresholds",
+        "wording",
+    )
 )
 PROGRAMS = ("gaelp_tasks.cli", "gaelp_tasks.demo")
 

@@ -9,7 +9,9 @@ from gaelp_tasks.cli import looking, nodes
 from gaelp_tasks.cli.app import cli
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
-from gaelp_tasks.overview import Description
+from gaelp_tasks.models.capacity import ModelSlots
+from gaelp_tasks.overview import Description, Place
+from gaelp_tasks.waiting import Expected
 
 MEMORY = MemorySnapshot(total_bytes=8 * 1024**3, free_bytes=3 * 1024**3, source="test")
 
@@ -31,7 +33,8 @@ def announced(monkeypatch):
     for module in (nodes, looking):
         monkeypatch.setattr(module, "live_nodes", lambda _: told)
     monkeypatch.setattr(nodes.cordons, "asked", lambda _: frozenset())
-    monkeypatch.setattr(looking, "queue_depths", lambda _: {"interactive": 3, "batch": 0, "background": 0})
+    for module in (nodes, looking):
+        monkeypatch.setattr(module, "waiting_in", lambda _: {"interactive": 3, "batch": 0, "background": 0})
     return told
 
 
@@ -66,6 +69,41 @@ def test_without_a_worker_it_says_how_to_start_one_and_exits_with_one(announced,
     done = gaelp(*verb)
     assert done.exit_code == 1
     assert "gaelp worker" in done.stdout
+
+
+@pytest.mark.parametrize("verb", [("nodes", "list"), ("status",)])
+def test_the_models_of_a_node_are_told_with_what_they_wait_for(announced, verb):
+    short = ModelSlots(model="big:1b", slots=0, busy=1, phase="draining", why="Memory is short.")
+    announced.append(node("http://a:1", by_model=(short,), loaded=("big:1b",), models=("big:1b",)))
+    done = gaelp(*verb)
+    assert next(line.split() for line in done.stdout.splitlines() if line.startswith("big:1b")) == [
+        "big:1b", "1/0", "draining", "-", "-",
+    ]  # fmt: skip
+    assert "Memory is short." in done.stdout
+    assert json.loads(gaelp(*verb, "--json").stdout)["nodes"][0]["by_model"][0]["why"] == "Memory is short."
+
+
+@pytest.mark.parametrize(
+    ("start_in_s", "said"),
+    [(0.2, "now"), (12.4, "in about 12 s"), (300.0, "in about 5 min"), (1e5, "in about 28 h")],
+)
+def test_show_tells_when_it_starts_and_json_how_that_was_estimated(monkeypatch, start_in_s, said):
+    def told(start_in_s, how):
+        return Description(
+            id="i", state=State.QUEUED, why="All taken.", place=Place("batch.m", 3), start={}, node="",
+            end={}, result=None, error="", expected=Expected(start_in_s, 4, 2, 2, 6.0, how),
+        )  # fmt: skip
+
+    monkeypatch.setattr(looking, "describe", lambda *_: told(start_in_s, "5 runs first"))
+    rows = gaelp("show", "i").stdout.splitlines()
+    assert [row.strip().split(maxsplit=2) for row in rows if "expected" in row] == [
+        ["expected", "start", said]
+    ]
+    assert json.loads(gaelp("show", "i", "--json").stdout)["expected"] == {
+        "start_in_s": start_in_s, "ahead": 4, "slots": 2, "busy": 2, "run_s": 6.0, "how": "5 runs first",
+    }  # fmt: skip
+    monkeypatch.setattr(looking, "describe", lambda *_: told(None, "no slot now"))
+    assert "unknown: no slot now" in gaelp("show", "i").stdout
 
 
 @pytest.mark.parametrize("at", ["http://a:1", ""])

@@ -1,11 +1,16 @@
-"""Tokens per second of a node, and what one run has received."""
+"""Tokens per second of a node, how long runs take there, and what one run has received."""
 
+import asyncio
 import gc
 
 import pytest
 
-from gaelp_tasks.tasks.meter import WINDOW_S, Meter, Tally
-from support.fakes import Clock
+from gaelp_tasks.clients import ChatResponse, ScriptedClient
+from gaelp_tasks.errors import NodeBusy
+from gaelp_tasks.tasks.meter import RECENT, WINDOW_S, Meter, Tally
+from support.fakes import NODE, Clock, FakeBroker, Workbench
+
+HELLO = ChatResponse(content="Hello", model="scripted", node=NODE)
 
 
 def test_the_rate_is_what_came_since_the_calls_before():
@@ -77,12 +82,54 @@ def test_a_run_without_tokens_is_a_sign_of_life_all_the_same():
     assert (meters["http://a"].tokens, meters["http://a"].heard_at) == (0, 1.0)
 
 
+def test_how_long_runs_take_is_told_by_model_and_by_the_last_ones():
+    meter = Meter()
+    assert meter.run_s("m") is None
+    meter.lasted("m", 2.0)
+    meter.lasted("m:latest", 4.0)
+    meter.lasted("n", 100.0)
+    assert meter.run_s("m") == meter.run_s("m:latest") == 3.0
+    for _ in range(RECENT):
+        meter.lasted("m", 7.0)
+    assert meter.run_s("m") == 7.0, "what was long ago is forgotten"
+
+
+@pytest.fixture
+async def bench():
+    """`bench(*scripts)` is a process whose client plays these scripts."""
+    benches = []
+
+    def make(*scripts):
+        benches.append(Workbench(asyncio.get_running_loop(), FakeBroker(), ScriptedClient(*scripts)))
+        return benches[-1]
+
+    yield make
+    for made in benches:
+        await made.redis.aclose()
+
+
+async def test_a_run_that_ends_teaches_how_long_it_had_its_slot_without_the_load(bench):
+    async def think():
+        made.tick.advance(9.0)
+
+    async def load(model=None):
+        made.tick.advance(100.0)
+        return 100.0
+
+    made = bench([think, HELLO])
+    made.at.client.load = load
+    meter = made.at.nodes[0].meter
+    await made.walk(made.run(model="scripted"))
+    assert meter.run_s("scripted") == 9.0
+
+
+async def test_a_run_that_is_repeated_teaches_nothing(bench):
+    made = bench([HELLO, NodeBusy("full")])
+    await made.walk(made.run(model="scripted"))
+    assert made.at.nodes[0].meter.run_s("scripted") is None
+
+
 async def test_the_count_of_a_run_that_is_over_is_not_kept():
-    import asyncio
-
-    from gaelp_tasks.clients import ScriptedClient
-    from support.fakes import FakeBroker, Workbench
-
     bench = Workbench(asyncio.get_running_loop(), FakeBroker(), ScriptedClient())
     tally = bench.at.tally("a")
     assert bench.at.tallies["a"] is tally

@@ -169,6 +169,13 @@ def test_the_oldest_turns_go_first_and_system_and_last_stay():
     assert without_oldest(shortest) is None
 
 
+def test_the_beginning_of_an_answer_stays_with_its_question():
+    conversation = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
+    shorter = without_oldest(without_oldest(conversation))
+    assert shorter == conversation[2:]
+    assert without_oldest(shorter) is None
+
+
 async def test_seats_are_given_in_order_and_a_waiter_that_leaves_is_forgotten():
     seats = Seats(slots=1, max_waiting=2)
     order = []

@@ -12,6 +12,7 @@ from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.errors import BrokerUnavailable, NodeFailed
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.models.capacity import ModelSlots
 from gaelp_tasks.overview import (
     AmbiguousId,
     Place,
@@ -20,8 +21,9 @@ from gaelp_tasks.overview import (
     describe,
     find_queued,
     live_nodes,
-    queue_depths,
+    of_tiers,
     runners,
+    waiting_in,
     whole_id,
 )
 from gaelp_tasks.queues import lists
@@ -130,8 +132,13 @@ def test_depths_count_every_list_of_every_queue_of_a_tier(broker):
     queue(broker, lists("interactive.embed")[5], "k")
     queue(broker, lists("interactive.m")[9], "l")
     broker.sync.sadd("gaelp:queues", "interactive.m", "batch.other")
-    assert queue_depths(app) == {"interactive": 4, "batch": 55, "background": 0}
-    assert list(queue_depths(app)) == ["interactive", "batch", "background"]
+    found = waiting_in(app)
+    assert of_tiers(found) == {"interactive": 4, "batch": 55, "background": 0}
+    assert list(of_tiers(found)) == ["interactive", "batch", "background"]
+    assert {name: depth for name, depth in found.items() if depth} == {
+        "interactive": 1, "interactive.any": 1, "interactive.embed": 1, "interactive.m": 1, "batch": 55,
+    }  # fmt: skip
+    assert found["batch.other"] == 0
 
 
 def test_the_first_sent_is_next(broker):
@@ -216,6 +223,74 @@ def test_a_queued_one_tells_its_place_and_what_it_waits_for(broker):
     assert "cancelled" in describe(app, "i").why
 
 
+def sent(broker, key, name, task="gaelp.invoke_agent", **asked):
+    """A message as our publisher writes it."""
+    body = json.dumps([[], asked, {}])
+    told = {"headers": {"id": name, "task": task}, "properties": {"body_encoding": ""}, "body": body}
+    broker.sync.sadd("gaelp:queues", key)
+    broker.sync.lpush(key, json.dumps(told))
+
+
+def test_a_queued_one_tells_who_goes_first_and_when_it_starts(broker):
+    for name in ("a", "b", "i"):
+        sent(broker, "batch.llama_1b", name, model="llama:1b")
+    queue(broker, lists("interactive.llama_1b")[3], "c", "d", "e")
+    queue(broker, "interactive.other", "f")
+    queue(broker, "background.llama_1b", "g")
+    told = ModelSlots(model="llama:1b", slots=2, busy=2, phase="loaded", run_s=4.0, why="All 2 slots taken.")
+    announce(broker, "a@h", models=("llama:1b",), by_model=(told,))
+    found = describe(app, "i")
+    assert found.place == Place("batch.llama_1b", 3)
+    assert found.why == "5 ahead of it, 3 of them in higher tiers. All 2 slots taken."
+    assert (found.expected.start_in_s, found.expected.ahead) == (12.0, 5)
+    broker.sync.set("gaelp:cancel:i", "user")
+    assert describe(app, "i").expected is None
+
+
+@pytest.mark.parametrize(
+    ("tier", "model", "others", "start_in_s"),
+    [
+        ("background", "m", 0, 0.0),
+        ("background", "", 0, 0.0),
+        ("background", "", 1, 20.0),
+        ("background", "x", 0, 20.0),
+        ("batch", "m", 0, 20.0),
+        ("interactive", "m", 0, 20.0),
+    ],
+)
+def test_a_run_of_a_lower_tier_on_its_model_gives_way(broker, tier, model, others, start_in_s):
+    sent(broker, "batch.m", "i", model="m")
+    by_model = (
+        ModelSlots(model="m:latest", slots=1, busy=1, run_s=20.0),
+        ModelSlots(model="o:latest", slots=1, busy=others),
+    )
+    run_facts(broker, "r", 1, agent="chat", tier=tier, model=model)
+    announce(broker, "a@h", models=("m:latest", "o:latest"), running=("r",), by_model=by_model)
+    assert describe(app, "i").expected.start_in_s == start_in_s
+
+
+def test_a_model_that_no_node_has_is_named_as_it_was_asked_for(broker):
+    announce(broker, "a@h", models=("llama:1b",))
+    sent(broker, "batch.a_b_1b", "i", model="a/b:1b")
+    assert describe(app, "i").why == "No node has model a/b:1b: `gaelp models pull a/b:1b` fetches it."
+
+
+def test_an_embedding_is_known_as_one(broker):
+    announce(broker, "a@h", models=("m:latest",), slots=4)
+    sent(broker, "batch.m", "i", task="gaelp.embed", model="m")
+    assert describe(app, "i").expected.start_in_s is None
+
+
+def test_one_that_was_taken_and_waits_for_its_model_says_so(broker):
+    app.backend.store_result("i", {}, "STARTED")
+    run_facts(broker, "i", 1, worker="a@h", node="http://n", model="m")
+    loading = ModelSlots(model="m:latest", slots=2, busy=1, phase="loading")
+    announce(broker, "a@h", running=("i",), tokens=(0,), by_model=(loading,))
+    assert describe(app, "i").why == "m:latest is being loaded on http://n."
+    announce(broker, "a@h", running=("i",), tokens=(1,), by_model=(loading,))
+    assert describe(app, "i").why == "", "it has begun"
+
+
 def test_a_running_one_tells_the_start_of_its_newest_run(broker):
     app.backend.store_result("i", {}, "STARTED")
     stream(broker, e1_0={"start": {"worker": "old"}}, e1_1={"t": "x"}, e2_0={"start": {"worker": "new"}})
@@ -230,7 +305,7 @@ def test_one_that_waits_says_so(broker):
     app.backend.store_result("i", NodeFailed("why"), "RETRY")
     found = describe(app, "i")
     assert found.state is State.WAITING
-    assert "when it is due" in found.why
+    assert found.why == "It will be queued when it is due: why."
 
 
 @pytest.mark.parametrize(("stop_reason", "state"), [("stop", State.DONE), ("cancelled", State.CUT)])
@@ -252,7 +327,7 @@ def test_a_failed_one_has_its_error_and_no_result(broker):
     "look",
     [
         live_nodes,
-        queue_depths,
+        waiting_in,
         lambda app: find_queued(app, "i"),
         lambda app: describe(app, "i"),
         lambda app: whole_id(app, "abcdef"),

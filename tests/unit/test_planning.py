@@ -4,7 +4,7 @@ from socket import gethostname
 
 import pytest
 
-from gaelp_tasks.cli.planning import _memory_of
+from gaelp_tasks.cli.planning import memory_of
 from gaelp_tasks.clients.wire import Running
 from gaelp_tasks.errors import NodeError
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
@@ -20,7 +20,7 @@ def telling(worker: str, free: int, source: str = "host", total: int = 100) -> N
 
 
 def free(*nodes: NodeSnapshot, running: tuple[Running, ...] = ()) -> int:
-    return _memory_of(None, nodes)(NODE, running, {}).free_bytes
+    return memory_of(None, nodes)(NODE, running, {}).free_bytes
 
 
 def test_of_many_machines_that_call_their_node_the_same_this_one_counts():

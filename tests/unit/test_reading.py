@@ -5,7 +5,19 @@ import pytest
 from gaelp_tasks import streams
 from gaelp_tasks.errors import StreamRestarted
 from gaelp_tasks.line import PlainLine
-from gaelp_tasks.streams import FIRST, End, Piece, Reading, Start, afollow, before_run, follow
+from gaelp_tasks.streams import (
+    FIRST,
+    LAST_NUMBER,
+    End,
+    Pause,
+    Piece,
+    Reading,
+    Start,
+    abefore_text,
+    afollow,
+    before_text,
+    follow,
+)
 from support.fakes import stream_place
 
 
@@ -17,9 +29,9 @@ async def place(request, monkeypatch):
         yield made
 
 
-async def written(place, *pieces, claim=1):
+async def written(place, *pieces, claim=1, **facts):
     stream = place.writer().open("i", claim)
-    stream.start({"claim": claim})
+    stream.start({"claim": claim} | facts)
     for piece in pieces:
         stream.write(piece)
         await place.sent(stream)
@@ -82,12 +94,48 @@ async def test_the_newest_run_can_be_read_from_its_first_entry(place, claims):
     for claim in claims:
         stream = await written(place, f"text of {claim}", claim=claim)
     await stream.end({})
-    begin = before_run(place.sync.xrevrange(place.key, count=1))
-    assert [event.id for event in read(place, begin)] == [f"{claims[-1]}-{number}" for number in range(3)]
+    assert await begin(place) == f"{claims[-1] - 1}-{LAST_NUMBER}"
+    events = read(place, await begin(place))
+    assert [event.id for event in events] == [f"{claims[-1]}-{number}" for number in range(3)]
 
 
-def test_before_any_run_reading_begins_at_the_beginning():
-    assert before_run([]) == FIRST
+async def begin(place):
+    """What both ways to ask say, which must not differ."""
+    found = before_text(place.sync, place.key)
+    assert await abefore_text(PlainLine(place.redis), place.key) == found
+    return found
+
+
+async def test_before_any_run_reading_begins_at_the_beginning(place):
+    assert await begin(place) == FIRST
+
+
+async def test_a_text_that_several_runs_wrote_is_read_from_its_beginning_and_in_one(place):
+    await written(place, "of another text")
+    first = await written(place, "a", "b", claim=2)
+    first.pause({"reason": "preemption"})
+    await first.arrived()
+    await written(place, "c", claim=5, resumes=True, **{"from": 2})
+    last = await written(place, claim=6, resumes=True, **{"from": 2})
+    last.write("d")
+    await last.end({"outcome": "done"})
+    events = read(place, await begin(place))
+    assert [type(event) for event in events].count(Start) == 3
+    assert [event.facts for event in events if isinstance(event, Pause)] == [{"reason": "preemption"}]
+    reading = Reading()
+    assert "".join(map(reading.take, events)) == "abcd"
+    assert reading.end is not None
+
+
+async def test_a_reader_who_sees_a_run_resume_and_a_later_one_start_over_is_told(place):
+    await written(place, "a")
+    await written(place, "b", claim=2, resumes=True, **{"from": 1})
+    await written(place, "c", claim=3)
+    reading = Reading()
+    with pytest.raises(StreamRestarted):
+        list(map(reading.take, read(place)))
+    assert reading.claim == 2
+    assert [event.claim for event in read(place, await begin(place))] == [3, 3]
 
 
 def test_a_silent_second_and_an_empty_piece_add_nothing():

@@ -45,6 +45,8 @@ BAD = {
     "POISON_DEATHS": ["2", "-1", "many"],
     "RETRY_BASE_S": ["0", "-1", "nan", "inf"],
     "RETRY_CAP_S": ["0", "-1", "nan", "inf"],
+    "TENANT_MAX_RUNNING": ["-1", "1.5", "many"],
+    "MAX_WAIT_S": ["-1", "nan", "x"],
     "RETRY_BY_ERROR": ["x", "[1]", '{"a": 5}', '{"a": {"attempts": 0}}', '{"a": {"colour": 1}}'],
     "SNOOZE_S": ["0", "-1", "nan", "inf"],
     "LEASE_TTL_S": ["0", "-1", "nan", "inf"],

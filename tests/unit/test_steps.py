@@ -2,9 +2,12 @@
 
 from queue import SimpleQueue
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
-from gaelp_workers.steps import beside
+from gaelp_tasks.models.invocation import Tier
+from gaelp_workers.dispatch import INVOKES, Held
+from gaelp_workers.steps import beside, make_way
 from gaelp_workers.transport import Transport
 
 
@@ -50,3 +53,13 @@ def test_what_is_done_beside_waits_for_nobody_and_ends_at_no_error():
     assert done.empty()
     held.set()
     assert done.get(timeout=10) == "told"
+
+
+def test_of_the_runs_asked_for_those_make_way_that_may_be_preempted_at_all(monkeypatch):
+    run = Held("1", task=INVOKES, model="m", tier=Tier.BATCH)
+    running = {"a": run, "b": run._replace(id="2", turn=True), "c": run._replace(id="3"), "d": Held("4")}
+    stopped: list[str] = []
+    monkeypatch.setattr(Transport, "leases", SimpleNamespace(running=running), raising=False)
+    monkeypatch.setattr(Transport, "preempt", stopped.append, raising=False)
+    make_way(iter(["1", "2", "4", "gone"]))
+    assert stopped == ["a"]

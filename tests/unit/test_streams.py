@@ -11,7 +11,7 @@ from gaelp_tasks import streams
 from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.keys import Keys
 from gaelp_tasks.line import PlainLine
-from gaelp_tasks.streams import End, Piece, Reading, Start, StreamFenced, StreamWriter
+from gaelp_tasks.streams import End, Pause, Piece, Reading, Start, StreamFenced, StreamWriter
 from support.fakes import FakeBroker, LosesReplies, stream_place, turns
 
 TTL_S = 100.0  #: of the streams of `stream_place`
@@ -90,7 +90,7 @@ async def test_texts_that_gather_travel_together_and_the_first_leaves_at_once(pl
     assert held.rounds == 1
     held.gate.set()
     await place.sent(stream)
-    assert [event.text for event in place.entries()] == ["a", "bcdef"]
+    assert [(event.text, event.tokens) for event in place.entries()] == [("a", 1), ("bcdef", 5)]
     assert held.rounds == 2
 
 
@@ -104,6 +104,27 @@ async def test_text_and_thinking_keep_their_order_and_stay_apart(place):
     assert pieces == [Piece("1-0", 1, "a"), Piece("1-1", 1, "", "hm"), Piece("1-2", 1, "b")]
     reading = Reading()
     assert "".join(map(reading.take, pieces)) == "ab"
+
+
+async def test_text_that_no_model_wrote_now_counts_no_tokens(place):
+    stream = place.writer().open("i", 1)
+    stream.write("known", tokens=0)
+    await stream.end({})
+    assert [event.tokens for event in place.entries()[:-1]] == [0]
+
+
+async def test_a_pause_is_the_last_word_of_a_run_and_says_nothing_to_readers(place):
+    stream = place.writer().open("i", 1)
+    stream.start({})
+    stream.write("a")
+    stream.pause({"reason": "eviction", "tokens": 1})
+    await place.sent(stream)
+    *_, last = place.entries()
+    assert last == Pause("1-2", 1, {"reason": "eviction", "tokens": 1})
+    assert Reading().take(last) == ""
+    [*_, (_, fields)] = place.sync.xrange(place.key)
+    assert fields["t"] == "", "to a reader of an earlier release it is an empty piece"
+    assert place.sync.pttl(place.key) == -1
 
 
 async def test_streams_of_one_writer_do_not_mix(place):

@@ -12,6 +12,7 @@ from gaelp_tasks.cli import top
 from gaelp_tasks.cli.app import cli
 from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.models.capacity import ModelSlots
 from gaelp_tasks.overview import Runner
 from support.eventually import eventually
 
@@ -44,6 +45,10 @@ def runner(name=ID, **facts):
 def view(nodes=(), running=(), **queues):
     depths = {"interactive": 0, "batch": 0, "background": 0} | queues
     return top.View(NOW, list(nodes), depths, list(running))
+
+
+def slots(model, count=2, **facts):
+    return ModelSlots(**{"model": model, "slots": count, "phase": "loaded"} | facts)
 
 
 def drawn(seen, *, width=140, height=0, trouble=""):
@@ -82,6 +87,87 @@ def test_a_frame_tells_nodes_queues_and_runs():
     assert "batch 12" in text
     row = next(line for line in text.splitlines() if "coding" in line).split()
     assert row == ["01234567", "coding", "batch", "llama3.2:1b", "65", "s", "321", "http://a:1", "w@h", "1"]
+
+
+def test_models_are_rows_with_their_slots_their_state_and_who_waits():
+    by_model = (
+        slots("llama3.2:3b", 4, busy=1, run_s=3.25),
+        slots("mistral:7b", 2, phase="loading"),
+        slots("theirs:1b", 1, others=True),
+        slots("next:1b", 0, phase=""),
+    )
+    waiting = {"batch.llama3.2_3b": 5, "interactive.llama3.2_3b": 2, "interactive.any": 9}
+    lines = drawn(view([node(by_model=by_model, loaded=("llama3.2:3b",))], **waiting), width=80).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if ":1b" in line or "b " in line}
+    assert rows["llama3.2:3b"] == ["■□□□", "1/4", "loaded", "7", "3.2", "s"]
+    assert rows["mistral:7b"] == ["□□", "0/2", "loading", "-", "-"]
+    assert rows["theirs:1b"] == ["□", "0/1", "loaded", "by", "others", "-", "-"]
+    assert rows["next:1b"] == ["0/0", "not", "in", "memory", "-", "-"]
+    assert "loaded" not in lines[3], "a column of its own would say it twice"
+    assert "(test)" in lines[4], "that leaves room for who measured the memory"
+
+
+def coloured(seen, width=80):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system="standard")
+    console.print(top.frame(seen, NOW, width=width))
+    return console.file.getvalue()
+
+
+def test_slots_that_were_cut_are_red_with_their_reason():
+    cut = slots("big:1b", 0, busy=2, why="Memory is short, 1 GiB of 8 GiB are free: nothing starts.")
+    full = slots("small:1b", 2, busy=2, why="All 2 slots of small:1b are taken.")
+    late = slots("late:1b", 2, phase="loading", why="late:1b is being loaded.")
+    text = coloured(view([node(by_model=(cut, full, late))]))
+    assert "\x1b[31m2/0\x1b[0m" in text
+    assert "\x1b[31mMemory is short" in text
+    assert "late:1b is being loaded." in text
+    assert "\x1b[31mlate" not in text, "that is no trouble"
+    assert "All 2 slots" not in text, "the row tells it"
+
+
+def test_of_several_nodes_each_model_and_reason_names_its_own():
+    nodes = [node(f"http://{at}:1", by_model=(slots("m:1b", 0, why="Short."),)) for at in "ab"]
+    text = drawn(view(nodes))
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith("m:1b")] == [
+        "http://a:1", "http://b:1",
+    ]  # fmt: skip
+    assert "http://b:1: Short." in text
+
+
+def test_who_waits_for_a_model_that_no_node_has_is_told():
+    told = slots("m:latest")
+    seen = view([node(models=("m:latest",), by_model=(told,))], **{"batch.x_1b": 2, "background.x_1b": 1})
+    assert "3 wait for x_1b, which no node has." in drawn(seen)
+    assert "which no node has" not in drawn(view([node(models=("m:latest",))], **{"batch.m": 2}))
+
+
+@pytest.mark.parametrize("height", [20, 24, 30])
+@pytest.mark.parametrize("width", [80, 140])
+def test_however_many_models_there_are_runs_keep_their_place(height, width):
+    why = "This sentence is long enough to take a second line on the usual terminal of eighty columns."
+    by_model = tuple(slots(f"model-{number}:1b", why=why if number == 3 else "") for number in range(30))
+    seen = view([node(by_model=by_model)], [runner(f"{number:08}") for number in range(200)])
+    lines = drawn(seen, width=width, height=height).splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert "00000000" in "".join(lines)
+    assert "model-0:1b" in "".join(lines)
+    assert "more: `gaelp nodes list`" in "".join(lines)
+
+
+def test_many_reasons_leave_room_for_the_rest_and_the_red_ones_come_first():
+    why = "is not loaded for a reason that takes more than one line on the usual terminal of eighty columns."
+    by_model = tuple(
+        slots(f"model-{number}:1b", 2 if number < 7 else 0, why=f"Number {number} {why}")
+        for number in range(9)
+    )
+    seen = view([node(by_model=by_model)], [runner(f"{number:08}") for number in range(200)])
+    text = drawn(seen, width=80, height=30)
+    assert len(text.splitlines()) <= 30
+    assert text.index("Number 7") < text.index("Number 8") < text.index("Number 0")
+    assert "Number 6" not in text
+    assert "and 6 more that wait" in text
+    assert "00000003" in text
 
 
 def test_a_node_that_is_unwell_says_why():

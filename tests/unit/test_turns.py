@@ -1,228 +1,119 @@
-"""Turns with tools: what is run, what is handed back, and where it ends."""
-
-import asyncio
-from contextlib import aclosing
+"""When a lower tier has its turn before the higher ones."""
 
 import pytest
-from pydantic import BaseModel
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gaelp_tasks.agents import BaseAgent, ChatAgent, CodingAgent, ReasoningAgent
-from gaelp_tasks.clients import BaseOllamaClient, ChatResponse, ScriptedClient
-from gaelp_tasks.errors import InvalidInvocation, SettingsError
-from gaelp_tasks.models import ToolCall, Usage
-from gaelp_tasks.registry import TOOLS
-from gaelp_tasks.settings import load_settings
-from gaelp_tasks.tools import Tool
+from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.queues import SEPARATOR
+from gaelp_workers.dispatch import INVOKES, Held, Kind
+from gaelp_workers.turns import EACH, Turns, Waiting
 
-SCHEMA = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-
-
-def call(name, /, **arguments):
-    return ToolCall.model_validate({"function": {"name": name, "arguments": arguments}, "id": f"id-{name}"})
+MODELS = {"m": "m", "any": "m", "n": "n"}
+HIGH, MIDDLE, LOW = Tier
+NOW = 10_000.0
 
 
-def calls(*asked):
-    return ChatResponse(tool_calls=asked)
+def since(published_at: float = NOW, queue: str = "", count: int = 1) -> Waiting:
+    return Waiting(count, published_at, NOW, f"{queue}{SEPARATOR}3")
 
 
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
+def all_waiting(published_at: float = NOW, model: str = "m") -> dict[str, Waiting]:
+    return {f"{tier}.{model}": since(published_at, f"{tier}.{model}") for tier in Tier}
 
 
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch):
-    monkeypatch.setattr(TOOLS, "registered", {"add": add})
+def run(tier: Tier, model: str = "m", **more) -> Held:
+    return Held("id", task=INVOKES, tier=tier, model=model, **more)
 
 
-def told(client, at=-1):
-    return [(message.role, message.content) for message in client.asked[at].messages]
+def due(turns, waiting, slots=2, held=()):
+    return turns.due(waiting, MODELS, {"m": slots, "n": slots}, held, NOW)
 
 
-async def test_a_registered_tool_is_run_and_the_model_answers_with_its_result():
-    client = ScriptedClient([calls(call("add", a=1, b=2))], ["It is ", "3."])
-    answer = await ChatAgent(client).get_response("1 + 2?", tools=["add"])
-    assert answer.text == "It is 3."
-    assert answer.tool_calls == ()
-    assert answer.data == {"tool_runs": [{"name": "add", "arguments": {"a": 1, "b": 2}, "result": 3}]}
-    assert [asked.tools for asked in client.asked] == [[Tool.of(add, "add").schema]] * 2
-    question, asked, result = client.asked[1].messages
-    assert question.content == "1 + 2?"
-    assert asked.tool_calls == (call("add", a=1, b=2),)
-    assert (result.role, result.content, result.tool_name, result.tool_call_id) == (
-        "tool",
-        "3",
-        "add",
-        "id-add",
-    )
+def served(turns, waiting, count, slots=2, held=()):
+    """Which tiers start, where each claim takes one; a turn goes first, else the highest tier that waits."""
+    found = []
+    for _ in range(count):
+        first = due(turns, waiting, slots, held)
+        tiers = sorted(Tier(name.partition(".")[0]) for name in waiting)
+        top = min(tiers, key=lambda tier: tier.rank)
+        tier = Tier(first[0].partition(".")[0]) if first else top
+        turns.took(run(tier, turn=bool(first)), MODELS)
+        found.append(tier)
+    return found
 
 
-async def test_the_usage_of_every_turn_counts_and_only_the_last_chunk_is_done():
-    client = ScriptedClient(
-        [calls(call("add", a=1, b=2))], ["3"], usage=Usage(prompt_tokens=5, completion_tokens=2)
-    )
-    async with aclosing(ChatAgent(client).run("Hi", tools=["add"])) as stream:
-        chunks = [chunk async for chunk in stream]
-    assert [chunk.done for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    assert sum((chunk.usage for chunk in chunks if chunk.usage), Usage()).prompt_tokens == 10
+def test_of_two_slots_each_lower_tier_gets_one_start_in_eight_and_the_lowest_first():
+    started = served(Turns(0), all_waiting(), 10 * EACH + 1)
+    assert started.count(MIDDLE) == started.count(LOW) == 10
+    assert started[: EACH + 1] == [HIGH] * (EACH - 1) + [LOW, MIDDLE]
 
 
-async def test_text_of_every_turn_streams_and_turns_do_not_run_together():
-    client = ScriptedClient(["Let me see.", calls(call("add", a=1, b=2))], ["3"])
-    assert await ChatAgent(client).get_full_response("Hi", tools=["add"]) == "Let me see.\n\n3"
+def test_a_single_slot_is_the_higher_tiers_until_something_has_waited_its_maximum():
+    assert {*served(Turns(600), all_waiting(), 50, slots=1)} == {HIGH}
+    assert {*served(Turns(0), all_waiting(NOW - 10_000), 50, slots=1)} == {HIGH}, "there is no maximum"
 
 
-async def test_several_calls_of_one_turn_are_run_in_their_order():
-    client = ScriptedClient([calls(call("add", a=1, b=2)), calls(call("add", a=3, b=4))], ["done"])
-    answer = await ChatAgent(client).get_response("Hi", tools=["add"])
-    assert [run["result"] for run in answer.data["tool_runs"]] == [3, 7]
-    assert [role for role, _ in told(client)] == ["user", "assistant", "tool", "tool"]
+def test_what_has_waited_its_maximum_goes_first_at_once_and_the_next_after_as_many_others():
+    waiting = {"interactive.m": since(), "background.m": since(NOW - 600, "background.m")}
+    turns = Turns(600)
+    assert due(turns, waiting, slots=1) == [f"background.m{SEPARATOR}3"], "the very list where it waits"
+    started = served(turns, waiting, 4 * EACH, slots=1)
+    assert started == ([LOW] + [HIGH] * (EACH - 1)) * 4
+    waiting["background.m"] = since(NOW - 599.9)
+    assert due(Turns(600), waiting, slots=1) == []
 
 
-async def test_bad_arguments_and_unknown_names_go_back_to_the_model():
-    client = ScriptedClient([calls(call("add", a="x", b=1), call("rm", path="/"))], ["sorry"])
-    answer = await ChatAgent(client).get_response("Hi", tools=["add"])
-    assert answer.text == "sorry"
-    assert "a: Input should be a valid integer" in told(client)[2][1]
-    assert told(client)[3][1] == "Error: There is no tool called 'rm'; there are: add."
-    assert [("error" in run) for run in answer.data["tool_runs"]] == [True, True]
+def test_of_a_tier_what_waits_longest_has_the_turn():
+    waiting = {"background.m": since(NOW - 700, "new"), "background.any": since(NOW - 800, "old")}
+    assert due(Turns(600), waiting) == [f"old{SEPARATOR}3"]
 
 
-async def test_only_what_the_caller_named_can_be_called():
-    TOOLS.registered["secret"] = lambda: 1 / 0
-    client = ScriptedClient([calls(call("secret"))], ["no"])
-    answer = await ChatAgent(client).get_response("Hi", tools=["add"])
-    assert "no tool called 'secret'" in answer.data["tool_runs"][0]["error"]
+@pytest.mark.parametrize(("slots", "most"), [(1, 1), (2, 1), (EACH, 1), (2 * EACH, 2)])
+def test_runs_of_the_trickle_have_their_share_of_the_slots_and_no_more(slots, most):
+    held = [run(LOW, turn=True)] * (most - 1) + [run(LOW)] * 3 + [run(LOW, model="n", turn=True)]
+    waiting = all_waiting(NOW - 700)
+    assert due(Turns(600), waiting, slots, held)
+    assert due(Turns(600), waiting, slots, [*held, run(MIDDLE, model="any", turn=True)]) == []
 
 
-async def test_after_the_bound_the_model_must_answer_without_tools():
-    class Bounded(ChatAgent):
-        tool_rounds = 2
-
-    client = ScriptedClient(*[[calls(call("add", a=1, b=1))]] * 2, ["enough"])
-    answer = await Bounded(client).get_response("Hi", tools=["add"])
-    assert answer.text == "enough"
-    assert len(answer.data["tool_runs"]) == 2
-    assert [bool(asked.tools) for asked in client.asked] == [True, True, False]
+def test_each_model_has_turns_of_its_own():
+    turns = Turns(0)
+    waiting = all_waiting() | all_waiting(model="n")
+    for _ in range(EACH):
+        due(turns, waiting)
+        turns.took(run(HIGH), MODELS)
+    assert due(turns, waiting) == ["background.m"]
 
 
-async def test_mere_schemas_are_passed_on_and_their_calls_come_back():
-    client = ScriptedClient([calls(call("weather"))])
-    answer = await ChatAgent(client).get_response("Hi", tools=[SCHEMA])
-    assert answer.tool_calls == (call("weather"),)
-    assert answer.data == {}
-    assert client.asked[0].tools == [SCHEMA]
+def test_only_what_waits_is_passed_over_and_only_by_what_takes_a_slot():
+    turns = Turns(0)
+    alone = {"interactive.m": since()}
+    assert {*served(turns, alone, 3 * EACH)} == {HIGH}
+    assert due(turns, all_waiting()) == []
+    for _ in range(3 * EACH):
+        turns.took(run(HIGH, kind=Kind.SEAT), MODELS)
+        turns.took(run(HIGH, model="unknown"), MODELS)
+        turns.took(Held("id"), MODELS)
+    assert due(turns, all_waiting()) == []
 
 
-async def test_a_turn_with_a_call_for_the_caller_is_handed_back_whole():
-    client = ScriptedClient(
-        [calls(call("add", a=1, b=2))], ["And ", calls(call("add", a=3, b=4), call("weather"))], ["never"]
-    )
-    answer = await ChatAgent(client).get_response("Hi", tools=["add", SCHEMA])
-    assert answer.tool_calls == (call("add", a=3, b=4), call("weather"))
-    assert [run["result"] for run in answer.data["tool_runs"]] == [3]
-    assert len(client.asked) == 2
+def test_nothing_that_waits_needs_a_turn_once_all_queues_are_empty():
+    turns = Turns(0)
+    served(turns, all_waiting(), EACH - 1)
+    assert due(turns, {}) == []
+    assert due(turns, all_waiting()) == []
 
 
-async def test_with_a_format_the_turns_are_thinking_and_the_answer_is_one_more_call():
-    class Sum(BaseModel):
-        sum: int
-
-    client = ScriptedClient(["Hm. ", calls(call("add", a=1, b=2))], ["I have it."], ['{"sum": 3}'])
-    answer = await ChatAgent(client).get_response("Hi", tools=["add"], format=Sum)
-    assert answer.text == '{"sum": 3}'
-    assert answer.thinking == "Hm. I have it."
-    assert [(bool(asked.tools), asked.format) for asked in client.asked] == [
-        (True, None),
-        (True, None),
-        (False, Sum.model_json_schema()),
-    ]
-    assert answer.data["tool_runs"][0]["result"] == 3
-
-
-async def test_functions_and_tools_can_be_given_themselves():
-    def double(a: int) -> int:
-        return 2 * a
-
-    client = ScriptedClient([calls(call("double", a=2), call("add", a=1, b=1))], ["fine"])
-    answer = await ChatAgent(client).get_response("Hi", tools=[double, Tool.of(add, "add")])
-    assert [run["result"] for run in answer.data["tool_runs"]] == [4, 2]
-
-
-@pytest.mark.parametrize("agent", [ChatAgent, CodingAgent, ReasoningAgent])
-async def test_every_agent_can_use_tools(agent):
-    client = ScriptedClient([calls(call("add", a=1, b=2))], ["```\n3\n```"])
-    answer = await agent(client).get_response("Hi", tools=["add"])
-    assert answer.data["tool_runs"][0]["result"] == 3
-    assert ("code" in answer.data) is (agent is CodingAgent)
-
-
-async def test_an_unknown_name_is_refused_before_the_model_is_asked():
-    client = ScriptedClient()
-    with pytest.raises(InvalidInvocation, match="no tool 'sub'; there are: add"):
-        await ChatAgent(client).get_response("Hi", tools=["sub"])
-    assert client.asked == []
-
-
-async def test_a_setting_that_names_no_tool_is_a_wrong_setting(monkeypatch):
-    monkeypatch.setenv("GAELP_TOOLS", '{"join": "os.path:join"}')
-    load_settings.cache_clear()
-    with pytest.raises(SettingsError, match=r"GAELP_TOOLS: The tool 'join'"):
-        await ChatAgent(ScriptedClient()).get_response("Hi", tools=["join"])
-
-
-async def test_leaving_while_a_tool_runs_leaves_everything():
-    reached, left = asyncio.Event(), asyncio.Event()
-
-    async def hang() -> None:
-        reached.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            left.set()
-
-    client = ScriptedClient([calls(call("hang"))])
-    task = asyncio.create_task(ChatAgent(client).get_response("Hi", tools=[hang]))
-    await reached.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert left.is_set()
-
-
-async def test_a_client_that_never_says_done_can_have_tools():
-    class Plain(BaseOllamaClient):
-        async def generate_embedding(self, text):
-            return [1.0]
-
-        async def chat(self, messages, **options):
-            if messages[-1].role == "tool":
-                yield ChatResponse(content=f"It is {messages[-1].content}.")
-            else:
-                yield ChatResponse(tool_calls=(call("add", a=1, b=2),))
-
-    answer = await ChatAgent(Plain()).get_response("Hi", tools=["add"])
-    assert answer.text == "It is 3."
-    assert answer.data["tool_runs"][0]["result"] == 3
-
-
-async def test_an_agent_of_ones_own_has_tools_through_process():
-    class Polite(BaseAgent):
-        async def process(self, messages, **options):
-            async with aclosing(super().process(messages, **options)) as answer:
-                async for chunk in answer:
-                    yield chunk
-            yield ChatResponse(content=" Thank you.")
-
-    client = ScriptedClient([calls(call("add", a=1, b=2))], ["3."])
-    assert await Polite(client).get_full_response("Hi", tools=["add"]) == "3. Thank you."
-
-
-async def test_half_a_character_of_a_model_breaks_neither_turns_nor_data():
-    client = ScriptedClient(["half \ud83d", calls(call("add", a=1, b=2))], ["```\n\ud83d\n```"])
-    answer = await CodingAgent(client).get_response("Hi", tools=["add"])
-    assert client.asked[1].messages[2].content == "half ?"
-    assert answer.data["code"] == [{"language": "", "text": "?"}]
-    client = ScriptedClient(["half \ud83d"])
-    await ReasoningAgent(client).get_response("Hi", mode="critique")
-    assert client.asked[1].messages[2].content == "half ?"
+@given(
+    st.dictionaries(st.sampled_from([*all_waiting(), "batch.n", "batch.any"]), st.floats(0, NOW)),
+    st.integers(0, 20),
+    st.floats(0, 1000),
+)
+def test_of_each_pool_one_list_at_most_goes_first_and_it_holds_something(times, slots, max_wait_s):
+    waiting = {queue: since(at, queue) for queue, at in times.items()}
+    first = due(Turns(max_wait_s), waiting, slots)
+    queues = [name.partition(SEPARATOR)[0] for name in first]
+    assert {*queues} <= {*waiting}
+    pools = [MODELS[queue.partition(".")[2]] for queue in queues]
+    assert len({*pools}) == len(pools)

@@ -16,6 +16,7 @@ from uuid import uuid4
 from faults.history.journal import Journal
 from faults.history.probes import PATH
 from gaelp_tasks.demo.parts import Child, Part
+from gaelp_tasks.tasks.resuming import QUESTION
 from support.scripted_server import Reply, Request, ScriptedServer
 
 WORKER_HEADER = "X-History-Worker"
@@ -40,7 +41,14 @@ def model_server(folder: Path, journal: Path) -> Iterator[str]:
 
 async def main(journal: Journal) -> None:
     async def chat(request: Request, reply: Reply) -> None:
-        task_id, tokens, pace_s = json.loads(request.json()["messages"][-1]["content"])
+        asked = request.json()["messages"][-1]["content"]
+        if asked == QUESTION:  # whether it goes on from a text that was cut: each call has a text of its own
+            reply.head()
+            reply.token("no")
+            reply.last(eval_count=1)
+            reply.end()
+            return
+        task_id, tokens, pace_s = json.loads(asked)
         run = uuid4().hex
         journal.started(task_id, run, request.headers[WORKER_HEADER.lower()])
         server.requests.clear()  # a long run would keep them all
