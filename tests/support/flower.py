@@ -167,7 +167,10 @@ def play(broker_url: str, worker: WorkerProcess, seen: Any) -> Played:
             seen(one, "SUCCESS")
         for one in failed:
             seen(one, "FAILURE")
-        running = (ask("echo", "wait"), ask("echo", "wait", "background"))
+        running = (
+            ask("echo", "wait"),
+            ask("echo", "wait"),
+        )  # of the highest tier: nothing makes them give way
         for one in running:
             seen(one, "STARTED")
         queued = (

@@ -86,7 +86,11 @@ class Timeline:
 
     def _cut_for(self, stay: Stay) -> Iterator[Call]:
         """The last to leave before it was asked to go; who was preempted for another call is none of them."""
-        before = [call for call in self.calls if call.model == stay.model and call.since < stay.asked_at]
+        before = [
+            call
+            for call in self.calls
+            if call.model == stay.model and stay.since <= call.since < stay.asked_at
+        ]
         latest = max((call.since for call in before), default=inf)
         for call in before:
             if call.cut and call.until >= latest and 0.0 <= stay.asked_at - call.until <= STOP_S:
