@@ -97,9 +97,10 @@ class Runs:
         """The stop button of this id, made at the first call; `leave` forgets it."""
         return self._runs.setdefault(invocation_id, Cancellation(self._loop))
 
-    def leave(self, invocation_id: str) -> None:
-        """The run is over."""
-        self._runs.pop(invocation_id, None)
+    def leave(self, invocation_id: str, button: Cancellation | None = None) -> None:
+        """The run is over; with its `button` given, a later run of the same id keeps its own."""
+        if button is None or self._runs.get(invocation_id) is button:
+            self._runs.pop(invocation_id, None)
 
     def stop(self, invocation_id: str, reason: Reason) -> bool:
         """Stop a run; False when it does not run here."""

@@ -100,9 +100,11 @@ class DistributedOllamaClient(BaseOllamaClient):
             begun = False
             started = time.monotonic()
             try:
-                answer = self.client(lease.node).chat(conversation, model=way.model, **asked, **options)
+                node = self.client(lease.node)
+                answer = node.chat(conversation, model=way.model, **asked, **options)
                 async with aclosing(answer):
                     async with way.watch.guard(lease.node):
+                        await _let_in(node, way.model)
                         chunk = await anext(answer)
                     first_token_s = time.monotonic() - started
                     while True:
@@ -128,7 +130,12 @@ class DistributedOllamaClient(BaseOllamaClient):
             return Embeddings(vectors=(), model=model or self.embed_model)
         name = await self.resolve(model, embeds=True)
         tokens = sum(map(len, texts)) // BYTES_PER_TOKEN
-        return await self._somewhere(name, "embed", lambda node: node.embed(texts, model=name), tokens)
+
+        async def ask(node: LocalOllamaClient) -> Embeddings:
+            await _let_in(node, name)
+            return await node.embed(texts, model=name)
+
+        return await self._somewhere(name, "embed", ask, tokens)
 
     async def load(self, model: str | None = None) -> float:
         """Make sure the model is in the memory of one node; the seconds that took, 0.0 when it was there."""
@@ -223,6 +230,12 @@ class DistributedOllamaClient(BaseOllamaClient):
         if bad and (not good or not all(isinstance(error, NodeError) for error in bad)):
             raise next((error for error in bad if not isinstance(error, NodeError)), bad[0])
         return good
+
+
+async def _let_in(node: LocalOllamaClient, model: str) -> None:
+    """The router may choose another node than the one where the model was loaded: its owner must know."""
+    if node.loader is not None:
+        await node.load(model)
 
 
 def _router(pool: NodeRouter | Sequence[str] | Mapping[str, int]) -> NodeRouter:

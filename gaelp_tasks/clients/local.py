@@ -65,10 +65,11 @@ class LocalOllamaClient(BaseOllamaClient):
         self._choices: dict[bool, tuple[str, float]] = {}  # embeds -> the node's first model, and since when
         self._shown: dict[str, ModelInfo] = {}  # digest -> what /api/show said
         self._shapes: dict[str, ModelShape] = {}  # digest -> the same, for memory
-        #: who brings a model into memory that is not there; `bring_in`, unless the node has an owner
-        self.loader: Callable[[str], Awaitable[None]] = self.bring_in
+        #: the node's owner, who brings a model into memory that is not there; None: this client does it
+        self.loader: Callable[[str], Awaitable[None]] | None = None
         #: whether the node's owner has just seen a model of ours in memory: then the server is not asked
         self.is_there: Callable[[str], bool] = lambda _: False
+        self.moves: Callable[[str], bool] = lambda _: False  #: the same of one that is listed and no use now
 
     @classmethod
     def from_settings(cls, settings: Settings, url: str) -> Self:
@@ -164,13 +165,17 @@ class LocalOllamaClient(BaseOllamaClient):
         """
         name = await self.resolve(model)
         listed = wire.canonical(name)
-        if not self.is_there(listed) and not await self._has(listed):
+        if not self.is_there(listed) and (not await self._has(listed) or self.moves(listed)):
             started = time.monotonic()
-            await self.loader(name)
+            await (self.loader or self.bring_in)(name)
             self._loaded_at[listed] = time.monotonic()
             return self._loaded_at[listed] - started
         self._loaded_at[listed] = time.monotonic()
         return 0.0
+
+    def disown(self) -> None:
+        """The node has no owner any more: this client loads by itself."""
+        self.loader, self.is_there, self.moves = None, lambda _: False, lambda _: False
 
     async def bring_in(self, name: str) -> None:
         """Have the server load a model; whoever leaves early aborts the load. Raises LoadTimeout."""

@@ -119,7 +119,8 @@ def keep_alive_value(keep_alive: float | str) -> float | str:
 
 
 def canonical(model: str) -> str:
-    """The name as a node lists it: without a tag it means `latest`."""
+    """The name as a node lists it: without its own registry, and without a tag it means `latest`."""
+    model = model.removeprefix("registry.ollama.ai/").removeprefix("library/")
     return model if ":" in model.rsplit("/", maxsplit=1)[-1] else f"{model}:latest"
 
 

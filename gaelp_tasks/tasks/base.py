@@ -242,13 +242,14 @@ class ModelTask(Task):
         queue = (request.delivery_info or {}).get("routing_key")
         at = shared_resources()
         invocation_id = request.id or uuid()
+        button = at.runs.enter(invocation_id)
         try:
             run = Run(
                 id=invocation_id,
                 asked=self.accept((), given, queue),
                 attempt=(request.retries or 0) + 1,
                 published_at=request.get("gaelp_published_at"),
-                cancellation=at.runs.enter(invocation_id),
+                cancellation=button,
                 claim=request.get("gaelp_claim"),
             )
             outcome = shared_runtime().run(walk(run, make(run, run.asked, at), at))
@@ -257,7 +258,7 @@ class ModelTask(Task):
             logger.warning("Invocation %s went on elsewhere: what was late here was refused.", invocation_id)
             raise Ignore from None
         finally:
-            at.runs.leave(invocation_id)
+            at.runs.leave(invocation_id, button)
         return self.deliver(outcome)
 
     def _stored(self, task_id: str) -> Done | Cut | None:

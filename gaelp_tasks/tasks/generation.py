@@ -120,7 +120,8 @@ class Generation:
         if not await learn(at, run.way, at.client):
             raise CannotResume(f"The model '{self.model}' does not go on exactly from a text that was cut.")
         messages = continued(asked.input, text)
-        if not text.isascii():  # a character may have taken several tokens and come as one piece
+        # several tokens come as one piece: of one character, or held back as the beginning of a stop sequence
+        if not text.isascii() or "<" in text or "stop" in options:
             run.tokens = max(run.tokens, await self._longer_by(agent, messages))
             run.earlier = replace(run.earlier, tokens=run.tokens)
         self._tally.tokens += run.tokens
@@ -159,7 +160,8 @@ class Generation:
     def _take(self, chunk: ChatResponse, stream: TokenStream) -> None:
         if self._run.first_token_s is None and (chunk.content or chunk.thinking or chunk.tool_calls):
             self._run.first_token_s = self._at.tick() - self._run.started
-            self._at.demand.writing.add(self._run.id)
+            if not self._cached:
+                self._at.demand.writing.add(self._run.id)
         content, thinking = well_formed(chunk.content), well_formed(chunk.thinking)
         self._tally.count(chunk.node, chunk.model, bool(content) + bool(thinking))
         if content:

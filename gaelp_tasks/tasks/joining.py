@@ -195,7 +195,7 @@ class _Lane:
         self._clock = clock
         self._waiting: list[_Ask] = []
         self._arrivals = 0
-        self._arrived_at = self._ended_at = -RECENT_S
+        self._arrived_at = self._ended_at = self._answered_at = -RECENT_S
         self._crowd = 0
         self._moved = asyncio.Event()  #: somebody came or went
         self._server: asyncio.Task[None] | None = None
@@ -222,7 +222,7 @@ class _Lane:
                 self._forsake(ask)
 
     async def load(self) -> float:
-        if self._call is not None or self._clock() - self._ended_at < RECENT_S:
+        if self._call is not None or self._clock() - self._answered_at < RECENT_S:
             return 0.0  # it answers, or just did
         if self._loading is None:
             self._loading = asyncio.create_task(self._load())
@@ -330,6 +330,7 @@ class _Lane:
             self._crowd = len(parts) + len(self._waiting)
         error = self._trouble(call, len(texts))
         if error is None:
+            self._answered_at = self._ended_at
             self._deliver(parts, call.result())
         elif isinstance(error, RequestRefused | NodeFailed) and len(parts) > 1:
             middle = len(parts) // 2

@@ -195,6 +195,8 @@ def _read(so_far: Earlier, events: Sequence[Event]) -> Earlier | None:
                 tokens += count
             case Pause(facts=facts) if facts.get("over"):
                 return None
+            case Start() as start if start.first != so_far.first:  # a claim that did not go on from this text
+                return None
     last = events[-1].id if events else so_far.last
     return replace(so_far, text="".join(texts), tokens=tokens, last=last)
 

@@ -31,9 +31,10 @@ def facts_of(outcome: Done | Cut | Failed) -> dict[str, Any]:
     return facts
 
 
-async def told_before(stream: TokenStream, at: Resources) -> Outcome | None:
+async def told_before(stream: TokenStream, at: Resources, *, resumes: bool = False) -> Outcome | None:
     """The outcome of an earlier claim; None where there was none, or it has to be found out again.
 
+    Where this claim `resumes` its readers go on from the earlier text, so that is not written once more.
     Raises StreamFenced when a later claim has taken over.
     """
     if stream.claim == 1:
@@ -45,7 +46,8 @@ async def told_before(stream: TokenStream, at: Resources) -> Outcome | None:
     facts = end.facts
     if "result" in facts:
         text = await _text(stream, end.claim, at)
-        stream.write(text, tokens=0)
+        if not resumes:
+            stream.write(text, tokens=0)
         result = InvocationResult.model_validate(facts["result"] | {"text": text})
         return Done(result) if facts["outcome"] == "done" else Cut(result)
     error = getattr(errors, facts.get("error", ""), None)

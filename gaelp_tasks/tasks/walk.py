@@ -20,14 +20,15 @@ from gaelp_tasks.models.invocation import (
 )
 from gaelp_tasks.models.usage import Timings
 from gaelp_tasks.retries import Cut, Done, Failed, Outcome, Snooze, decide
-from gaelp_tasks.streams import StreamFenced, TokenStream
+from gaelp_tasks.streams import Piece, StreamFenced, TokenStream, parse
 from gaelp_tasks.tasks.resources import Resources
 from gaelp_tasks.tasks.resuming import CannotResume, Earlier, Way, look_back, take_up
 from gaelp_tasks.tasks.settlement import facts_of, told_before
 
-__all__ = ["Run", "Work", "walk"]
+__all__ = ["AWAY_S", "Run", "Work", "walk"]
 
 CLAIMS_TTL_S = 86_400  #: of an eager run's claim number
+AWAY_S = 0.03  #: what makes way stays out of the way of whoever starts in its place: nobody waits for it
 HAND_OVER_S = 2.0  #: for the text of a run that will be repeated to reach its stream
 
 
@@ -108,7 +109,7 @@ async def walk(run: Run, work: Work, at: Resources) -> Outcome:
     """
     try:
         stream = await claim(run, work, at)
-        outcome = await told_before(stream, at)
+        outcome = await told_before(stream, at, resumes=run.earlier is not None)
         if outcome is None:
             await go_on(run, stream, at)
             await admit(run, at)
@@ -159,8 +160,15 @@ async def admit(run: Run, at: Resources) -> None:
     if await at.redis.get(at.keys.cancel(run.id)) is not None:
         raise Cancelled(Reason.USER)
     ttl_s = getattr(run.asked, "queue_ttl_s", None)
-    if ttl_s is not None and run.queued_s is not None and run.queued_s > ttl_s and run.attempt == 1:
+    late = ttl_s is not None and run.queued_s is not None and run.queued_s > ttl_s and run.attempt == 1
+    if late and not await spoke_before(run, at):  # else it had begun in time, and had to make way
         raise Cancelled(Reason.EXPIRED)
+
+
+async def spoke_before(run: Run, at: Resources) -> bool:
+    """Whether an earlier claim has written any text."""
+    before: Any = await at.redis.xrange(at.keys.stream(run.id), max=f"({run.claim}-0")
+    return any(isinstance(parse(*entry), Piece) for entry in before)
 
 
 @asynccontextmanager
@@ -208,7 +216,7 @@ def cut_short(reason: Reason, work: Work) -> Outcome:
 
 def judge(error: Exception, run: Run, work: Work, at: Resources) -> Outcome:
     """The outcome of a run that met an error; a stall after the first token keeps the text."""
-    if isinstance(error, StreamStalled) and work.begun:
+    if isinstance(error, StreamStalled) and (work.begun or run.tokens):
         return Cut(work.result("stall"))
     if isinstance(error, CannotResume):
         run.over = True
@@ -237,6 +245,8 @@ async def settle(outcome: Outcome, run: Run, at: Resources) -> None:
     if isinstance(outcome, Done | Cut | Failed):
         await run.stream.end(facts_of(outcome) | {"at": at.now()})
         return
+    if run.cancellation.reason is Reason.PREEMPTION:
+        await asyncio.sleep(AWAY_S)
     if run.tokens or run.over:
         facts = {"reason": run.cancellation.reason or "retry", "tokens": run.tokens, "at": at.now()}
         run.stream.pause(facts | ({"over": True} if run.over else {}))

@@ -147,7 +147,7 @@ async def newest_entry(stream: TokenStream, at: Any) -> End | None:
     return event if isinstance(event, End) else None
 
 
-async def nothing_told(stream: Any, at: Any) -> None:
+async def nothing_told(stream: Any, at: Any, **_: Any) -> None:
     """Every run is the first."""
 
 
@@ -263,10 +263,10 @@ PLANTS = {
             turn=60,
             time=30,
             publish=2,
-            cancel=3,
-            kill=12,
+            kill=20,
         ),
         {Invariant.KEPT, Invariant.LEGAL_MOVE},
+        250,
     ),
     "having no room spends an attempt": Plant(
         often(snooze_spends, workers=1, turn=85, time=5, publish=10),

@@ -276,3 +276,16 @@ async def test_a_call_is_heard_at_once(broker, runs):
     listening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await listening
+
+
+async def test_the_end_of_a_run_leaves_the_button_of_a_later_run_of_its_id():
+    """It was given back and taken again here before its thread had quite ended."""
+    runs = Runs(asyncio.get_running_loop())
+    first = runs.enter("x")
+    runs.leave("x", first)
+    second = runs.enter("x")
+    runs.leave("x", first)
+    assert second is not first
+    assert runs.stop("x", Reason.PREEMPTION)
+    runs.leave("x", second)
+    assert not runs.stop("x", Reason.USER)

@@ -13,7 +13,8 @@ from gaelp_tasks.footprints import ModelShape
 from gaelp_tasks.models.capacity import MemorySnapshot, Resident
 from gaelp_tasks.models.invocation import Tier
 from gaelp_workers.footprints import Footprints
-from gaelp_workers.owner import PATIENCE_S, Owner
+from gaelp_workers.owner import PATIENCE_S, Around, Owner
+from gaelp_workers.owners import limits_of
 from gaelp_workers.sight import Queued
 from support.fakes import FakeBroker, Workbench, turns
 
@@ -35,6 +36,7 @@ class Server(LocalOllamaClient):
         self.may_load = asyncio.Event()
         self.trouble: Exception | None = None
         self.failure: Exception | None = None
+        self.early: dict[str, int] = {}  #: listed, though they are still being loaded
 
     @property
     def memory(self) -> MemorySnapshot:
@@ -44,7 +46,7 @@ class Server(LocalOllamaClient):
     async def resident(self) -> tuple[Resident, ...]:
         if self.trouble is not None:
             raise self.trouble
-        return tuple(Resident(name=name, size_bytes=size) for name, size in self.there.items())
+        return tuple(Resident(name=name, size_bytes=size) for name, size in (self.early | self.there).items())
 
     async def models(self) -> tuple[ModelInfo, ...]:
         return tuple(ModelInfo(name=name, size_bytes=size, digest=name) for name, size in self.sizes.items())
@@ -72,6 +74,7 @@ class Place:
         self.server = Server({A: 6 * GIB, B: 6 * GIB, THEIRS: GIB}, 16 * GIB)
         self.queued: list[Queued] = []
         self.preempted: list[str] = []
+        self.others_bytes = 0  #: that loads on other nodes will take
         self.bench = Workbench(asyncio.get_running_loop(), broker, self.server, **settings)
         self.at = self.bench.at
         self.stack = ExitStack()
@@ -86,9 +89,13 @@ class Place:
             at.nodes[0],
             self.server,
             footprints,
-            measure=lambda _: self.server.memory,
-            queued=lambda: self.queued,
-            preempt=self.preempted.extend,
+            Around(
+                measure=lambda _: self.server.memory,
+                others_to_come=lambda: self.others_bytes,
+                queued=lambda: self.queued,
+                preempt=self.preempted.extend,
+            ),
+            limits_of(at.settings),
         )
 
     def runs(self, name: str, model: str, tier: Tier = Tier.INTERACTIVE) -> None:
@@ -214,9 +221,9 @@ async def test_short_memory_stops_the_runs_of_the_least_urgent_model_and_unloads
     assert stops["urgent"].reason is None
     assert place.server.unloads == [], "its run has not ended yet"
     place.stack.close()
-    for _ in range(100):
+    for _ in range(200):
         await asyncio.sleep(0.01)
-        if place.server.unloads:
+        if place.bench.broker.sync.hget(at.keys.counts, "evicted"):
             break
     assert place.server.unloads == [B]
     assert place.bench.broker.sync.hget(at.keys.counts, "evicted") == "1"
@@ -287,7 +294,7 @@ async def test_a_server_that_does_not_answer_is_no_empty_server(place):
     serving.cancel()
     with suppress(asyncio.CancelledError):
         await serving
-    assert place.server.loader == place.server.bring_in
+    assert place.server.loader is None
 
 
 async def test_a_higher_tier_has_the_runs_preempted_of_the_model_that_makes_room(place):
@@ -303,3 +310,102 @@ async def test_a_higher_tier_has_the_runs_preempted_of_the_model_that_makes_room
     place.queued = [Queued(B, Tier.INTERACTIVE, 1, place.bench.tick())]
     await place.look(1)
     assert place.preempted == ["long"]
+
+
+async def brought_in(place, *models: str) -> None:
+    """These models are in memory, loaded by us, and nothing runs."""
+    place.server.may_load.set()
+    waiting = [asyncio.create_task(place.waits(f"w{model}", model)) for model in models]
+    await turns()
+    await place.look(4)
+    await asyncio.gather(*waiting)
+
+
+async def test_a_model_that_is_listed_while_it_loads_is_not_there_yet(place):
+    """Ollama lists it, with all that it will take, from the beginning of its load."""
+    waiting = asyncio.create_task(place.waits("x", A))
+    await turns()
+    await place.look()
+    place.server.early = {A: 6 * GIB}
+    await place.look(3)
+    assert not waiting.done()
+    assert place.owner.by_model()[0].phase == "loading"
+    assert place.owner.moves(A)
+    place.server.early = {}
+    place.server.may_load.set()
+    await turns()
+    await place.look(2)
+    assert await waiting == "let in"
+    assert not place.owner.moves(A)
+    assert place.owner.is_there(A)
+
+
+async def test_a_load_on_another_node_of_the_machine_is_no_fall_of_memory(place):
+    await brought_in(place, A)
+    place.runs("r", A)
+    await place.look(20)
+    place.others_bytes = 6 * GIB
+    place.bench.tick.advance(-0.9)
+    await place.look(1, every_s=0.1)
+    assert place.server.unloads == []
+    assert place.owner.capacity is not None
+    assert place.owner.capacity[A] == 2
+    assert place.owner.capacity[B] == 0, "what the other one will take is not ours to give"
+
+
+async def test_a_change_of_the_pool_is_no_fall_of_memory(place):
+    await brought_in(place, A)
+    place.runs("r", A)
+    seen = place.server.memory
+    other = seen.model_copy(update={"source": "gpu", "total_bytes": 8 * GIB, "free_bytes": 4 * GIB})
+    place.server.__class__ = type("Other", (Server,), {"memory": other})
+    place.bench.tick.advance(-0.9)
+    await place.look(2, every_s=0.1)
+    assert place.owner.capacity is not None
+    assert place.owner.capacity[A] == 2
+
+
+async def test_a_model_that_others_keep_in_memory_is_theirs_after_some_tries(place):
+    await brought_in(place, A)
+    keeps: list[str] = []
+
+    async def unload(name: str) -> None:
+        keeps.append(name)
+
+    place.server.unload = unload
+    place.queued = [Queued(B, Tier.INTERACTIVE, 1, place.bench.tick())]
+    await place.look(30)
+    assert 1 < len(keeps) <= 7, "it is not asked for ever"
+    [told] = [one for one in place.owner.by_model() if one.model == A]
+    assert told.others
+    assert told.slots == 2
+
+
+async def test_a_newer_file_of_a_model_has_a_shape_of_its_own(place):
+    await brought_in(place, A)
+    place.server.sizes[A] = 9 * GIB
+    place.server.there.clear()
+
+    async def models() -> tuple[ModelInfo, ...]:
+        return (ModelInfo(name=A, size_bytes=9 * GIB, digest="newer"),)
+
+    place.server.models = models
+    await place.look(2)
+    memory = place.server.memory
+    assert place.owner.footprints.all(memory, {}, 0)[A].total_bytes == 9 * GIB
+    assert place.owner._state is not None
+    assert A not in place.owner._state.measured
+
+
+async def test_a_model_that_can_never_fit_is_told_so_at_once_and_holds_nobody(place):
+    """Its runs come all the same, or nobody would ever hear of it, cancelled ones included."""
+    place.server.sizes["huge:latest"] = 40 * GIB
+    place.queued = [Queued("huge:latest", Tier.INTERACTIVE, 1, place.bench.tick())]
+    await place.look(2)
+    assert place.owner.hopeless == {"huge:latest"}
+    waiting = asyncio.create_task(place.waits("x", "huge:latest"))
+    await turns()
+    await place.look()
+    with pytest.raises(NodeBusy, match="huge:latest waits: "):
+        await waiting
+    assert place.server.loads == []

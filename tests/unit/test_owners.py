@@ -10,8 +10,8 @@ from gaelp_tasks.models.capacity import MemorySnapshot
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.settings import Settings
 from gaelp_workers.known import Waiting
-from gaelp_workers.owners import allowed, less, names_of_queues, queued
-from gaelp_workers.sight import Queued
+from gaelp_workers.owners import allowed, names_of_pools, names_of_queues, queued
+from gaelp_workers.sight import Queued, less
 
 URLS = ("http://a:1", "http://b:1")
 
@@ -32,8 +32,9 @@ def at(*, well=(True, True), **settings: Any) -> Any:
     )
 
 
-def owner(capacity: dict[str, int] | None, *embeds: str) -> Any:
-    return SimpleNamespace(capacity=capacity, footprints=SimpleNamespace(embeds=embeds.__contains__))
+def owner(capacity: dict[str, int] | None, *embeds: str, hopeless: frozenset[str] = frozenset()) -> Any:
+    footprints = SimpleNamespace(embeds=embeds.__contains__)
+    return SimpleNamespace(capacity=capacity, footprints=footprints, hopeless=hopeless)
 
 
 def test_what_is_let_in_is_the_sum_over_the_nodes_that_are_well():
@@ -79,3 +80,15 @@ def test_loads_of_another_node_of_the_machine_are_counted_once_and_never_below_z
     assert less(memory, to_come).free_bytes == max(0, free - to_come)
     budget = memory.model_copy(update={"source": "budget"})
     assert less(budget, to_come) == budget
+
+
+def test_what_no_node_can_ever_load_has_no_pool_of_its_own():
+    """It runs among what no node has, to be told why."""
+    never = frozenset({"other:latest"})
+    one, both = (
+        {URLS[0]: owner({}, hopeless=first), URLS[1]: owner({}, hopeless=never)}
+        for first in (frozenset[str](), never)
+    )
+    assert names_of_pools(at(), one)["other"] == "other:latest"
+    assert "other" not in names_of_pools(at(), both)
+    assert names_of_queues(at(), both)["other"] == "other:latest"

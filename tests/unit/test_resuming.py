@@ -1,6 +1,7 @@
 """A run that is interrupted goes on from its text where that is exact, and starts over where it is not."""
 
 import asyncio
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from gaelp_tasks.models import Invocation, Message, Usage
 from gaelp_tasks.retries import Cut, Done, Retry, Snooze
 from gaelp_tasks.streams import End, Pause, Piece, Reading, Start
 from gaelp_tasks.tasks import resuming
+from gaelp_tasks.tasks import walk as walking
+from gaelp_tasks.tasks.generation import Generation
 from gaelp_tasks.tasks.resuming import (
     CannotResume,
     Earlier,
@@ -553,3 +556,74 @@ def test_what_is_left_of_a_limit_and_what_came_make_the_limit(limit, tokens):
     else:
         assert left["num_predict"] + tokens == limit
         assert left["top_k"] == 1
+
+
+async def test_a_run_that_began_in_time_and_had_to_make_way_does_not_expire(place):
+    await place.stopped(7, queue_ttl_s=60.0)
+    again = place.bench()
+    outcome = await again.walk(again.run(**(ASKED | {"queue_ttl_s": 60.0}), queued_s=90.0))
+    assert isinstance(outcome, Done)
+    assert outcome.result.text == WHOLE
+    other = place.bench()
+    late = other.run("another", **(ASKED | {"queue_ttl_s": 60.0}), queued_s=90.0)
+    assert isinstance(await other.walk(late), Cut), "one that never began does"
+
+
+async def test_an_answer_from_the_cache_makes_nobody_a_writer(place):
+    made = place.bench()
+    run = made.run(**ASKED)
+    work = Generation(run, run.asked, made.at)
+
+    async def known(model):
+        return {"text": "known", "data": {}, "tool_calls": []}
+
+    work._known.recall = known
+    outcome = await walking.walk(run, work, made.at)
+    assert outcome.result.cached
+    assert made.at.demand.writing == set()
+
+
+async def test_an_end_that_came_late_is_not_told_twice_in_one_chain(place, monkeypatch):
+    """Claim 1 ends between the look of claim 2 and its start; claim 2 dies before Celery has heard of it."""
+    alone = Place()
+    _, whole = await alone.runs()
+    await alone.close()
+    await place.stopped(7, reason=None)
+    looks = walking.look_back
+
+    async def slow(stream, asked, at):
+        found = await looks(stream, asked, at)
+        rest = Talker().pieces[7:]
+        facts = {
+            "outcome": "done",
+            "stop_reason": "stop",
+            "usage": whole.result.usage.model_dump(),
+            "result": whole.result.model_dump(mode="json", exclude={"text"}),
+        }
+        await at.redis.xadd(stream.key, {"t": "".join(rest), "n": str(len(rest))}, id="1-1000")
+        await at.redis.xadd(stream.key, {"end": json.dumps(facts)}, id="1-1001")
+        return found
+
+    monkeypatch.setattr(walking, "look_back", slow)
+    second = place.bench()
+    assert (await second.walk(second.run(**ASKED))).result.text == WHOLE
+    monkeypatch.setattr(walking, "look_back", looks)
+    third = place.bench()
+    assert (await third.walk(third.run(**ASKED))).result.text == WHOLE
+
+
+async def test_texts_of_two_runs_are_never_glued(place, monkeypatch):
+    """A claim in between started over, after this one had looked and before its start."""
+    await place.stopped(7, reason=None)
+    third = place.bench()
+    await third.at.redis.incr(third.at.keys.claims("i"))
+    looks = walking.look_back
+
+    async def slow(stream, asked, at):
+        found = await looks(stream, asked, at)
+        await at.redis.xadd(stream.key, {"start": json.dumps({"agent": "chat"})}, id="2-0")
+        await at.redis.xadd(stream.key, {"t": "Once upon", "n": "2"}, id="2-1")
+        return found
+
+    monkeypatch.setattr(walking, "look_back", slow)
+    assert isinstance(await third.walk(third.run(**ASKED)), Snooze), "the next claim starts over"

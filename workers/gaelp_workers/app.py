@@ -1,5 +1,6 @@
 """Composition root of the worker: Celery's consumer plus the visible list STEPS."""
 
+import gc
 import logging
 import socket
 from collections.abc import Callable
@@ -77,6 +78,8 @@ class Consumer(Refusals, CeleryConsumer):
         """Celery's start, watched from outside."""
         if not self.watch.is_alive():
             self.watch.start()
+        gc.collect()
+        gc.freeze()  # what the imports brought stays: to look through it all stops every stream for 50 ms
         super().start()
 
     def shutdown(self) -> None:

@@ -27,6 +27,9 @@ from gaelp_workers.thresholds import Level, Limits, Trend
 __all__ = ["capacity", "free_slots", "start", "step"]
 
 
+TRIES = 5  #: to unload a model, before it counts as others'
+
+
 def start(free_bytes: int, now: float, measured: Mapping[str, int] | None = None) -> State:
     """A controller that has loaded nothing yet; `measured` is what an earlier one has learned."""
     trend = Trend(now, free_bytes, 0)
@@ -103,10 +106,13 @@ def _reminded(state: State, seen: Snapshot, now: float, limits: Limits) -> tuple
     """Give up loads that do not end; unload once more what was unloaded and is still there."""
     decisions: list[Decision] = []
     for model, held in state.models.items():
-        if held.phase is Phase.UNLOADING and now >= held.until_s:
+        if _is_kept_by_others(model, held, state, seen, now, limits):
+            state = state._replace(models={name: one for name, one in state.models.items() if name != model})
+        elif held.phase is Phase.UNLOADING and now >= held.until_s:
             again = held._replace(until_s=now + limits.verify_s)
             state = state._replace(models={**state.models, model: again})
-            decisions.append(Unload(model, UnloadReason.LATE, ()))
+            runs = seen.running.get(model, ())
+            decisions.append(Unload(model, UnloadReason.LATE, tuple(run.id for run in runs)))
         elif held.phase is Phase.LOADING and now >= held.until_s:
             state, unloads = _unloaded(state, seen, [model], UnloadReason.LATE, now, limits)
             state = state._replace(rests={**state.rests, model: now + limits.load_again_s})
@@ -116,6 +122,19 @@ def _reminded(state: State, seen: Snapshot, now: float, limits: Limits) -> tuple
                 Alert(f"Model {model} was not loaded within {waited_s}: the load is given up."),
             ]
     return state, decisions
+
+
+def _is_kept_by_others(
+    model: str, held: Held, state: State, seen: Snapshot, now: float, limits: Limits
+) -> bool:
+    """Whether an unloaded model is still there after several tries: others keep it, so it is theirs."""
+    tried_s = now - held.since_s
+    return (
+        held.phase is Phase.UNLOADING
+        and state.level is Level.EASY
+        and model in seen.loaded
+        and tried_s > TRIES * limits.verify_s
+    )
 
 
 def _noted(state: State, seen: Snapshot, now: float, limits: Limits) -> State:
@@ -137,7 +156,7 @@ def _noted(state: State, seen: Snapshot, now: float, limits: Limits) -> State:
         if model in models and models[model].phase in (Phase.LOADED, Phase.DRAINING) and listed:
             taken = seen.resident[model]
             # a fresh load tells what it takes; later it only grows: prompt caches
-            if held.phase is Phase.LOADING or taken > measured.get(model, 0):
+            if taken and (held.phase is Phase.LOADING or taken > measured.get(model, 0)):
                 measured = {**measured, model: taken}
     return state._replace(models=models, measured=measured, rests=rests, served=_served(state, seen))
 

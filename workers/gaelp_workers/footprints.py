@@ -45,6 +45,8 @@ def footprint(
     each slot the whole model, and gives as many as `room` has for, one at least; else a model of which only
     the size is known is charged once.
     """
+    if not slots:  # loaded all the same for what was claimed before
+        return Footprint(model.shared_bytes + loaded_with * model.per_slot_bytes, 0, 0)
     if embeds:
         return Footprint(model.shared_bytes + model.per_slot_bytes, 0, seats)
     if naive:
@@ -73,6 +75,8 @@ class Footprints:
         self._slots = slots
         self._shapes: dict[str, ModelShape] = {}
         self._digests: dict[str, str] = {}
+        self._untold: set[str] = set()  # models of which only the size is known, until the server tells more
+        self.changed: frozenset[str] = frozenset()  #: models whose file was another one at the look before
         self._lessons: dict[str, Lesson] = {}
 
     async def recall(self) -> None:
@@ -86,20 +90,35 @@ class Footprints:
 
     async def look(self, models: Sequence[ModelInfo]) -> None:
         """Learn the shapes of what the node has; a few at each look."""
-        self._digests = {canonical(model.name): model.digest for model in models}
-        for gone in self._shapes.keys() - self._digests.keys():
+        before, self._digests = self._digests, {canonical(model.name): model.digest for model in models}
+        self.changed = frozenset(
+            model for model, digest in self._digests.items() if before.get(model, digest) != digest
+        )
+        for gone in (self._shapes.keys() - self._digests.keys()) | (self._shapes.keys() & self.changed):
             del self._shapes[gone]
-        new = [model for model in models if canonical(model.name) not in self._shapes]
+        new = [
+            model
+            for model in models
+            if (name := canonical(model.name)) not in self._shapes or name in self._untold
+        ]
         for model in new[:AT_ONCE]:
             try:
                 shape = await self._client.shape(model.name)
             except NodeError as error:
                 logger.warning("%s does not tell the shape of %s: %s", self._client.node, model.name, error)
                 shape = ModelShape(name=model.name, weights_bytes=model.size_bytes)
+                self._untold.add(canonical(model.name))
+            else:
+                self._untold.discard(canonical(model.name))
             self._shapes[canonical(model.name)] = shape
 
-    def all(self, memory: MemorySnapshot, resident: Mapping[str, int]) -> dict[str, Footprint]:
-        """Of every model whose shape is known; `resident` tells what each in memory holds."""
+    def all(
+        self, memory: MemorySnapshot, resident: Mapping[str, int], line_bytes: int
+    ) -> dict[str, Footprint]:
+        """Of every model whose shape is known.
+
+        `resident` tells what each in memory holds, `line_bytes` what a load must leave free.
+        """
         settings, slots = self._settings, self._slots()
         found = {}
         for model, shape in self._shapes.items():
@@ -119,7 +138,7 @@ class Footprints:
                 naive=settings.memory_model == "naive",
                 room=Room(
                     free_bytes=memory.free_bytes + resident.get(model, 0),
-                    reserve_bytes=int(settings.os_reserve),
+                    reserve_bytes=line_bytes,
                     safety_factor=settings.safety_factor,
                 ),
             )

@@ -294,7 +294,8 @@ class Leases:
         asked = [name for queue in queues for name in lists(queue)]
         if not asked:
             return {}
-        told = self._run(HEADS, [self._keys.queue(name) for name in asked], [READ_AT_MOST], redis=redis)
+        keys = [self._keys.queue(name) for name in asked]
+        told = self._run(HEADS, keys, [READ_AT_MOST, self._keys.preempted("")], redis=redis)
         rows = zip(*(told[part::5] for part in range(5)), strict=True)
         return {asked[at - 1]: Head(size, named, _since(sent, due)) for at, size, named, sent, due in rows}
 

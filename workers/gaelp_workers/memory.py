@@ -188,7 +188,7 @@ class NodeMemory:
         self._probes = {**probes, "budget": self._budget}
         self._source = source
         self._budget_bytes = budget_bytes
-        self._here = here
+        self.here = here  #: on this machine
         self.tells = here or budget_bytes > 0  #: of the node itself, not only of this machine
         self._look = look
         self._unified = unified
@@ -221,10 +221,10 @@ class NodeMemory:
 
     def _measure(self) -> MemorySnapshot:
         said: dict[str, MemorySnapshot | None] = {}
-        if self._here and self._source == "auto":
+        if self.here and self._source == "auto":
             said["gpu"] = self._ask("gpu")
             self._gpus = self._gpus or said["gpu"] is not None
-        facts = Facts(self._here, self._budget_bytes > 0, self._gpus, self._on_gpu, self._unified)
+        facts = Facts(self.here, self._budget_bytes > 0, self._gpus, self._on_gpu, self._unified)
         names = probes_for(self._source, facts)
         said |= {name: self._ask(name) for name in names if name not in said}
         if told := smallest(one for name in names if (one := said[name])):

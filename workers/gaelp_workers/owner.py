@@ -9,16 +9,13 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import inf
 
-from gaelp_tasks import counts
-from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.clients.local import LocalOllamaClient
 from gaelp_tasks.clients.wire import canonical
-from gaelp_tasks.connections import unavailable
-from gaelp_tasks.errors import NodeBusy, NodeError
+from gaelp_tasks.errors import NodeError, NodeUnreachable
 from gaelp_tasks.models.capacity import MemorySnapshot, ModelSlots, Resident
-from gaelp_tasks.settings import Settings
 from gaelp_tasks.tasks.demand import Need
 from gaelp_tasks.tasks.resources import Node, Resources
 from gaelp_workers import controller
@@ -35,44 +32,38 @@ from gaelp_workers.decisions import (
 )
 from gaelp_workers.footprints import Footprints
 from gaelp_workers.ledger import Held, Phase, still_to_come
-from gaelp_workers.sight import ENDLESS, Queued, held_bytes, snapshot
-from gaelp_workers.thresholds import GIB, Limits
+from gaelp_workers.loader import LEAST_S, Loader
+from gaelp_workers.sight import ENDLESS, Queued, held_bytes, less, snapshot
+from gaelp_workers.thresholds import Limits, Trend
 from gaelp_workers.wording import in_words
 
-__all__ = ["Owner", "limits_of"]
+__all__ = ["Around", "Owner"]
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0  #: a claimed run waits so long for a load to begin; then it is for others, or for later
-CUT_S = 1.0  #: for the runs of a model to end before it is unloaded; the server waits for those that do not
-LOAD_AGAIN_S = 1.0  #: after a load that failed; the runs' own policy of retries makes longer pauses
+RECALL_S = 1.0  #: for Redis to tell what was learned before
+LISTED_S = 1.0  #: for the server to list its models; then the last list counts, with memory as it is now
 FRESH = 1.5  #: polls; what was seen then counts as seen now
-LEAST_S = 0.01  #: between two looks
 #: of them a new one is worth a look at once
 URGENT = frozenset({HoldReason.MAKING_ROOM, HoldReason.VERIFYING, HoldReason.UNLOADING, HoldReason.LOADING})
 
 
-def limits_of(settings: Settings) -> Limits:
-    """What the node's owner allows, by the settings."""
-    reserve_bytes = int(settings.os_reserve)
-    return Limits(
-        reserve_bytes=reserve_bytes,
-        safety_factor=settings.safety_factor,
-        soft_bytes=min(GIB, reserve_bytes // 2),
-        poll_s=settings.poll_interval_s,
-        fast_poll_s=min(Limits().fast_poll_s, settings.poll_interval_s),
-        load_s=settings.load_timeout_s,
-        most_wait_s=settings.max_wait_s or inf,
-        load_again_s=LOAD_AGAIN_S,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What an owner is told, and may ask for, outside its node."""
+
+    #: the node's memory, from what its server lists; None: nothing here tells of it
+    measure: Callable[[Sequence[Resident]], MemorySnapshot] | None
+    others_to_come: Callable[[], int] = lambda: 0  #: bytes that loads on other nodes of its machine will take
+    queued: Callable[[], Iterable[Queued]] = tuple  #: what waits in queues for its models
+    preempt: Callable[[Iterable[str]], None] = lambda _: (
+        None
+    )  #: stops those of these runs that may be stopped
 
 
 class Owner:
-    """Owns `node`; `runs_by` is the client by which runs call it.
-
-    `measure` tells its memory from what its server lists; None: nothing here tells of it. `queued` tells what
-    waits in queues for its models, `preempt` stops runs that may be stopped for a higher tier.
-    """
+    """Owns `node`; `runs_by` is the client by which runs call it."""
 
     def __init__(
         self,
@@ -80,11 +71,8 @@ class Owner:
         node: Node,
         runs_by: LocalOllamaClient,
         footprints: Footprints,
-        *,
-        measure: Callable[[Sequence[Resident]], MemorySnapshot] | None,
-        queued: Callable[[], Iterable[Queued]] = tuple,
-        preempt: Callable[[Iterable[str]], None] = lambda _: None,
-        limits: Limits | None = None,
+        around: Around,
+        limits: Limits,
     ) -> None:
         self.footprints = footprints
         self.capacity: Mapping[str, int] | None = None  #: model -> runs that may be here; None: not known yet
@@ -92,40 +80,40 @@ class Owner:
         self._at = at
         self._node = node
         self._client = runs_by
-        self._measure = measure
-        self._queued = queued
-        self._preempt = preempt
-        self._limits = limits or limits_of(at.settings)
+        self._around = around
+        self._others_bytes = 0
+        self._memory: MemorySnapshot | None = None
+        self._listed: Sequence[Resident] = ()
+        self._limits = limits
         self._state: State | None = None
         self._seen: Snapshot | None = None
         self._holds: dict[str, Hold] = {}
         self._told: dict[str, HoldReason] = {}
         self._ours: set[str] = set()
-        self._loads: dict[str, asyncio.Task[None]] = {}
-        self._unloads: set[asyncio.Task[None]] = set()
-        self._brought: set[str] = set()
-        self._failures: dict[str, NodeError] = {}
-        self._waiters: dict[str, asyncio.Future[None]] = {}
-        self._waits_since: dict[str, float] = {}
+        self._keeping: asyncio.Task[None] | None = None
         self._disk_at = -inf
         self._changed = asyncio.Event()
+        self._loader = Loader(at, runs_by, self._changed)
 
     # --- the duty ---
 
     async def serve(self) -> None:
         """Look and act, until cancelled; then its server loads for whoever asks, as without an owner."""
-        self._client.loader, self._client.is_there = self.load, self.is_there
+        self._client.loader, self._client.is_there, self._client.moves = self.load, self.is_there, self.moves
         self._at.demand.heard_by.append(self._hear)
         try:
-            await self.footprints.recall()
+            with suppress(TimeoutError):  # then nothing was learned before
+                async with asyncio.timeout(RECALL_S):
+                    await self.footprints.recall()
             while not _cancelled():
                 after_s = self._limits.poll_s
                 try:
                     after_s = await self.look()
                 except NodeError as error:
-                    self._give_up(error)
+                    self._loader.give_up(error)
                 except Exception:
                     logger.exception("The owner of %s could not look; it tries again.", self._node.url)
+                    self._loader.give_up(self._loader.busy("Its owner could not look."))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(after_s):
                         await self._changed.wait()
@@ -133,17 +121,17 @@ class Owner:
                 self._changed.clear()
         finally:
             self._at.demand.heard_by.remove(self._hear)
-            self._client.loader, self._client.is_there = self._client.bring_in, lambda _: False
-            self._give_up(NodeBusy("This worker ends.", node=self._node.url))
-            for task in (*self._loads.values(), *self._unloads):
-                task.cancel()
+            self._client.disown()
+            self._loader.end()
 
     @property
     def to_come_bytes(self) -> int:
         """What loads under way will still take."""
         if self._state is None or self._seen is None:
             return 0
-        return still_to_come(self._state.models, self._seen.resident)
+        trend = self._state.trend  # what it has taken already, as far as a fall tells of it
+        to_come = still_to_come(self._state.models, self._seen.resident)
+        return max(0, to_come - trend.credit_bytes - trend.sudden_bytes)
 
     def _hear(self) -> None:
         """A run has ended; that matters only where somebody waits for what it leaves."""
@@ -156,12 +144,12 @@ class Owner:
         if self._is_not_ours_to_load(model):
             await self._client.bring_in(name)
             return
-        waiter = self._waiters.get(model)
-        if waiter is None:
-            waiter = self._waiters[model] = asyncio.get_running_loop().create_future()
-            self._waits_since[model] = self._at.tick()
-        self._changed.set()
-        await asyncio.shield(waiter)
+        await self._loader.wait(model)
+
+    @property
+    def hopeless(self) -> frozenset[str]:
+        """Models that wait and would not fit if nothing else were loaded: their runs come to be told so."""
+        return frozenset(name for name, hold in self._holds.items() if hold.reason is HoldReason.TOO_BIG)
 
     def is_there(self, model: str) -> bool:
         """Whether the last look has seen it in memory, loaded by us, and that was just now."""
@@ -170,6 +158,11 @@ class Owner:
             return False
         held = state.models.get(model)
         return held is not None and held.phase is Phase.LOADED
+
+    def moves(self, model: str) -> bool:
+        """Whether it is listed and no use: it is being loaded, or unloaded."""
+        held = self._state.models.get(model) if self._state is not None else None
+        return held is not None and held.phase in (Phase.LOADING, Phase.UNLOADING)
 
     def _is_not_ours_to_load(self, model: str) -> bool:
         """What the node does not have, its server refuses; what others have there with another context."""
@@ -181,14 +174,24 @@ class Owner:
 
     async def look(self) -> float:
         """One look and what follows from it; the seconds until the next one. Raises NodeError."""
-        listed = await self._node.client.resident()
-        memory = ENDLESS if self._measure is None else self._measure(listed)
         await self._look_at_disk()
-        seen = self._take_in(memory, listed)
+        try:
+            async with asyncio.timeout(max(LISTED_S, self._limits.poll_s)):
+                self._listed = await self._node.client.resident()
+        except TimeoutError:
+            if self._state is None:
+                raise NodeUnreachable("It does not list what is in memory.", node=self._node.url) from None
+        measure = self._around.measure
+        memory = ENDLESS if measure is None else measure(self._listed)
+        to_come = self._around.others_to_come()
+        memory = less(memory, to_come)
+        seen = self._take_in(memory, self._listed)
         now = self._at.tick()
-        known = self._state or self._begin(seen, now)
-        state, decisions = controller.step(self._adopted(known, seen, now), seen, now, self._limits)
-        self._state, self._seen = state, seen
+        known = self._compared(self._state or self._begin(seen, now), seen, memory, to_come, now)
+        state, decisions = controller.step(
+            self._adopted(self._forgotten(known), seen, now), seen, now, self._limits
+        )
+        self._state, self._seen, self._memory, self._others_bytes = state, seen, memory, to_come
         before, self.capacity = self.capacity, controller.capacity(state, seen, self._limits)
         if before != self.capacity:
             self.news.set()
@@ -196,8 +199,14 @@ class Owner:
         self._answer(seen, state, now)
         self._make_way(seen, state)
         self._ours = {model for model in self._ours if model in state.models or model in self._asked()}
-        await self.footprints.keep(state.measured, frozenset(self._ours & seen.resident.keys()))
+        self._keep(state, seen)
         return after_s
+
+    def _keep(self, state: State, seen: Snapshot) -> None:
+        """Remember what was learned, beside the looks: Redis may hang while memory goes."""
+        if self._keeping is None or self._keeping.done():
+            ours = frozenset(self._ours & seen.resident.keys())
+            self._keeping = asyncio.create_task(self.footprints.keep(state.measured, ours))
 
     # --- seeing ---
 
@@ -209,16 +218,21 @@ class Owner:
             self._disk_at = now
 
     def _take_in(self, memory: MemorySnapshot, listed: Sequence[Resident]) -> Snapshot:
-        resident = {canonical(model.name): held_bytes(model, memory.source) for model in listed}
-        brought, self._brought = self._brought - resident.keys(), set()
+        resident = {
+            name: held_bytes(model, memory.source)
+            for model in listed
+            if (name := canonical(model.name))
+            not in self._loader.loads  # Ollama lists it from the load's beginning
+        }
+        brought, self._loader.brought = self._loader.brought - resident.keys(), set()
         return snapshot(
             memory,
             resident,
             loaded=resident.keys() | brought,
-            failed=self._failures,
+            failed=self._loader.failures,
             needs=self._needs(resident.keys()),
-            queued=self._queued(),
-            footprints=self.footprints.all(memory, resident),
+            queued=self._around.queued(),
+            footprints=self.footprints.all(memory, resident, self._limits.soft_line(memory.total_bytes)),
         )
 
     def _needs(self, listed: Collection[str]) -> list[Need]:
@@ -232,7 +246,11 @@ class Owner:
             place = tally.node if tally else ""
             if place == self._node.url or (
                 not place
-                and (need.asked.model in self._waiters if not need.asked.runs else need.asked.model in listed)
+                and (
+                    need.asked.model in self._loader.waits_since
+                    if not need.asked.runs
+                    else need.asked.model in listed
+                )
             ):
                 found.append(need)
         return found
@@ -243,6 +261,26 @@ class Owner:
     def _begin(self, seen: Snapshot, now: float) -> State:
         self._ours = set(self.footprints.ours() & seen.loaded)
         return controller.start(seen.free_bytes, now, self.footprints.measured())
+
+    def _forgotten(self, state: State) -> State:
+        """Without what was measured of files that have changed."""
+        changed = self.footprints.changed
+        kept = {model: size for model, size in state.measured.items() if model not in changed}
+        return state._replace(measured=kept) if changed else state
+
+    def _compared(
+        self, state: State, seen: Snapshot, memory: MemorySnapshot, to_come_bytes: int, now: float
+    ) -> State:
+        """With nothing in its trend that is no fall: a change of pool, loads that begin on other nodes."""
+        before = self._memory
+        if before is None or (before.source, before.total_bytes) != (memory.source, memory.total_bytes):
+            ours = sum(seen.resident.get(model, 0) for model in state.models)
+            return state._replace(
+                believed_bytes=seen.free_bytes, trend=Trend(now, seen.free_bytes, ours), at_s=now
+            )
+        shift = to_come_bytes - self._others_bytes
+        trend = state.trend._replace(free_bytes=state.trend.free_bytes - shift)
+        return state._replace(trend=trend, believed_bytes=state.believed_bytes - shift)
 
     def _adopted(self, state: State, seen: Snapshot, now: float) -> State:
         """With those of ours that came unasked: an earlier worker's, or a call has met their unload."""
@@ -257,17 +295,17 @@ class Owner:
 
     def _carry_out(self, decisions: Sequence[Decision], now: float) -> float:
         after_s = self._limits.poll_s
-        self._failures.clear()
+        self._loader.failures.clear()
         self._holds = {}
         for decision in decisions:
             match decision:
                 case Load(model, need_bytes):
                     self._tell("load", model=model, need_bytes=need_bytes)
                     self._ours.add(model)
-                    self._loads[model] = asyncio.create_task(self._bring_in(model))
+                    self._loader.load(model)
                 case Unload(model, reason, cut):
                     self._tell("unload", model=model, reason=reason, cut=cut)
-                    self._start_unload(model, cut)
+                    self._loader.unload(model, cut)
                 case Alert(text):
                     logger.error("%s: %s", self._node.url, text)
                 case Hold(model, _, until_s):
@@ -279,70 +317,16 @@ class Owner:
         self._tell_holds()
         return after_s
 
-    async def _bring_in(self, model: str) -> None:
-        try:
-            await self._client.bring_in(model)
-            self._brought.add(model)
-        except NodeError as error:
-            logger.warning("%s did not load %s: %s", self._node.url, model, error)
-            self._failures[model] = error
-            self._settle(model, error)
-        finally:
-            self._loads.pop(model, None)
-            self._changed.set()
-
-    def _start_unload(self, model: str, cut: Sequence[str]) -> None:
-        for invocation_id in cut:
-            self._at.runs.stop(invocation_id, Reason.EVICTION)
-        if (load := self._loads.get(model)) is not None:
-            load.cancel()  # its connection closes, and the server gives the load up
-        self._settle(model, NodeBusy(f"{model} gives way: memory is short.", node=self._node.url))
-        task = asyncio.create_task(self._let_go(model, len(cut)))
-        self._unloads.add(task)
-        task.add_done_callback(self._unloads.discard)
-
-    async def _let_go(self, model: str, cut: int) -> None:
-        with suppress(*unavailable):
-            if cut:
-                await self._at.redis.hincrby(self._at.keys.counts, counts.EVICTED, cut)
-        until = self._at.tick() + CUT_S
-        while any(need.asked.runs and need.asked.model == model for need in self._at.demand.needs()):
-            if self._at.tick() > until:
-                break
-            await asyncio.sleep(LEAST_S)
-        try:
-            await self._client.unload(model)
-        except NodeError as error:
-            logger.warning("%s did not unload %s: %s", self._node.url, model, error)
-        self._changed.set()
-
     def _answer(self, seen: Snapshot, state: State, now: float) -> None:
         """Let those go on whose model is there; those for whom no load begins in time are for later."""
-        for model in tuple(self._waiters):
+        for model, since in tuple(self._loader.waits_since.items()):
             held = state.models.get(model)
             if model in seen.loaded and (held is None or held.phase is Phase.LOADED):
-                self._settle(model)
-            elif held is None and now - self._waits_since[model] > PATIENCE_S:
+                self._loader.settle(model)
+            elif held is None and (model in self.hopeless or now - since > PATIENCE_S):
                 hold = self._holds.get(model)
                 why = in_words(hold, seen, state, self._limits) if hold else "no load has begun"
-                self._settle(model, NodeBusy(f"{model} waits: {why}", node=self._node.url))
-
-    def _settle(self, model: str, error: NodeError | None = None) -> None:
-        waiter = self._waiters.pop(model, None)
-        self._waits_since.pop(model, None)
-        if waiter is None or waiter.done():
-            return
-        if error is None:
-            waiter.set_result(None)
-        else:
-            waiter.set_exception(error)
-            waiter.exception()  # nobody may be left who hears it
-
-    def _give_up(self, error: NodeError) -> None:
-        """The server does not answer: nothing is known, and nobody shall wait for it here."""
-        for model in tuple(self._waiters):
-            if model not in self._loads:
-                self._settle(model, error)
+                self._loader.settle(model, self._loader.busy(f"{model} waits: {why}"))
 
     def _make_way(self, seen: Snapshot, state: State) -> None:
         """A model that makes room for a higher tier does so at once, where its runs may be preempted."""
@@ -352,7 +336,7 @@ class Owner:
             first = next(iter(seen.waiting.get(held.room_for, ())), None)
             runs = seen.running.get(model, ())
             if first is not None and all(run.tier.rank > first.tier.rank for run in runs):
-                self._preempt(run.id for run in runs)
+                self._around.preempt(run.id for run in runs)
 
     # --- telling ---
 

@@ -2,20 +2,40 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from math import inf
 
 from gaelp_tasks.clients import DistributedOllamaClient, LocalOllamaClient
 from gaelp_tasks.clients.wire import canonical
 from gaelp_tasks.models.capacity import MemorySnapshot, Resident
 from gaelp_tasks.queues import model_of, tier_of
+from gaelp_tasks.settings import Settings
 from gaelp_tasks.tasks.resources import Node, Resources
 from gaelp_workers.dispatch import names_in_queues
 from gaelp_workers.footprints import Footprints
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.memory import NodeMemory
-from gaelp_workers.owner import Owner
+from gaelp_workers.owner import Around, Owner
 from gaelp_workers.sight import Queued
+from gaelp_workers.thresholds import GIB, Limits
 
-__all__ = ["allowed", "less", "names_of_queues", "owners_of", "queued"]
+LOAD_AGAIN_S = 1.0  #: after a load that failed; the runs' own policy of retries makes longer pauses
+
+__all__ = ["allowed", "limits_of", "names_of_pools", "names_of_queues", "owners_of", "queued"]
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the node's owner allows, by the settings."""
+    reserve_bytes = int(settings.os_reserve)
+    return Limits(
+        reserve_bytes=reserve_bytes,
+        safety_factor=settings.safety_factor,
+        soft_bytes=min(GIB, reserve_bytes // 2),
+        poll_s=settings.poll_interval_s,
+        fast_poll_s=min(Limits().fast_poll_s, settings.poll_interval_s),
+        load_s=settings.load_timeout_s,
+        most_wait_s=settings.max_wait_s or inf,
+        load_again_s=LOAD_AGAIN_S,
+    )
 
 
 def owners_of(
@@ -36,29 +56,27 @@ def owners_of(
         share = partial(_share, at, limit, number)
         memory = memories[node.url]
 
-        def measure(
-            listed: Sequence[Resident], memory: NodeMemory = memory, url: str = node.url
-        ) -> MemorySnapshot:
-            others = (owner for other, owner in made.items() if other != url)
-            return less(memory(listed).memory, sum(owner.to_come_bytes for owner in others))
+        def measure(listed: Sequence[Resident], memory: NodeMemory = memory) -> MemorySnapshot:
+            return memory(listed).memory
+
+        def to_come(url: str = node.url) -> int:
+            others = (made[other] for other in made.keys() - {url} if memories[other].here)
+            return sum(owner.to_come_bytes for owner in others) if memories[url].here else 0
 
         made[node.url] = Owner(
             at,
             node,
             client,
             Footprints(client, at.settings, at.redis, key, share),
-            measure=measure if memory.tells else None,
-            queued=queued,
-            preempt=preempt,
+            Around(
+                measure=measure if memory.tells else None,
+                others_to_come=to_come,
+                queued=queued,
+                preempt=preempt,
+            ),
+            limits_of(at.settings),
         )
     return made
-
-
-def less(memory: MemorySnapshot, to_come_bytes: int) -> MemorySnapshot:
-    """Without what loads of other nodes will take: nodes of one machine share all but their budgets. Pure."""
-    if memory.source == "budget":
-        return memory
-    return memory.model_copy(update={"free_bytes": max(0, memory.free_bytes - to_come_bytes)})
 
 
 def _client(at: Resources, node: Node) -> LocalOllamaClient | None:
@@ -99,6 +117,14 @@ def names_of_queues(at: Resources, owners: Mapping[str, Owner]) -> Mapping[str, 
     write = [model for model in models if model not in embed]
     default = at.settings.default_model or next(iter(write), "")
     return names_in_queues(models, default, at.settings.embed_model or next(iter(embed), ""))
+
+
+def names_of_pools(at: Resources, owners: Mapping[str, Owner]) -> Mapping[str, str]:
+    """The same without models that no node can ever load: calls of those come, and are told so."""
+    names = names_of_queues(at, owners)
+    hopeless = [owner.hopeless for owner in owners.values()]
+    never = frozenset.intersection(*hopeless) if hopeless else frozenset()
+    return {name: model for name, model in names.items() if model not in never} if never else names
 
 
 def queued(at: Resources, owners: Mapping[str, Owner], known: KnownQueues) -> list[Queued]:

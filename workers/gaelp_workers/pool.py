@@ -93,7 +93,7 @@ class TaskPool(ThreadPool):
             self._refuse(correlation_id)
             return ApplyResult(Future())
         runs, seats = shared_resources().runs, shared_resources().seats
-        runs.enter(correlation_id)
+        button = runs.enter(correlation_id)
         Transport.leases.begin(correlation_id)
         embeds = args[:1] == (EMBEDS,)  # Celery's request gives the task's name first
         if embeds:
@@ -110,7 +110,7 @@ class TaskPool(ThreadPool):
             self._running.pop(token, None)
             self._futures.discard(future)
             seats.leave(correlation_id)
-            runs.leave(correlation_id)
+            runs.leave(correlation_id, button)
             if not future.cancelled() and future.exception() is not None:
                 logger.error("Celery could not run %s.", correlation_id, exc_info=future.exception())
                 Transport.leases.spoil(correlation_id)

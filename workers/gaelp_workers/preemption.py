@@ -53,7 +53,7 @@ def victims(
     going: list[str] = []
     for pusher in pushing:
         pool, tier = pools[pusher], held[pusher].tier
-        if tier is None or taken[pool] <= capacity.slots.get(pool, 0):
+        if pool == OTHERS or tier is None or taken[pool] <= capacity.slots.get(pool, 0):
             continue
         lower = [
             (other.rank, held[tag].id in writing, -held[tag].preempted, held[tag].since_s, tag)

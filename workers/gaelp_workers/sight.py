@@ -10,7 +10,7 @@ from gaelp_workers.decisions import Snapshot
 from gaelp_workers.eviction import Run
 from gaelp_workers.ledger import Footprint
 
-__all__ = ["ENDLESS", "Queued", "held_bytes", "snapshot"]
+__all__ = ["ENDLESS", "Queued", "held_bytes", "less", "snapshot"]
 
 #: the memory of a node of which nothing here tells: it is trusted to its server
 ENDLESS = MemorySnapshot(total_bytes=1 << 60, free_bytes=1 << 60, source="unknown")
@@ -24,6 +24,13 @@ class Queued(NamedTuple):
     tier: Tier
     size: int
     since_s: float  #: `tick` since when the oldest waits
+
+
+def less(memory: MemorySnapshot, to_come_bytes: int) -> MemorySnapshot:
+    """Without what loads of other nodes will take: nodes of one machine share all but their budgets."""
+    if memory.source == "budget" or not to_come_bytes:
+        return memory
+    return memory.model_copy(update={"free_bytes": max(0, memory.free_bytes - to_come_bytes)})
 
 
 def held_bytes(model: Resident, source: str) -> int:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import cache, partial
 from queue import SimpleQueue
+from time import sleep
 from typing import Any
 from uuid import uuid4
 
@@ -19,13 +20,14 @@ from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.errors import DeadLettered
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
+from gaelp_tasks.tasks.walk import AWAY_S
 from gaelp_workers.dispatch import CLOSED, Capacity, free
 from gaelp_workers.keeper import Keeper, connection_name
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Leases
 from gaelp_workers.memory import memory_of
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
-from gaelp_workers.owners import allowed, names_of_queues, owners_of, queued
+from gaelp_workers.owners import allowed, names_of_pools, owners_of, queued
 from gaelp_workers.preemption import may_go
 from gaelp_workers.transport import Transport
 from gaelp_workers.turns import Turns
@@ -56,6 +58,7 @@ def give_up(app: Any, task_id: str, reason: str) -> None:
 
 def note_preemption(app: Any, task_id: str, kept_s: float) -> None:
     """Remember that a run had to make way, for whichever worker claims it next."""
+    sleep(AWAY_S / 2)  # and well before its message is back in its queue
     key = app.keys.preempted(task_id)
     with suppress(*unavailable), app.redis.pipeline() as pipe:  # then it may have to once more than others
         pipe.incr(key)
@@ -139,7 +142,7 @@ class Holding(bootsteps.StartStopStep):
             return CLOSED
         at = shared_resources()
         slots = allowed(at, c.owners, c.pool.limit)
-        names = names_of_queues(at, c.owners)
+        names = names_of_pools(at, c.owners)
         others = at.slots(c.pool.limit)
         return Capacity(slots, names, others, c.pool.seats if others > 0 else 0)
 

@@ -43,7 +43,7 @@ local CAP, SOON, EACH_MORE, LATEST = tonumber(ARGV[18]), 500, 10, 60000 -- ms th
 local TAKER, REST = 30000, 30000 -- ms that a worker empties itself for a suspect, and that all go on after that
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local seen, bytes = 0, 0
+local seen, bytes, looked = 0, 0, 0
 local taken, unsorted, dropped, full = {}, {}, {}, {}
 
 local function text(value, most)
@@ -176,7 +176,7 @@ end
 -- The tags under which a tenant's invocations run, or ran; nil for what no cap holds back
 local function tags_of_tenant(headers)
   local tenant = headers['gaelp_tenant']
-  return CAP > 0 and headers['task'] == 'gaelp.invoke_agent' and text(tenant, 255) and ARGV[19] .. tenant or nil
+  return CAP > 0 and headers['task'] == 'gaelp.invoke_agent' and text(tenant, 1000) and ARGV[19] .. tenant or nil
 end
 
 -- Whether a tenant has as many runs as it may; those that have ended are counted out only then
@@ -189,7 +189,10 @@ local function is_full(key)
   end
   if count < CAP then return false end
   for _, tag in ipairs(redis.call('SMEMBERS', key)) do
-    if not redis.call('ZSCORE', KEYS[2], tag) then redis.call('SREM', key, tag) end
+    -- a lease alone is nothing: a renewal may have come just behind the acknowledgement
+    if redis.call('HEXISTS', KEYS[1], tag) == 0 or not redis.call('ZSCORE', KEYS[2], tag) then
+      redis.call('SREM', key, tag)
+    end
   end
   full[key] = redis.call('SCARD', key) >= CAP
   return full[key]
@@ -232,6 +235,7 @@ local function take(list, tag, headers, message, how)
   redis.call('ZADD', KEYS[2], now + lease, tag)
   local tenant = tags_of_tenant(headers)
   if tenant then
+    is_full(tenant) -- deletes a damaged key; a suspect is not held back
     redis.call('SADD', tenant, tag)
     redis.call('PEXPIRE', tenant, life)
   end
@@ -298,7 +302,13 @@ local function serve(list, queue)
   while seen < look and bytes <= MOST and open(queue) do
     local message = redis.pcall('LINDEX', list, -1) -- what stays is not touched: Redis tells everybody of a change
     if type(message) ~= 'string' then return there end -- empty, or no list at all
-    there, bytes = true, bytes + #message
+    there = true
+    if queue.kind ~= 'i' and queue.kind ~= 's' and not has_room('slot', queue) then
+      looked = looked + #message -- it mostly stays, and what stays must not keep others from being taken
+      if looked > MOST then return true end
+    else
+      bytes = bytes + #message
+    end
     local wrong, headers = fault(message)
     local due = headers and instant(headers['eta'])
     local parked = due and due > now and not cancelled(headers)

@@ -2,6 +2,7 @@
 --
 -- KEYS  lists of queues
 -- ARGV  1 bytes of the largest message that is read; of a larger one only its place is told
+--       2 prefix of the keys that say how often a task had to make way: it ran, so its age is no waiting
 -- Gives for each list that holds something five values: its number among the keys, how many it holds, and of the next
 -- message its id, when it was published (Unix seconds) and when it is due (ISO 8601); '' for what is not told. The
 -- message itself stays here.
@@ -15,6 +16,7 @@ for i = 1, #KEYS do
     if #message <= tonumber(ARGV[1]) then ok, told = pcall(cjson.decode, message) end
     local headers = ok and type(told) == 'table' and type(told['headers']) == 'table' and told['headers'] or {}
     local id, at, due = headers['id'], headers['gaelp_published_at'], headers['eta']
+    if type(id) == 'string' and redis.call('EXISTS', ARGV[2] .. id) == 1 then at = nil end
     for _, value in ipairs({
       i,
       count,
