@@ -180,7 +180,10 @@ class LocalOllamaClient(BaseOllamaClient):
     async def bring_in(self, name: str) -> None:
         """Have the server load a model; whoever leaves early aborts the load. Raises LoadTimeout."""
         embeds = wire.is_embedding(await self._known(ModelInfo(name=name)))
-        path, nothing = ("/api/embed", {"input": ""}) if embeds else ("/api/generate", {"stream": False})
+        nothing: dict[str, Any] = {"input": ""} if embeds else {"stream": False}
+        if not self.keep_alive:  # with nothing to do, that asks Ollama to unload it
+            nothing["keep_alive"] = LOADED_FOR_S
+        path = "/api/embed" if embeds else "/api/generate"
         try:
             await self._post(path, nothing, name, self.limits.load_s)
         except TimeoutError:
@@ -305,7 +308,7 @@ class LocalOllamaClient(BaseOllamaClient):
 
     async def _post(self, path: str, request: Mapping[str, Any], model: str, limit_s: float) -> bytes:
         """A call that needs the model in memory. Raises TimeoutError after `limit_s`."""
-        whole = {"model": model, **request, "keep_alive": wire.keep_alive_value(self.keep_alive)}
+        whole = {"model": model, "keep_alive": wire.keep_alive_value(self.keep_alive), **request}
         if self.num_ctx > 0:
             whole["options"] = {"num_ctx": self.num_ctx}
         until = asyncio.get_running_loop().time() + limit_s

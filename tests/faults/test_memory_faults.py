@@ -4,6 +4,7 @@ The long form and the figures: docs/controller.md.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,7 +25,8 @@ from support.eventually import eventually
 
 MIB = 1024**2
 SEEDS = (0,)  #: of the short form
-CUT_S = 2.0  #: within which slots follow memory that somebody takes
+#: within which memory is back, and slots follow memory that somebody takes; CI runs other suites beside this
+CUT_S = 10.0 if os.environ.get("CI") else 2.0
 BELIEVED_S = (
     30.0  #: within which memory that was given back is believed in: it is with a time constant of 8 s
 )
@@ -58,7 +60,7 @@ def test_on_the_same_traces_nothing_of_ours_is_killed_and_everything_is_answered
     with node(lived, tmp_path) as place:
         record = ours(lived, place, tmp_path)
     found = check(record)
-    assert broken(found) == []
+    assert broken(found, within_s=CUT_S) == []
     assert found.unloads, "there was something to decide"
 
 
@@ -82,7 +84,10 @@ def test_who_takes_memory_cuts_the_slots_and_giving_it_back_restores_them_as_top
         assert time.monotonic() - began < CUT_S
         shown = told_by_top(place)
         assert (shown["slots"], shown["loaded"]) == (0, [])
-        assert shown["memory"]["free_bytes"] < LIMIT_BYTES // 2
+        eventually(
+            lambda: told_by_top(place)["memory"]["free_bytes"] < LIMIT_BYTES // 2,
+            what="top shows the memory that is left",
+        )
 
         place.neighbour.do("give")
         eventually(

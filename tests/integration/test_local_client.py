@@ -30,6 +30,16 @@ async def test_num_ctx_and_keep_alive_are_the_same_in_every_call(server):
     assert bodies[1]["options"] == {"temperature": 0.1, "num_ctx": 2048}
 
 
+async def test_a_load_is_never_taken_for_a_wish_to_unload(server):
+    """To Ollama an empty prompt with a keep_alive of 0 is one."""
+    async with LocalOllamaClient(CHAT_MODEL, server.url, EMBED_MODEL, 0) as client:
+        await client.load()
+        await chat(client)
+    load, talk = (server.asked(f"/api/{path}")[0].json() for path in ("generate", "chat"))
+    assert load["keep_alive"] > 0
+    assert talk["keep_alive"] == 0
+
+
 async def test_without_num_ctx_the_node_decides(server):
     async with LocalOllamaClient(CHAT_MODEL, server.url, EMBED_MODEL) as client:
         await client.load()

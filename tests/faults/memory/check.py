@@ -80,15 +80,15 @@ def longest_below_s(moments: Sequence[Moment], line_bytes: int) -> float:
     return longest
 
 
-def broken(found: Findings) -> list[str]:
-    """A sentence for each broken promise."""
+def broken(found: Findings, within_s: float = BACK_S) -> list[str]:
+    """A sentence for each broken promise; memory is to be back `within_s`."""
     told = [
         (found.kills > 0, f"the kernel has killed {found.kills} for memory"),
         (found.died > found.kills, f"{found.died} runners died"),
         (bool(found.unfinished), f"without their whole answer: {'; '.join(found.unfinished)}"),
         (bool(found.spent), f"an attempt was spent: {', '.join(found.spent)}"),
         (bool(found.wrong), f"interactive runs gave way first: {'; '.join(found.wrong)}"),
-        (found.slowest_back_s > BACK_S, f"memory was back after {found.slowest_back_s:.2f} s only"),
-        (found.longest_below_s > BACK_S, f"below the reserve for {found.longest_below_s:.2f} s"),
+        (found.slowest_back_s > within_s, f"memory was back after {found.slowest_back_s:.2f} s only"),
+        (found.longest_below_s > within_s, f"below the reserve for {found.longest_below_s:.2f} s"),
     ]
     return [f"seed {found.seed}: {sentence}" for is_so, sentence in told if is_so]
