@@ -102,7 +102,10 @@ def test_a_result_names_the_node_that_answered(worker, servers):
 def test_one_dies_the_other_takes_all_and_it_comes_back(worker, servers, endless):
     first, second = servers
     first.stop(signal.SIGKILL)
-    eventually(lambda: not told(first).healthy, what="the worker says that it is gone")
+    eventually(
+        lambda: (seen := told_of(first.url)) is not None and not seen.healthy,
+        what="the worker says that it is gone",
+    )
     assert first.url in told(first).trouble
     assert told(second).healthy
     three = endless(3)

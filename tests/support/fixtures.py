@@ -70,7 +70,8 @@ def start_worker(broker, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess
 
 @pytest.fixture(scope="module")
 def worker(broker, node: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    """A worker with four slots beside the tiny models, shared by the tests of a module."""
+    """A worker with four slots beside the tiny models, shared by the tests of a module, on an empty Redis."""
+    app.redis.flushdb()  # what another module has left queued may run for a minute
     with WorkerProcess(
         tmp_path_factory.mktemp("worker"),
         GAELP_BROKER_URL=broker.url,
