@@ -110,8 +110,8 @@ class Runs:
         return run is not None
 
     def ids(self) -> tuple[str, ...]:
-        """Who runs here now."""
-        return tuple(self._runs)
+        """Who runs here now; what makes way for another run has left its slot to that one."""
+        return tuple(name for name, run in self._runs.copy().items() if run.reason is not Reason.PREEMPTION)
 
 
 def request_cancel(redis: SyncRedis, keys: Keys, *invocation_ids: str, ttl_s: float) -> None:

@@ -289,3 +289,13 @@ async def test_the_end_of_a_run_leaves_the_button_of_a_later_run_of_its_id():
     assert runs.stop("x", Reason.PREEMPTION)
     runs.leave("x", second)
     assert not runs.stop("x", Reason.USER)
+
+
+async def test_what_makes_way_is_not_counted_beside_the_one_that_took_its_slot():
+    runs = Runs(asyncio.get_running_loop())
+    for name in ("goes", "stays"):
+        runs.enter(name)
+    runs.stop("goes", Reason.PREEMPTION)
+    runs.stop("stays", Reason.USER)
+    await asyncio.sleep(0)
+    assert runs.ids() == ("stays",), "a cancelled one has its slot until it has ended"

@@ -127,6 +127,15 @@ async def place():
     await made.bench.redis.aclose()
 
 
+async def brought_in(place, *models: str) -> None:
+    """These models are in memory, loaded by us, and nothing runs."""
+    place.server.may_load.set()
+    waiting = [asyncio.create_task(place.waits(f"w{model}", model)) for model in models]
+    await turns()
+    await place.look(4)
+    await asyncio.gather(*waiting)
+
+
 async def test_all_who_wait_for_a_model_share_one_load(place):
     waiting = [asyncio.create_task(place.waits(name, A)) for name in "xyz"]
     await turns()
@@ -203,11 +212,7 @@ async def test_a_model_that_waits_in_a_queue_gets_the_room_of_an_idle_one(place)
 async def test_short_memory_stops_the_runs_of_the_least_urgent_model_and_unloads_it(place):
     at = place.at
     place.server.total_bytes = 24 * GIB
-    place.server.may_load.set()
-    waiting = [asyncio.create_task(place.waits(name, model)) for name, model in (("x", A), ("y", B))]
-    await turns()
-    await place.look(6)
-    await asyncio.gather(*waiting)
+    await brought_in(place, A, B)
     place.runs("urgent", A)
     place.runs("late", B, Tier.BACKGROUND)
     stops = {name: at.runs.enter(name) for name in ("urgent", "late")}
@@ -244,11 +249,7 @@ async def test_models_of_others_are_used_and_never_unloaded(place):
 
 
 async def test_a_worker_started_anew_knows_its_models_and_what_they_took(place):
-    place.server.may_load.set()
-    waiting = asyncio.create_task(place.waits("x", A))
-    await turns()
-    await place.look(3)
-    await waiting
+    await brought_in(place, A)
     place.server.there[THEIRS] = GIB
     await place.look()
     place.owner = place.another()
@@ -260,11 +261,7 @@ async def test_a_worker_started_anew_knows_its_models_and_what_they_took(place):
 
 
 async def test_what_was_measured_of_another_file_counts_no_more(place):
-    place.server.may_load.set()
-    waiting = asyncio.create_task(place.waits("x", A))
-    await turns()
-    await place.look(3)
-    await waiting
+    await brought_in(place, A)
     other = place.another()
 
     async def models() -> tuple[ModelInfo, ...]:
@@ -277,11 +274,7 @@ async def test_what_was_measured_of_another_file_counts_no_more(place):
 
 
 async def test_a_server_that_does_not_answer_is_no_empty_server(place):
-    place.server.may_load.set()
-    waiting = asyncio.create_task(place.waits("x", A))
-    await turns()
-    await place.look(3)
-    await waiting
+    await brought_in(place, A)
     before = place.owner.capacity
     place.server.trouble = NodeUnreachable("gone", node="http://node:11434")
     serving = asyncio.create_task(place.owner.serve())
@@ -298,11 +291,7 @@ async def test_a_server_that_does_not_answer_is_no_empty_server(place):
 
 
 async def test_a_higher_tier_has_the_runs_preempted_of_the_model_that_makes_room(place):
-    place.server.may_load.set()
-    waiting = asyncio.create_task(place.waits("x", A))
-    await turns()
-    await place.look(3)
-    await waiting
+    await brought_in(place, A)
     place.runs("long", A, Tier.BACKGROUND)
     place.queued = [Queued(B, Tier.BACKGROUND, 1, place.bench.tick())]
     await place.look(2)
@@ -310,15 +299,6 @@ async def test_a_higher_tier_has_the_runs_preempted_of_the_model_that_makes_room
     place.queued = [Queued(B, Tier.INTERACTIVE, 1, place.bench.tick())]
     await place.look(1)
     assert place.preempted == ["long"]
-
-
-async def brought_in(place, *models: str) -> None:
-    """These models are in memory, loaded by us, and nothing runs."""
-    place.server.may_load.set()
-    waiting = [asyncio.create_task(place.waits(f"w{model}", model)) for model in models]
-    await turns()
-    await place.look(4)
-    await asyncio.gather(*waiting)
 
 
 async def test_a_model_that_is_listed_while_it_loads_is_not_there_yet(place):
