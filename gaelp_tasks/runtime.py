@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from functools import cache
 from typing import Any, TypeVar
 
-__all__ = ["Runtime", "shared_runtime"]
+__all__ = ["Runtime", "going_on", "shared_runtime"]
 
 T = TypeVar("T")
 
@@ -61,3 +61,9 @@ def shared_runtime() -> Runtime:
 
 
 os.register_at_fork(after_in_child=shared_runtime.cache_clear)
+
+
+def going_on() -> bool:
+    """False once this task was cancelled: on Python 3.11 wait_for can swallow the cancel (cpython #86296)."""
+    task = asyncio.current_task()
+    return task is None or not task.cancelling()

@@ -11,8 +11,7 @@ from gaelp_tasks.cli.planning import UNSEEN, memory_of, reserve_bytes
 from gaelp_tasks.cli.server import Away, Server
 from gaelp_tasks.connections import eviction_policy, worded
 from gaelp_tasks.errors import GaelpError, NodeError, SettingsError
-from gaelp_tasks.footprints import ModelShape, in_words, memory_model, needed_bytes, unusual
-from gaelp_tasks.footprints.plans import OLLAMAS_CONTEXT
+from gaelp_tasks.footprints import OLLAMAS_CONTEXT, ModelShape, in_words, memory_model, needed_bytes, unusual
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.registry import AGENTS, PARSERS, TOOLS

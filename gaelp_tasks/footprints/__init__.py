@@ -12,10 +12,11 @@ from gaelp_tasks.footprints.memory_models import (
     slots,
     unusual,
 )
-from gaelp_tasks.footprints.plans import ModelPlan, NodePlan, in_words, plan_node
+from gaelp_tasks.footprints.plans import OLLAMAS_CONTEXT, ModelPlan, NodePlan, in_words, plan_node
 from gaelp_tasks.footprints.shapes import Layer, ModelShape, is_cut, read_shape
 
 __all__ = [
+    "OLLAMAS_CONTEXT",
     "KvCacheType",
     "KvMemoryModel",
     "Layer",

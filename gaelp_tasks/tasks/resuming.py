@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from gaelp_tasks.agents import BaseAgent
 from gaelp_tasks.clients.base import BaseOllamaClient
 from gaelp_tasks.errors import GaelpError, NodeError, RequestRefused
+from gaelp_tasks.footprints import OLLAMAS_CONTEXT
 from gaelp_tasks.models import Message
 from gaelp_tasks.models.invocation import Invocation
 from gaelp_tasks.registry import agent_class
@@ -40,7 +41,6 @@ __all__ = [
 ]
 
 CHOICE_S = 0.5  #: for a node to say which model it chooses, before the start is told without
-CONTEXT = 4096  #: tokens of a slot where GAELP_NUM_CTX does not tell: Ollama's default on a small node
 BYTES_PER_TOKEN = 3  #: of a prompt; real ones have about four, and too little is the safe side
 CODE_CHARS = 16  #: of the agent's fingerprint that tell it from others
 KNOWN_S = 7 * 86_400  #: how long Redis keeps what a probe found; the server may be another version then
@@ -99,7 +99,7 @@ def fits(asked: Invocation, earlier: Earlier, agent: type[BaseAgent], num_ctx: i
     prompt_bytes = sum(message.size_bytes for message in asked.input)
     prompt_bytes += len((agent.system_prompt or "").encode())
     tokens = earlier.tokens + len(earlier.text.encode()) - len(earlier.text)
-    return prompt_bytes / BYTES_PER_TOKEN + tokens < (num_ctx or CONTEXT)
+    return prompt_bytes / BYTES_PER_TOKEN + tokens < (num_ctx or OLLAMAS_CONTEXT)
 
 
 def _agent(asked: Invocation, at: Resources) -> type[BaseAgent] | None:

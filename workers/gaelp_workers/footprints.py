@@ -11,7 +11,7 @@ from gaelp_tasks.clients.local import LocalOllamaClient
 from gaelp_tasks.clients.wire import canonical
 from gaelp_tasks.connections import AsyncRedis, unavailable
 from gaelp_tasks.errors import NodeError
-from gaelp_tasks.footprints import KvMemoryModel, MemoryModel, ModelShape, Room, memory_model
+from gaelp_tasks.footprints import OLLAMAS_CONTEXT, KvMemoryModel, MemoryModel, ModelShape, Room, memory_model
 from gaelp_tasks.footprints import slots as fitting
 from gaelp_tasks.models.capacity import MemorySnapshot
 from gaelp_tasks.settings import Settings
@@ -22,7 +22,6 @@ __all__ = ["Footprints", "Lesson", "footprint"]
 logger = logging.getLogger(__name__)
 
 KEPT_S = 30 * 86_400.0
-OLLAMAS_CONTEXT = 4096  #: where nobody says another one
 AT_ONCE = 32  #: models whose shape is asked for at one look
 
 

@@ -12,6 +12,7 @@ from gaelp_tasks.cancellation import listen, sweep
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.errors import NodeError
 from gaelp_tasks.models.capacity import NodeSnapshot, Resident
+from gaelp_tasks.runtime import going_on
 from gaelp_tasks.tasks.resources import Node, Resources
 from gaelp_workers.dispatch import names_of
 from gaelp_workers.health import Pulse
@@ -86,12 +87,6 @@ async def sample(
         started_at=started_at,
         seen_at=at.now(),
     )
-
-
-def going_on() -> bool:
-    """False once this task was cancelled: on Python 3.11 wait_for can swallow the cancel (cpython #86296)."""
-    task = asyncio.current_task()
-    return task is None or not task.cancelling()
 
 
 async def announce(

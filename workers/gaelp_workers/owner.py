@@ -16,6 +16,7 @@ from gaelp_tasks.clients.local import LocalOllamaClient
 from gaelp_tasks.clients.wire import canonical
 from gaelp_tasks.errors import NodeError, NodeUnreachable
 from gaelp_tasks.models.capacity import MemorySnapshot, ModelSlots, Resident
+from gaelp_tasks.runtime import going_on
 from gaelp_tasks.tasks.demand import Need
 from gaelp_tasks.tasks.resources import Node, Resources
 from gaelp_workers import controller
@@ -105,7 +106,7 @@ class Owner:
             with suppress(TimeoutError):  # then nothing was learned before
                 async with asyncio.timeout(RECALL_S):
                     await self.footprints.recall()
-            while not _cancelled():
+            while going_on():
                 after_s = self._limits.poll_s
                 try:
                     after_s = await self.look()
@@ -390,9 +391,3 @@ class Owner:
             if self._told.get(model) is not reason and reason is not HoldReason.BUSY:
                 self._tell("hold", model=model, reason=reason, until_s=self._holds[model].until_s)
         self._told = reasons
-
-
-def _cancelled() -> bool:
-    """On Python 3.11 a timeout can swallow the cancel (cpython #86296)."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
