@@ -84,6 +84,15 @@ class Found:
     direct: dict[int, list[float]] = field(default_factory=dict)
     cells: dict[int, dict[str, list[Cell]]] = field(default_factory=dict)
     record: list[dict[str, Any]] = field(default_factory=list)  #: the server's, of everything
+    halts: list[tuple[float, float]] = field(default_factory=list)  #: of processors, seen by witnesses
+
+    def undisturbed(self, calls: Iterable[Call]) -> list[Call]:
+        """Calls that were waiting for their first token while no processor stood still."""
+        return [
+            call
+            for call in calls
+            if not any(begun < call.first_at and ended > call.published_at for begun, ended in self.halts)
+        ]
 
 
 def firsts_ms(calls: Iterable[Call]) -> list[float]:
@@ -100,15 +109,23 @@ def ratios(under_load: Sequence[float], idle: Sequence[float]) -> dict[int, floa
 
 
 def figures_of(found: Found) -> list[Figure]:
-    """The first tokens of all rounds are one sample; work is compared within a round."""
+    """The first tokens of all rounds are one sample; work is compared within a round.
+
+    Calls that a halt of the machine has hit count for neither side; the figures with them are told, too.
+    """
     figures = []
     for size, sides in found.cells.items():
         for name, cells in sides.items():
-            idle_ms, load_ms = firsts_ms(found.idle[name]), firsts_ms(calls_of(cells))
-            for at, ratio in ratios(load_ms, idle_ms).items():
+            idle, load = found.idle[name], calls_of(cells)
+            quiet = ratios(firsts_ms(found.undisturbed(load)), firsts_ms(found.undisturbed(idle)))
+            for at, ratio in quiet.items():
                 label = f"{size}-token jobs: first token p{at} / idle p{at}, {name}"
                 target = TARGETS[size][at] if name == OURS else None
                 figures.append(Figure(name=label, unit="", rounds=(ratio,), at_most=target))
+            if found.halts:
+                for at, ratio in ratios(firsts_ms(load), firsts_ms(idle)).items():
+                    label = f"{size}-token jobs: first token p{at} / idle p{at}, {name}, all calls"
+                    figures.append(Figure(name=label, unit="", rounds=(ratio,)))
             figures += work_of(size, name, cells, found.direct[size])
     return figures
 
@@ -153,6 +170,7 @@ def report(found: Found) -> str:
         (
             "first token, ms",
             "calls",
+            "undisturbed",
             *(f"p{at}" for at in percents),
             *(f"p{at} / idle p50" for at in percents),
         )
@@ -162,7 +180,8 @@ def report(found: Found) -> str:
         found_ms = {at: percentile(firsts_ms(calls), at) for at in percents}
         idle_ms = percentile(firsts_ms(found.idle[name]), 50)
         ratios = (f"{found_ms[at] / idle_ms:.2f}" for at in percents)
-        times.append((label, str(len(calls)), *(f"{found_ms[at]:,.0f}" for at in percents), *ratios))
+        counts = (str(len(calls)), str(len(found.undisturbed(calls))))
+        times.append((label, *counts, *(f"{found_ms[at]:,.0f}" for at in percents), *ratios))
         spans = stages_ms(calls, requests).values()
         stages.append(
             (label, *(f"{percentile(span, 50):.1f} - {percentile(span, 95):.1f}" for span in spans))

@@ -25,7 +25,8 @@ import redis.asyncio
 from figures import Figure
 from mixed_figures import OURS, Call, Cell, Found, figures_of, report, settled
 from paced_server import MODEL, prompt
-from parts import cpu_s, start_paced, start_plain, start_worker
+from parts import cpu_s, start_paced, start_plain, start_witnesses, start_worker
+from witness import halts
 
 from gaelp_tasks import app, invoke_agent
 from gaelp_tasks.demo.parts import Child
@@ -330,9 +331,11 @@ def measure_mixed(folder: Path, plan: Plan) -> list[Figure]:
             Ours(start_worker(stack, folder, slots=SLOTS)),
             PlainCelery(start_plain(stack, folder, slots=SLOTS, queues=",".join(QUEUES)), node),
         )
+        witnesses = start_witnesses(stack, folder)
         gc.collect()
         gc.freeze()  # else a collection now and then stops the reader's clock for 50 ms
         found = asyncio.run(measure(sides, node, plan))
+        found.halts = halts(witness.output() for witness in witnesses)
     (folder / "mixed.json").write_text(json.dumps(asdict(found)) + "\n")
     print(report(found))
     return figures_of(found)

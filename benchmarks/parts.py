@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from plain import URL_VARIABLE
+from witness import FORBIDDEN
 
 from gaelp_tasks import app
 from gaelp_tasks.demo.broker import find_server, start_broker
@@ -23,6 +24,7 @@ __all__ = [
     "start_redis",
     "start_relay",
     "start_source",
+    "start_witnesses",
     "start_worker",
 ]
 
@@ -102,6 +104,14 @@ def start_relay(stack: Stack, folder: Path, node: str) -> Child:
     child = stack.start(_part("relay", folder, "relay.py", os.environ[URL_VARIABLE], node))
     stack.wait_for(child, lambda child: "ready" in child.output() or None)
     return child
+
+
+def start_witnesses(stack: Stack, folder: Path) -> list[Child]:
+    """One for each processor, watching; none where they may not go before other programs."""
+    cpus = sorted(os.sched_getaffinity(0))
+    children = [stack.start(_part(f"witness-{cpu}", folder, "witness.py", str(cpu))) for cpu in cpus]
+    told = [stack.wait_for(child, lambda child: child.output().strip() or None) for child in children]
+    return [] if FORBIDDEN in told else children
 
 
 def cpu_s(pid: int) -> float:

@@ -16,6 +16,7 @@ from figures import percentile
 from mixed_figures import Call, Cell, Found, figures_of, report, settled, stages_ms
 from pace import Asking, Slots
 from paced_server import Server, application, asked_in, prompt, text_of
+from witness import halts
 
 PROMPT = prompt("b-1", tokens=8, prompt_tokens=3)
 
@@ -238,7 +239,30 @@ def test_waiting_is_told_as_multiples_of_idle_and_judged_for_ours_alone():
     assert told["512-token jobs: first token p99 / idle p99, plain Celery"] == (3.0, None)
     assert told["512-token jobs: useful tokens / direct limit, ours"] == (0.975, True)
     assert told["512-token jobs: wasted tokens, ours"] == (0.0, True)
-    assert "| 512-token jobs, ours         | 100   | 105 | 105 | 300 | 1.05" in report(found)
+    assert "| 512-token jobs, ours         | 100   | 100         | 105 | 105 | 300 | 1.05" in report(found)
+
+
+def test_calls_that_a_halt_of_the_machine_has_hit_are_told_and_not_judged():
+    quiet, hit = called("c-1", 0.1), called("c-2", 0.3)
+    found = Found(halts=[(hit.first_at - 0.05, hit.first_at + 1.0)])
+    assert found.undisturbed([quiet, hit]) == [quiet]
+    cells = [
+        Cell(calls=[quiet, hit], seconds=1.0, made=2, useful_in_all=2, cpu_s=0.1, requests=[row("c-1", 2)])
+    ]
+    judged = Found(
+        idle={"ours": [quiet]}, direct={512: [400.0]}, cells={512: {"ours": cells}}, halts=found.halts
+    )
+    told = {figure.name: (round(figure.median, 3), figure.met) for figure in figures_of(judged)}
+    assert told["512-token jobs: first token p99 / idle p99, ours"] == (1.0, True)
+    assert told["512-token jobs: first token p99 / idle p99, ours, all calls"] == (3.0, None)
+
+
+def test_a_halt_is_what_lasted_from_before_it_until_after():
+    assert halts(["watching\n2.5 2.75\n", "watching\n1.0 1.5\n4.0 4.25\n", "watching\n"]) == [
+        (1.0, 1.5),
+        (2.5, 2.75),
+        (4.0, 4.25),
+    ]
 
 
 @given(st.lists(st.floats(0, 10), min_size=1), st.sampled_from([50, 95, 99]))
