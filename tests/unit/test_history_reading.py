@@ -41,6 +41,21 @@ def test_an_invocations_answer_is_its_text_in_the_record_and_in_the_stream():
     assert told.attempt == 2
 
 
+def test_the_answer_of_a_run_that_went_on_begins_where_its_text_does():
+    """A claim that finds an earlier end tells it again, and writes no text where its readers have that."""
+    entries = [
+        ("1-0", {"start": "{}"}),
+        ("1-1", {"t": "run 0 cut off"}),
+        ("2-0", {"start": "{}"}),
+        ("2-1", {"t": "run 1"}),
+        ("2-2", {"end": '{"outcome": "done"}'}),
+        ("3-0", {"start": '{"resumes": true, "from": 2}'}),
+        ("3-1", {"end": '{"outcome": "done"}'}),
+    ]
+    told = acceptance(record("SUCCESS", {"text": "run 1", "attempts": 1}))
+    assert [end.answer for end in ends("a", entries)] == [told.answer, told.answer]
+
+
 def test_two_end_marks_are_two_acceptances():
     entries = [
         (f"{claim}-{n}", entry)

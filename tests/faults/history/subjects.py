@@ -19,7 +19,7 @@ from faults.history.record import Acceptance
 from gaelp_tasks import app as our_app
 from gaelp_tasks import invoke_agent
 from gaelp_tasks.demo.parts import Part
-from gaelp_tasks.streams import End, Piece, parse
+from gaelp_tasks.streams import End, Piece, Start, parse
 
 RECORD = "celery-task-meta-"
 BATCH = 500  #: ids per question to Redis
@@ -146,16 +146,19 @@ def acceptance(record: str) -> Acceptance | None:
 
 
 def ends(task_id: str, entries: list[tuple[str, dict[str, str]]]) -> Iterator[Acceptance]:
-    """The texts that a stream's `end` marks have closed; each claim writes a text of its own."""
+    """The texts that a stream's `end` marks have closed: of one claim, and of those that it goes on from."""
     texts: dict[int, str] = {}
+    firsts: dict[int, int] = {}
     for entry_id, fields in entries:
         match parse(entry_id, fields):
+            case Start(claim=claim) as start:
+                firsts[claim] = start.first
             case Piece(claim=claim, text=text):
                 texts[claim] = texts.get(claim, "") + text
             case End(claim=claim, facts=facts):
-                yield Acceptance(
-                    task_id, _answer(texts.get(claim, "")), monotonic(), ok=facts["outcome"] != "failed"
-                )
+                parts = range(firsts.get(claim, claim), claim + 1)
+                text = "".join(texts.get(part, "") for part in parts)
+                yield Acceptance(task_id, _answer(text), monotonic(), ok=facts["outcome"] != "failed")
 
 
 def _answer(told: Any) -> str:
