@@ -156,8 +156,13 @@ async def go_on(run: Run, stream: TokenStream, at: Resources) -> None:
 
 
 async def admit(run: Run, at: Resources) -> None:
-    """Notice what came while it was queued: a cancel, or its time."""
-    if await at.redis.get(at.keys.cancel(run.id)) is not None:
+    """Notice what came while it was queued: a cancel, its time, or somebody else who has taken it over.
+
+    The last can be where this process was cut off before the run began: nobody could stop it then.
+    """
+    cancel, claims = await at.redis.mget(at.keys.cancel(run.id), at.keys.claims(run.id))
+    raise_overtaken(run, claims)
+    if cancel is not None:
         raise Cancelled(Reason.USER)
     ttl_s = getattr(run.asked, "queue_ttl_s", None)
     late = ttl_s is not None and run.queued_s is not None and run.queued_s > ttl_s and run.attempt == 1
@@ -253,5 +258,10 @@ async def settle(outcome: Outcome, run: Run, at: Resources) -> None:
     with suppress(TimeoutError, *unavailable):  # without Redis nobody waits for the text either
         async with asyncio.timeout(HAND_OVER_S):
             await run.stream.arrived()
-            if int(await at.redis.get(at.keys.claims(run.id)) or 0) > run.stream.claim:
-                raise StreamFenced(f"Invocation {run.id} was started again elsewhere.")
+            raise_overtaken(run, await at.redis.get(at.keys.claims(run.id)))
+
+
+def raise_overtaken(run: Run, claims: str | None) -> None:
+    """Raises StreamFenced when Redis has counted more claims than this one."""
+    if run.claim is not None and int(claims or 0) > run.claim:
+        raise StreamFenced(f"Invocation {run.id} was started again elsewhere.")

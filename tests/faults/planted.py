@@ -228,9 +228,16 @@ BUGS = (
     Bug(
         "what was cancelled while it was queued starts",
         "gaelp_tasks/tasks/walk.py",
-        "    if await at.redis.get(at.keys.cancel(run.id)) is not None:\n",
+        "    if cancel is not None:\n",
         "    if False:\n",
         "tests/unit/test_walk.py::test_what_was_cancelled_while_queued_never_touches_the_client",
+    ),
+    Bug(
+        "a run that others have taken over before it began calls its model",
+        "gaelp_tasks/tasks/walk.py",
+        "    raise_overtaken(run, claims)\n    if cancel",
+        "    if cancel",
+        "tests/unit/test_walk.py::test_who_was_overtaken_before_it_began_calls_no_model",
     ),
 )
 

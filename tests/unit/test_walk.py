@@ -247,6 +247,16 @@ async def test_who_stood_still_until_others_may_run_it_calls_no_model(bench):
     assert made.at.client.asked == []
 
 
+async def test_who_was_overtaken_before_it_began_calls_no_model(bench):
+    made = bench(["x"])
+    await made.at.redis.set(made.at.keys.claims("i"), 2)
+    run = made.run()
+    run.claim = 1  # and nobody could tell it
+    with pytest.raises(StreamFenced):
+        await made.walk(run)
+    assert made.at.client.asked == made.at.client.loads == []
+
+
 # -- errors
 
 

@@ -110,9 +110,8 @@ class Keeper(threading.Thread):
 
     def _renew(self) -> None:
         asked_at = self._clock()
-        lost = self._leases.renew(self._redis)
-        self._renewed_at = asked_at
-        self._lose(lost)
+        self._lose(self._leases.renew(self._redis))
+        self._renewed_at = asked_at  # after that: what was lost must not begin as if all were well
 
     def _renew_in_time(self) -> None:
         if self._clock() - self._renewed_at > self._every_s:
