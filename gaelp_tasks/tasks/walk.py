@@ -261,7 +261,7 @@ async def settle(outcome: Outcome, run: Run, at: Resources) -> None:
             raise_overtaken(run, await at.redis.get(at.keys.claims(run.id)))
 
 
-def raise_overtaken(run: Run, claims: str | None) -> None:
+def raise_overtaken(run: Run, claims: Any) -> None:
     """Raises StreamFenced when Redis has counted more claims than this one."""
     if run.claim is not None and int(claims or 0) > run.claim:
         raise StreamFenced(f"Invocation {run.id} was started again elsewhere.")
