@@ -34,7 +34,12 @@ class GaelpApp(Celery):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(
             "gaelp_tasks",
-            include=["gaelp_tasks.tasks.invoke", "gaelp_tasks.tasks.embed", "gaelp_tasks.tasks.maintenance"],
+            include=[
+                "gaelp_tasks.tasks.invoke",
+                "gaelp_tasks.tasks.embed",
+                "gaelp_tasks.tasks.batch",
+                "gaelp_tasks.tasks.maintenance",
+            ],
         )
         self._given = settings
         self.add_defaults(lambda: celery_settings(self.settings))
@@ -115,14 +120,17 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_pool": "gaelp_workers.pool:TaskPool",
         "worker_consumer": "gaelp_workers.app:Consumer",
         "worker_concurrency": settings.num_parallel * len(settings.ollama_nodes),
-        "beat_scheduler": "gaelp_beat.scheduler:StaticScheduler",
+        "beat_scheduler": "gaelp_beat.scheduler:Scheduler",
         "task_track_started": True,
         # Flower and `gaelp status` live on events; Celery sends none by default
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "task_default_queue": Tier.INTERACTIVE.value,
         "task_queues": [_queue(name) for name in (*INBOXES, SYSTEM)],
-        "task_routes": [{"gaelp.maintenance.*": {"queue": SYSTEM}}, _route_foreign],
+        "task_routes": [
+            {"gaelp.maintenance.*": {"queue": SYSTEM}, "gaelp.run_batch": {"queue": SYSTEM}},
+            _route_foreign,
+        ],
     }
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "ANSWER_S",
     "NOT_NOW",
     "AsyncRedis",
+    "Full",
     "Refused",
     "Replica",
     "ScriptUnknown",
@@ -47,6 +48,8 @@ AsyncRedis = redis.asyncio.Redis
 Refused = redis.ResponseError
 #: The server does not know a script (any more).
 ScriptUnknown = redis.exceptions.NoScriptError
+#: The server has no room.
+Full = redis.exceptions.OutOfMemoryError
 #: The server is a replica now.
 Replica = redis.exceptions.ReadOnlyError
 #: No answer: the connection broke, or nothing came in time.

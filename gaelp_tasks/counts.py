@@ -6,17 +6,18 @@ from typing import Any
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import unavailable, worded
 
-__all__ = ["EVICTED", "FENCED", "PREEMPTED", "count", "counted"]
+__all__ = ["EVICTED", "FENCED", "PREEMPTED", "REAPED", "count", "counted"]
 
 EVICTED = "evicted"  #: runs whose model was unloaded under them, because memory was short
 PREEMPTED = "preempted"  #: runs that made way for a higher tier
+REAPED = "reaped"  #: messages that were taken from workers which had died, or were taken for dead
 FENCED = "fenced"  #: runs that a later claim had overtaken: what they still wrote was refused
 
 
-def count(app: GaelpApp, what: str) -> None:
-    """One more; where Redis does not serve us it goes uncounted."""
+def count(app: GaelpApp, what: str, times: int = 1) -> None:
+    """So many more; where Redis does not serve us they go uncounted."""
     with suppress(*unavailable):
-        app.redis.hincrby(app.keys.counts, what)
+        app.redis.hincrby(app.keys.counts, what, times)
 
 
 def counted(app: GaelpApp) -> dict[str, int]:

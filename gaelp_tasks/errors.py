@@ -6,6 +6,7 @@
     ├── IdempotencyConflict      final    an InvalidInvocation: its key belongs to another body
     ├── AnswerUnfit              final    a parser or model class cannot take the answer
     ├── BrokerUnavailable        final    Redis does not answer, or refuses
+    ├── DatabaseUnavailable      final    the database does not answer, or refuses
     ├── StreamUnavailable        final    no stream is kept for that id
     ├── StreamRestarted          final    a re-run could not go on from the text already read
     ├── DeadLettered             final    its message cannot run, and is kept: `gaelp dlq`
@@ -31,6 +32,7 @@ from typing import ClassVar
 __all__ = [
     "AnswerUnfit",
     "BrokerUnavailable",
+    "DatabaseUnavailable",
     "DeadLettered",
     "FirstTokenTimeout",
     "GaelpError",
@@ -89,6 +91,10 @@ class AnswerUnfit(GaelpError, ValueError):
 
 class BrokerUnavailable(GaelpError, ConnectionError):
     """Redis cannot be reached or refuses to work."""
+
+
+class DatabaseUnavailable(GaelpError):
+    """The database cannot be reached or refuses to work; no OSError, for as one Redis' troubles are met."""
 
 
 class StreamUnavailable(GaelpError):

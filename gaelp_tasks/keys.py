@@ -133,6 +133,31 @@ class Keys:
         return f"{self.namespace}gaelp:cancellations"
 
     @property
+    def beat(self) -> str:
+        """The lease of the beat that leads."""
+        return f"{self.namespace}gaelp:beat:leader"
+
+    @property
+    def beat_fence(self) -> str:
+        """The number of the newest leader; it only grows."""
+        return f"{self.namespace}gaelp:beat:fence"
+
+    @property
+    def beat_published(self) -> str:
+        """Up to when each schedule's runs are published: its id -> Unix time in ms."""
+        return f"{self.namespace}gaelp:beat:published"
+
+    @property
+    def history(self) -> str:
+        """How invocations have ended, until it is in the database."""
+        return f"{self.namespace}gaelp:history"
+
+    @property
+    def history_home(self) -> str:
+        """Which database they go to, by its name."""
+        return f"{self.namespace}gaelp:history:home"
+
+    @property
     def counts(self) -> str:
         """How often something rare has happened: name -> number."""
         return f"{self.namespace}gaelp:counts"

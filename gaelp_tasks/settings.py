@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
 from gaelp_tasks import addresses
+from gaelp_tasks.db import address
 from gaelp_tasks.errors import SettingsError
 from gaelp_tasks.footprints import KvCacheType, MemoryModelName
 from gaelp_tasks.models.invocation import one_sentence
@@ -40,6 +41,11 @@ class Settings(BaseSettings):
     )
     namespace: str = Field("", description="prefix of every key, so that two clusters share one Redis")
     result_backend: str = Field("", description="where results are kept; empty: the broker")
+    database_url: str = Field(
+        "",
+        description="SQL of schedules, batches and history: sqlite:////its/file or postgresql://...; empty: "
+        "SQLite at $XDG_STATE_HOME/gaelp/gaelp.db",
+    )
     ollama_nodes: Comma = Field(
         ("http://127.0.0.1:11434",),
         description="Ollama servers of this worker, comma separated; it spreads its runs over them",
@@ -127,6 +133,9 @@ class Settings(BaseSettings):
     tenant_max_running: int = Field(
         0, ge=0, description="invocations of one tenant that run at once, over all workers; 0: any number"
     )
+    batch_window: int = Field(
+        256, ge=1, le=10_000, description="lines of one batch that are queued or run at a time"
+    )
     snooze_s: Positive = Field(2.0, description="wait where a node has no room and named no time")
     lease_ttl_s: Positive = Field(
         5.0, description="a worker that was not heard of for this long has lost its work"
@@ -143,9 +152,21 @@ class Settings(BaseSettings):
     broker_lost_s: NotNegative = Field(
         300.0, description="a worker without any answer from Redis for this long ends with status 1; 0: never"
     )
+    metrics_address: str = Field(
+        "127.0.0.1:8080", description="where `gaelp metrics` tells Prometheus about the whole cluster"
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="where a worker tells of itself, on that same host; 0: nowhere"
+    )
     stream_ttl_s: Positive = Field(3600.0, description="a token stream is kept this long after its end")
     result_ttl_s: Positive = Field(86_400.0, description="a result is kept this long")
     cancel_ttl_s: Positive = Field(86_400.0, description="a request to cancel is remembered this long")
+    history_keep_s: NotNegative = Field(
+        30 * 86_400.0, description="the history of an invocation is kept this long; 0: for ever"
+    )
+    history_text_bytes: ByteSize = Field(
+        ByteSize(0), description="history keeps this much of each prompt and of each answer; 0: none of them"
+    )
 
     @field_validator("ollama_nodes", mode="before")
     @classmethod
@@ -185,6 +206,20 @@ class Settings(BaseSettings):
             addresses.check(value)
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _sql_url(cls, value: str) -> str:
+        if value:
+            address.check(value)
+        return value
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _listens(cls, value: str) -> str:
+        if _listener(value) is None:
+            raise ValueError("write it as host:port, such as 127.0.0.1:8080 or [::1]:8080")
+        return value
+
     @field_validator("*")
     @classmethod
     def _no_nan(cls, value: Any) -> Any:
@@ -196,6 +231,18 @@ class Settings(BaseSettings):
     def results_url(self) -> str:
         """Where Celery keeps results."""
         return self.result_backend or self.broker_url
+
+    @property
+    def sql_url(self) -> str:
+        """Where the database is. Raises SettingsError where that must be said and is not."""
+        return self.database_url or address.default()
+
+    @property
+    def metrics_listener(self) -> tuple[str, int]:
+        """Host and port of `metrics_address`."""
+        found = _listener(self.metrics_address)
+        assert found is not None  # noqa: S101  it was checked when it was read
+        return found
 
     @property
     def most_message_bytes(self) -> int:
@@ -228,6 +275,17 @@ class SettingRow(NamedTuple):
     given: bool  #: set in the environment, not the default
 
 
+def _listener(address: str) -> tuple[str, int] | None:
+    """Host and port; None for what is none."""
+    parts = urlsplit(f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    whole = f"[{host}]:{port}" if host and ":" in host else f"{host}:{port}"
+    return (host, port) if host and port and whole == address.lower() else None
+
+
 def _unit(name: str) -> str:
     if name.endswith("_s"):
         return "s"
@@ -238,6 +296,8 @@ def _unit(name: str) -> str:
         "num_parallel": "slots",
         "embed_seats": "seats",
         "tenant_max_running": "runs",
+        "batch_window": "lines",
+        "metrics_port": "port",
         "memory_budget": "bytes",
         "os_reserve": "bytes",
         "safety_factor": "times",
@@ -248,7 +308,7 @@ def _unit(name: str) -> str:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name in {"broker_url", "result_backend"}:
+    if name in {"broker_url", "result_backend", "database_url"}:
         return masked(value)
     if isinstance(value, ByteSize):
         return value.human_readable()
@@ -263,7 +323,7 @@ def _shown(name: str, value: Any) -> str:
 def masked(url: str) -> str:
     """The address without its password."""
     without = re.sub(r"(://[^:/@]*:)[^/]+@", r"\1***@", url)
-    return re.sub(r"((?<=[?&])(?:sentinel_)?password=)[^&]+", r"\1***", without)
+    return re.sub(r"((?<=[?&])(?:sentinel_|ssl)?password=)[^&]+", r"\1***", without)
 
 
 @cache

@@ -2,22 +2,39 @@
 
 import os
 import socket
+from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
 
 for _name in tuple(os.environ):
     if _name.startswith(("GAELP_", "OLLAMA_", "CELERY_", "FLOWER_")) and not _name.startswith("GAELP_TEST_"):
         del os.environ[_name]
 
+#: what programs keep for their user stays out of the home of whoever runs the tests
+_state = TemporaryDirectory(prefix="gaelp-state-")
+os.environ["XDG_STATE_HOME"] = _state.name
+
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.settings import Settings, load_settings
 
-pytest_plugins = ["support.fixtures"]
+pytest_plugins = ["support.fixtures", "support.databases"]
 
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+# how long a draw takes says what else the machine is doing
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+
+
+def pytest_unconfigure() -> None:
+    _state.cleanup()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,4 +12,19 @@ STATIC: dict[str, dict[str, Any]] = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600.0},  # a missed one is not made up for
     },
+    "record history": {
+        "task": "gaelp.maintenance.record_history",
+        "schedule": timedelta(seconds=10),
+        "options": {"expires": 10.0},
+    },
+    "prune history": {
+        "task": "gaelp.maintenance.prune_history",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600.0},
+    },
+    "resume batches": {
+        "task": "gaelp.maintenance.resume_batches",
+        "schedule": timedelta(seconds=15),
+        "options": {"expires": 15.0},
+    },
 }

@@ -29,7 +29,7 @@ def worker(
 
 
 def beat(context: typer.Context, *, loglevel: LogLevel = "info") -> None:
-    """Publish what is due; run exactly one."""
+    """Publish what is due; run two or more, and another takes over within 5 s when one dies."""
     with worded(app.settings):
         app.redis.ping()
     app.start(["beat", f"--loglevel={loglevel}", *context.args])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from gaelp_tasks.connections import connect, worded
 from gaelp_tasks.demo.broker import (
@@ -118,7 +119,8 @@ def start_system(
     PartFailed; what was started is the stack's to stop.
     """
     given = {name: value for name, value in os.environ.items() if name.startswith("GAELP_")}
-    system = System(env=DEFAULTS | dict(defaults or {}) | given)
+    database = {"GAELP_DATABASE_URL": f"sqlite:///{quote(str(folder.absolute()))}/gaelp.db"}
+    system = System(env=DEFAULTS | database | dict(defaults or {}) | given)
     # The model server needs nobody and takes its time: it comes up while Redis does.
     models = needs.demo_models
     server = stack.start(demo_part(models, log=folder / "logs" / "model-server.log")) if models else None

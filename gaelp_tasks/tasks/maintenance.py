@@ -1,11 +1,20 @@
 """`gaelp.maintenance.*`: what beat has done now and then."""
 
+import logging
+import threading
+from functools import cache
+
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.connections import Refused
+from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
 
-__all__ = ["expire_abandoned_streams"]
+__all__ = ["expire_abandoned_streams", "prune_history", "record_history"]
+
+logger = logging.getLogger(__name__)
 
 ABANDONED_S = 86_400
+
+_recording = threading.Lock()
 
 
 @app.task(name="gaelp.maintenance.expire_abandoned_streams", ignore_result=True)
@@ -25,3 +34,54 @@ def expire_abandoned_streams(idle_s: float = ABANDONED_S) -> int:
             app.redis.pexpire(key, ttl_ms)
             expired += 1
     return expired
+
+
+@app.task(name="gaelp.maintenance.record_history", ignore_result=True)
+def record_history() -> int:
+    """Move what has become of invocations from Redis into the database; returns how many.
+
+    A worker that has no database leaves them to another one.
+    """
+    if not app.redis.exists(app.keys.history) or not _recording.acquire(blocking=False):
+        return 0
+    try:
+        return _in_database("record")
+    finally:
+        _recording.release()
+
+
+@app.task(name="gaelp.maintenance.prune_history", ignore_result=True)
+def prune_history() -> int:
+    """Throw away what ended longer ago than GAELP_HISTORY_KEEP_S; returns how many."""
+    return _in_database("prune")
+
+
+def _in_database(duty: str) -> int:
+    """Do it where the database is; 0 where that is not here, or does not serve us."""
+    from gaelp_tasks.db.address import is_here  # noqa: PLC0415  only a running task needs what these bring
+    from gaelp_tasks.runtime import shared_runtime  # noqa: PLC0415
+
+    try:
+        url = app.settings.sql_url
+        if not is_here(url):
+            return 0
+        from gaelp_tasks.db.database import Database  # noqa: PLC0415  SQLAlchemy is no small thing
+        from gaelp_tasks.services import history  # noqa: PLC0415
+
+        db, loop = Database(url), shared_runtime()
+        try:
+            loop.run(db.migrate())
+            done: int = getattr(history, duty)(app, db, loop)
+        finally:
+            loop.run(db.close())
+    except (DatabaseUnavailable, SettingsError, ModuleNotFoundError) as error:
+        _warn(str(error))
+        return 0
+    _warn.cache_clear()
+    return done
+
+
+@cache
+def _warn(sentence: str) -> None:
+    """Once, until all is well again: beat calls every few seconds."""
+    logger.warning(sentence)

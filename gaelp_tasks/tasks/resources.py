@@ -75,6 +75,7 @@ class Resources:
     tick: Callable[[], float] = monotonic  #: seconds, to measure with
     tallies: "WeakValueDictionary[str, Tally]" = field(default_factory=WeakValueDictionary)
     demand: Demand = field(default_factory=Demand)
+    aside: set[str] = field(default_factory=set)  #: ids of tasks that run here beside the nodes, for long
     cache: Cache = field(init=False)
     digests: Digests = field(init=False)
     joiner: Joiner = field(init=False)
@@ -138,6 +139,8 @@ class Resources:
         """Who runs here now, by node, each with its tokens; '' holds those that no node has answered yet."""
         here: dict[str, dict[str, int]] = {url: {} for url in ("", *(node.url for node in self.nodes))}
         for invocation_id in self.runs.ids():
+            if invocation_id in self.aside:
+                continue
             tally = self.tallies.get(invocation_id)
             place = self.node or (tally.node if tally else "")
             here.get(place, here[""])[invocation_id] = tally.tokens if tally else 0

@@ -93,6 +93,7 @@ def celery(folder, broker, *arguments):
             env=os.environ
             | {
                 "GAELP_BROKER_URL": broker.url,
+                "GAELP_DATABASE_URL": f"sqlite:///{folder.with_suffix('.db')}",
                 "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
                 "PYTHONUNBUFFERED": "1",
                 "PYTHONDONTWRITEBYTECODE": "1",
@@ -142,7 +143,7 @@ def test_celery_beat_with_nothing_else_starts_ours(broker, tmp_path):
     finally:
         program.terminate()
         code = program.wait(timeout=10)
-    assert "gaelp_beat.scheduler.StaticScheduler" in said
+    assert "gaelp_beat.scheduler.Scheduler" in said
     assert code == 0, (tmp_path / "celery.log").read_text()
 
 

@@ -99,12 +99,17 @@ def test_our_tasks_are_registered_by_the_names_of_the_contract():
         "gaelp.invoke_agent",
         "gaelp.embed",
         "gaelp.maintenance.expire_abandoned_streams",
+        "gaelp.maintenance.prune_history",
+        "gaelp.maintenance.record_history",
+        "gaelp.maintenance.resume_batches",
+        "gaelp.run_batch",
     } <= app.tasks.keys()
 
 
-def test_importing_reads_no_environment_and_no_client():
+def test_importing_reads_no_environment_no_client_and_no_database():
     script = (
-        "import sys, gaelp_tasks; print([m for m in ('aiohttp', 'gaelp_tasks.clients') if m in sys.modules])"
+        "import sys, gaelp_tasks, gaelp_tasks.tasks.maintenance, gaelp_tasks.tasks.batch; print([m for m in "
+        "('aiohttp', 'gaelp_tasks.clients', 'sqlalchemy', 'alembic') if m in sys.modules])"
     )
     found = subprocess.run(
         [sys.executable, "-c", script],

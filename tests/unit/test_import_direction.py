@@ -13,7 +13,11 @@ DECISIONS = (
     "gaelp_tasks.lifecycle",
     "gaelp_tasks.texts",
     "gaelp_tasks.footprints",
+    "gaelp_tasks.metrics.series",
+    "gaelp_tasks.metrics.worker",
     "gaelp_tasks.waiting",
+    "gaelp_tasks.db.address",
+    "gaelp_tasks.due",
 )
 CONTROL = tuple(
     f"gaelp_workers.{name}"

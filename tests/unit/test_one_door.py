@@ -12,7 +12,10 @@ DEMO = ("gaelp_tasks.demo",)
 # library -> the modules that may import it; a library that is not here may be imported nowhere
 DOORS = {
     "aiohttp": ("gaelp_tasks.clients.transport", "gaelp_tasks.demo.model_server"),  # a client, a server
+    "alembic": ("gaelp_tasks.db.migrations",),
+    "asyncpg": ("gaelp_tasks.db.database",),
     "celery": (*CELERY, "gaelp_tasks.demo.story"),  # the story is told as a user's program
+    "cronsim": ("gaelp_tasks.models.cron",),
     "flower": ("gaelp_tasks.cli.dashboard",),
     "gguf": DEMO,
     "kombu": CELERY,
@@ -32,9 +35,11 @@ DOORS = {
     "pydantic_settings": ("gaelp_tasks.settings",),
     "hiredis": ("gaelp_tasks.line",),
     "redis": ("gaelp_tasks.connections",),
+    "prometheus_client": ("gaelp_tasks.metrics.page",),
     "requests": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
     "rich": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
     "sollol": ("gaelp_tasks.clients.routers.sollol",),
+    "sqlalchemy": ("gaelp_tasks.db",),
     "tornado": ("gaelp_tasks.cli.dashboard",),  # what Flower is made of
     "typer": ("gaelp_tasks.cli",),
     "xllamacpp": DEMO,

@@ -12,6 +12,7 @@ from gaelp_tasks.settings import Settings, load_settings, masked
 BAD = {
     "BROKER_URL": ["http://host", "nonsense", "amqp://host"],
     "RESULT_BACKEND": ["http://host", "db+sqlite:///x"],
+    "DATABASE_URL": ["mysql://host/db", "nonsense", "/gaelp.db", "sqlite://gaelp.db", "postgresql://host"],
     "OLLAMA_NODES": ["http://h:99999", ",", " , ", "localhost:11434", "ftp://host", "http://"],
     "NODE_ROUTER": ["best", "SOLLOL"],
     "OLLAMA_HEADERS": ["x", "[1]", "5", '{"a": 5}'],
@@ -46,6 +47,7 @@ BAD = {
     "RETRY_BASE_S": ["0", "-1", "nan", "inf"],
     "RETRY_CAP_S": ["0", "-1", "nan", "inf"],
     "TENANT_MAX_RUNNING": ["-1", "1.5", "many"],
+    "BATCH_WINDOW": ["0", "-1", "10001", "1.5", "many"],
     "MAX_WAIT_S": ["-1", "nan", "x"],
     "RETRY_BY_ERROR": ["x", "[1]", '{"a": 5}', '{"a": {"attempts": 0}}', '{"a": {"colour": 1}}'],
     "SNOOZE_S": ["0", "-1", "nan", "inf"],
@@ -53,9 +55,23 @@ BAD = {
     "DRAIN_GRACE_S": ["-1", "nan", "inf"],
     "DEAF_AFTER_S": ["0", "-1", "nan", "inf"],
     "BROKER_LOST_S": ["-1", "nan", "inf"],
+    "METRICS_ADDRESS": [
+        "8080",
+        ":8080",
+        "host",
+        "host:",
+        "host:0",
+        "host:99999",
+        "a:b@h:1",
+        "h:1/x",
+        "::1:8",
+    ],
+    "METRICS_PORT": ["-1", "65536", "1.5", "any"],
     "STREAM_TTL_S": ["0", "-1", "nan", "inf"],
     "RESULT_TTL_S": ["0", "-1", "nan", "inf"],
     "CANCEL_TTL_S": ["0", "-1", "nan", "inf"],
+    "HISTORY_KEEP_S": ["-1", "nan", "inf", "long"],
+    "HISTORY_TEXT_BYTES": ["-1", "1 potato", "yes"],
 }
 ANYTHING_GOES = {"NAMESPACE", "OLLAMA_CA_FILE", "DEFAULT_MODEL", "EMBED_MODEL"}
 
@@ -82,6 +98,8 @@ def test_a_wrong_setting_is_refused_by_its_name_in_one_sentence(name, value, mon
     [
         ("BROKER_URL", "http://user:SECRET@host"),
         ("RESULT_BACKEND", "http://user:SECRET@host"),
+        ("DATABASE_URL", "mysql://user:SECRET@host/db"),
+        ("DATABASE_URL", "postgresql://user:SECRET@host:x/db"),
         ("OLLAMA_NODES", "ftp://user:SECRET@host"),
         ("OLLAMA_NODES", "http://user:SECRET@"),
         ("OLLAMA_HEADERS", '{"Authorization": "SECRET"'),
@@ -139,7 +157,8 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
         row = rows[f"GAELP_{name.upper()}"]
         assert len(row.meaning) > 10, row
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
-            assert row.unit in {"s", "bytes", "tokens", "slots", "seats", "runs", "deaths", "times"}, row
+            units = {"s", "bytes", "tokens", "slots", "seats", "runs", "lines", "deaths", "times", "port"}
+            assert row.unit in units, row
 
 
 def test_the_table_tells_what_was_given_and_what_is_the_default(monkeypatch):
@@ -156,6 +175,7 @@ def test_the_table_masks_every_password():
     rows = Settings(
         broker_url="redis://me:SECRET@host:1/0",
         result_backend="rediss://:SECRET@host:1/1",
+        database_url="postgresql://me:SECRET@host/gaelp?sslpassword=SECRET",
         ollama_nodes=("https://me:SECRET@a", "https://b:SECRET@c/x"),
         ollama_headers={"Authorization": "Bearer SECRET"},
     ).rows()

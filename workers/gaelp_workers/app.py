@@ -17,8 +17,10 @@ from gaelp_tasks.cordons import Wish
 from gaelp_tasks.footprints import unusual
 from gaelp_tasks.settings import masked
 from gaelp_workers.control import NO_AUTOSCALE, Recalls
+from gaelp_workers.metrics import Telling
 from gaelp_workers.names import warn_of_names
 from gaelp_workers.owner import Owner
+from gaelp_workers.recording import Recording
 from gaelp_workers.redis_policy import RedisPolicy
 from gaelp_workers.refusals import Refusals, give_back_quietly
 from gaelp_workers.sentinel import ways_in
@@ -40,6 +42,8 @@ STEPS = (
     Holding,  # fetch only while a slot is free, and keep what is held from being given to others
     NodeDuties,  # announce the node, hear cancellations
     Recalls,  # end what waits for its time and was cancelled
+    Telling,  # tell Prometheus, where a port is named
+    Recording,  # tell the history what has ended
 )
 
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from celery import bootsteps
 
-from gaelp_tasks import counts
+from gaelp_tasks import counts, endings
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.connections import connect, unavailable
 from gaelp_tasks.errors import DeadLettered
@@ -24,11 +24,12 @@ from gaelp_tasks.tasks.walk import AWAY_S
 from gaelp_workers.dispatch import CLOSED, Capacity, free
 from gaelp_workers.keeper import Keeper, connection_name
 from gaelp_workers.known import KnownQueues
-from gaelp_workers.leases import Leases
 from gaelp_workers.memory import memory_of
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
 from gaelp_workers.owners import allowed, names_of_pools, owners_of, queued
 from gaelp_workers.preemption import may_go
+from gaelp_workers.reaping import CountedLeases
+from gaelp_workers.recording import dead_letter
 from gaelp_workers.transport import Transport
 from gaelp_workers.turns import Turns
 
@@ -54,6 +55,7 @@ def give_up(app: Any, task_id: str, reason: str) -> None:
         app.backend.mark_as_failure(
             task_id, DeadLettered(f"The message of {task_id} is a dead letter: {reason}.")
         )
+        endings.tell(app.redis, app.keys, dead_letter(task_id, reason))
 
 
 def note_preemption(app: Any, task_id: str, kept_s: float) -> None:
@@ -108,7 +110,7 @@ class Holding(bootsteps.StartStopStep):
         settings = c.app.settings
         holder = uuid4().hex[:16]
         same_redis = settings.results_url == settings.broker_url
-        self._leases = Leases(
+        self._leases = CountedLeases(
             c.app.redis,
             c.app.keys,
             holder=holder,
@@ -117,6 +119,7 @@ class Holding(bootsteps.StartStopStep):
             poison_deaths=settings.poison_deaths,
             results=c.app.backend.get_key_for_task(".").decode().removesuffix(".") if same_redis else "",
             tenant_max=settings.tenant_max_running,
+            on_reaped=lambda taken: beside(counts.count, c.app, counts.REAPED, taken),
         )
         known = KnownQueues(self._leases, lambda: shared_resources().models)
         self._keeper = Keeper(

@@ -33,7 +33,7 @@ TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
 
 REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
 POLL_S = 0.012  #: where Redis does not tell of what comes
-TOLD_POLL_S = 0.2  #: where it does
+TOLD_POLL_S = 0.4  #: where it does
 PARTS = 6  #: of each message that a claim brings
 RINGS = 1000  #: heard at once; the rest at the next turn
 ALLOWED_S = 0.002  #: the capacity is asked again after this

@@ -1,0 +1,377 @@
+"""`gaelp batch`: thousands of requests from a file."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from time import sleep
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from gaelp_tasks import app
+from gaelp_tasks.cli.batch_progress import duration, lines, outcomes, reading, watching
+from gaelp_tasks.cli.output import Json, note, out, print_json
+from gaelp_tasks.connections import worded
+from gaelp_tasks.errors import BrokerUnavailable, DatabaseUnavailable
+from gaelp_tasks.models.batch import Batch, BatchState, eta_s
+from gaelp_tasks.models.batch_file import Defaults
+from gaelp_tasks.models.batch_work import TakenOver
+from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.overview import live_nodes
+
+if TYPE_CHECKING:
+    from gaelp_tasks.db.batches import Batches
+
+__all__ = ["batch_app"]
+
+batch_app = typer.Typer(
+    help="Thousands of requests from a file, worked off whenever there is room.",
+    no_args_is_help=True,
+    epilog='A line of the file is {"custom_id": "a", "prompt": "..."} with any argument of invoke_agent, or '
+    "OpenAI's batch form. Example: ID=$(gaelp batch submit requests.jsonl), gaelp batch status $ID --wait, "
+    "gaelp batch results $ID -o results.jsonl.",
+)
+
+T = TypeVar("T")
+STDIN = "-"
+LOOK_S = 0.5  #: between two looks while one waits
+AGO_S = 5.0  #: a batch that somebody worked on since needs no call
+WITHIN = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+LONGEST_S = 366 * 86_400.0
+
+
+class Low(StrEnum):
+    """The tiers of batches."""
+
+    BATCH = Tier.BATCH.value
+    BACKGROUND = Tier.BACKGROUND.value
+
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Of the batch, or how it begins.")]
+Tenant = Annotated[str, typer.Option(help="Whose it is; nobody's by name if not given.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Stay until it is over; Ctrl-C leaves it running.")]
+
+
+class _Asking:
+    """Runs questions to a tenant's batches."""
+
+    def __init__(self, loop: asyncio.Runner, batches: "Batches") -> None:
+        self._loop = loop
+        self._batches = batches
+
+    def __call__(self, ask: Callable[["Batches"], Coroutine[Any, Any, T]]) -> T:
+        return self._loop.run(ask(self._batches))
+
+    def find(self, beginning: str) -> Batch:
+        """The batch whose id begins so. Exit code 1 where there is none, or more than one."""
+        found = self(lambda batches: batches.find(beginning))
+        if len(found) == 1:
+            return found[0]
+        note(f"{'several batches begin' if found else 'no batch begins'} with {beginning!r}.")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _opened(tenant: str) -> Iterator[_Asking]:
+    """The batches of a tenant."""
+    from gaelp_tasks.db.batches import Batches  # noqa: PLC0415  SQLAlchemy takes a while to import
+    from gaelp_tasks.db.database import Database  # noqa: PLC0415
+
+    with asyncio.Runner() as loop:
+        db = Database(app.settings.sql_url)
+        try:
+            loop.run(db.migrate())
+            yield _Asking(loop, Batches(db, tenant))
+        finally:
+            loop.run(db.close())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@batch_app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL; '-' reads it from standard input.")],
+    *,
+    tier: Annotated[Low, typer.Option(help="How urgent.")] = Low.BATCH,
+    model: Annotated[
+        str | None, typer.Option(help="Model of lines that name none; else the node's default.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option(help="Agent of lines that name none; else chat.")] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(help="Stop after 90s, 30m, 24h or 7d: what has not ended by then becomes an error."),
+    ] = None,
+    wait: Wait = False,
+    tenant: Tenant = "",
+    as_json: Json = False,
+) -> None:
+    """Take in a file of requests and have it worked off; prints the id of the batch.
+
+    A line that cannot be read is reported with its number and harms no other.
+
+    \b
+    gaelp batch submit requests.jsonl --model llama3.2:3b --within 24h
+    jq -c '{custom_id: .id, prompt: .text}' rows.jsonl \\
+        | gaelp batch submit - --wait
+    """  # noqa: D301  \b keeps the lines for click
+    within_s = None if within is None else _seconds(within)
+    if str(file) != STDIN and (file.is_dir() or not file.exists()):  # a pipe is a file, too
+        raise typer.BadParameter(f"there is no file {file}", param_hint="FILE")
+    with worded(app.settings):  # before a long file is read
+        app.redis.ping()
+    defaults = Defaults(tier=Tier(tier), model=model, agent=agent)
+    with _opened(tenant) as ask:
+        batch = _take_in(ask, file, defaults, within_s)
+        if batch.state is BatchState.IN_PROGRESS:
+            _call(batch, 0)
+            _warn_without_worker()
+        if wait:
+            batch = _wait(ask, batch)
+    if as_json:
+        print_json(batch.facts(_now()))
+    else:
+        print(batch.id)
+    _tell_end(batch, waited=wait)
+
+
+def _take_in(ask: _Asking, path: Path, defaults: Defaults, within_s: float | None) -> Batch:
+    """Read the file; Ctrl-C meanwhile gives the batch up."""
+    from gaelp_tasks.services.batches import begin, pieces  # noqa: PLC0415  SQLAlchemy, see _opened
+
+    name = "" if str(path) == STDIN else path.name
+    batch = ask(lambda batches: batches.create(tier=defaults.tier, name=name, now=_now()))
+    count = bad = 0
+    try:
+        with _read(path) as file, reading() as progress:
+            for piece in pieces(file, defaults, app.settings):  # outside of the loop, or Ctrl-C would wait
+                count += len(piece)
+                bad += ask(partial(_add, batch.id, piece))
+                progress(count, bad)
+        batch = ask(lambda batches: begin(batches, batch.id, within_s=within_s))
+    except TakenOver:
+        note("It was cancelled while its file was read.")
+        batch = ask.find(batch.id)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        why = "Its submission was interrupted." if interrupted else str(error)
+        with suppress(DatabaseUnavailable):
+            ask(lambda batches: batches.move(batch.id, BatchState.FAILED, now=_now(), trouble=why))
+        if interrupted:
+            note(f"Interrupted: nothing of {batch.id} will run.")
+            raise typer.Exit(130) from None
+        raise
+    if bad:
+        note(f"{bad:,} of {count:,} lines cannot be read: gaelp batch results {batch.id} --errors")
+    return batch
+
+
+def _add(batch_id: str, piece: Any, batches: "Batches") -> Coroutine[Any, Any, int]:
+    return batches.add(batch_id, piece, now=_now())
+
+
+def _warn_without_worker() -> None:
+    if not live_nodes(app):
+        note("No worker is running: the batch waits until one is (`gaelp worker`, or `make up`).")
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[BinaryIO]:
+    if str(path) == STDIN:
+        yield sys.stdin.buffer
+        return
+    with path.open("rb") as file:
+        yield file
+
+
+def _call(batch: Batch, ticket: int) -> None:
+    """Have a worker begin; where Redis has gone meanwhile, beat will."""
+    from gaelp_tasks.tasks.batch import call_for  # noqa: PLC0415  Celery takes a while to import
+
+    try:
+        call_for(batch.id, batch.tenant, ticket)
+    except BrokerUnavailable as error:
+        note(f"{error} The batch is kept: `gaelp beat` has it begun once Redis is there.")
+
+
+@batch_app.command()
+def status(batch_id: Id, *, wait: Wait = False, tenant: Tenant = "", as_json: Json = False) -> None:
+    """How far a batch is, and how long it will take; exit code 1 for an unknown id.
+
+    With --wait the exit code tells the end: 0 completed, 1 expired, cancelled or failed.
+
+    Example: gaelp batch status batch_3f2a --wait
+    """
+    with _opened(tenant) as ask:
+        batch = ask.find(batch_id)
+        if wait:
+            batch = _wait(ask, batch)
+    if as_json:
+        print_json(batch.facts(_now()))
+    else:
+        for name, value in lines(batch):
+            out.print(f"[bold]{name}[/] {escape(value)}")
+    if wait:
+        _tell_end(batch, waited=True)
+
+
+@batch_app.command()
+def cancel(batch_id: Id, *, tenant: Tenant = "", as_json: Json = False) -> None:
+    """Stop a batch: what has ended is kept, what runs is stopped, the rest never runs.
+
+    Example: gaelp batch cancel batch_3f2a
+    """
+    with _opened(tenant) as ask:
+        batch = ask.find(batch_id)
+        moved = ask(lambda batches: batches.move(batch.id, BatchState.CANCELLING, now=_now()))
+        if moved is None and batch.state is not BatchState.CANCELLING:
+            note(f"It is {batch.state} already.")
+            raise typer.Exit(1)
+        quiet_s = AGO_S if batch.seen_at is None else (_now() - batch.seen_at).total_seconds()
+        if batch.state is BatchState.VALIDATING or quiet_s >= AGO_S:  # nobody is there who would notice
+            with suppress(TakenOver):  # it is over by now
+                _call(batch, ask(lambda batches: batches.summon(batch.id, now=_now())))
+        batch = ask.find(batch.id)
+    if as_json:
+        print_json(batch.facts(_now()))
+    else:
+        print(f"{batch.id} is {batch.state}; `gaelp batch status` tells what became of it.")
+
+
+@batch_app.command()
+def results(
+    batch_id: Id,
+    *,
+    errors: Annotated[bool, typer.Option("--errors", help="The lines without a result instead.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file instead of standard output.")
+    ] = None,
+    tenant: Tenant = "",
+) -> None:
+    """The results as JSONL, in the order of the file, each in the form in which its line asked.
+
+    Every custom_id is in the results or in the errors, once. While a batch
+    runs they are those so far.
+
+    \b
+    gaelp batch results batch_3f2a -o results.jsonl
+    gaelp batch results batch_3f2a --errors | jq -r .error.message
+    """  # noqa: D301  \b keeps the lines for click
+    from gaelp_tasks.services.batches import write_out  # noqa: PLC0415  SQLAlchemy, see _opened
+
+    with _opened(tenant) as ask:
+        batch = ask.find(batch_id)
+        if output is None:
+            count = ask(lambda batches: write_out(batches, batch, sys.stdout, errors=errors))
+            sys.stdout.flush()
+        else:
+            part = output.with_name(f"{output.name}.part")
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                count = ask(lambda batches: write_out(batches, batch, file, errors=errors))
+            part.replace(output)
+        batch = ask.find(batch.id)
+    what = "errors" if errors else "results"
+    if output is not None:
+        note(f"{count:,} {what} in {output}.")
+    if not batch.is_over:
+        note(f"The batch is {batch.state}: these are the {what} so far.")
+    elif not errors and batch.counts.errors:
+        note(f"{batch.counts.errors:,} lines have no result: gaelp batch results {batch.id} --errors")
+
+
+@batch_app.command("list")
+def list_(
+    *,
+    most: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 20,
+    tenant: Tenant = "",
+    as_json: Json = False,
+) -> None:
+    """The newest batches.
+
+    Example: gaelp batch list --json | jq -r '.[] | select(.state == "in_progress") | .id'
+    """
+    with _opened(tenant) as ask:
+        found = ask(lambda batches: batches.newest(most))
+    now = _now()
+    if as_json:
+        print_json([batch.facts(now) for batch in found])
+        return
+    if not found:
+        out.print("There are no batches: gaelp batch submit FILE.jsonl")
+        return
+    table = Table("id", "state", "done", "errors", "lines", "left", "file", box=None, pad_edge=False)
+    for batch in found:
+        counts = batch.counts
+        numbers = (f"{number:,}" for number in (counts.done, counts.errors, counts.total))
+        left_s = eta_s(batch, now)
+        left = "-" if batch.is_over else duration(left_s)
+        table.add_row(batch.id, batch.state.value, *numbers, left, escape(batch.name or "-"))
+    out.print(table)
+
+
+@batch_app.command()
+def remove(
+    batch_id: Id,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    tenant: Tenant = "",
+) -> None:
+    """Delete a batch that is over, with what it asked and what was answered.
+
+    Example: gaelp batch remove batch_3f2a --yes
+    """
+    with _opened(tenant) as ask:
+        batch = ask.find(batch_id)
+        if sys.stdin.isatty() and not yes:
+            typer.confirm(f"Delete {batch.id} and its {batch.counts.total:,} lines for good?", abort=True)
+        if not ask(lambda batches: batches.remove(batch.id)):
+            note(f"It is {batch.state}: cancel it first.")
+            raise typer.Exit(1)
+    print(f"{batch.id} is gone.")
+
+
+def _seconds(text: str) -> float:
+    found = WITHIN.fullmatch(text.strip())
+    seconds = float(found[1]) * SECONDS[found[2]] if found else 0.0
+    if not 0 < seconds <= LONGEST_S:
+        raise typer.BadParameter("write it as 90s, 30m, 24h or 7d, a year at most", param_hint="--within")
+    return seconds
+
+
+def _tell_end(batch: Batch, *, waited: bool) -> None:
+    """Exit code 1 where it did not come to a good end."""
+    if batch.state is BatchState.FAILED:
+        note(f"The batch failed: {batch.trouble}")
+        raise typer.Exit(1)
+    if not waited:
+        return
+    note(f"{batch.state}: {outcomes(batch)}. gaelp batch results {batch.id}")
+    if batch.state is not BatchState.COMPLETED:
+        raise typer.Exit(1)
+
+
+def _wait(ask: _Asking, batch: Batch) -> Batch:
+    """Until it is over; Ctrl-C leaves it running."""
+    try:
+        with watching() as tell:
+            while not batch.is_over:
+                tell(batch)
+                sleep(LOOK_S)
+                batch = ask.find(batch.id)
+            tell(batch)
+    except KeyboardInterrupt:
+        note(
+            f"It goes on without you: gaelp batch status {batch.id} --wait, or gaelp batch cancel {batch.id}."
+        )
+        raise typer.Exit(130) from None
+    return batch

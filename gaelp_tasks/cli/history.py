@@ -1,0 +1,248 @@
+"""`gaelp history`: what has become of invocations, long after Redis has forgotten them."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from gaelp_tasks import app, endings
+from gaelp_tasks.cli.output import Json, note, out, print_json
+from gaelp_tasks.connections import unavailable
+from gaelp_tasks.db.address import sqlite_file
+from gaelp_tasks.lifecycle import TERMINAL
+from gaelp_tasks.models.invocation import Tier
+
+if TYPE_CHECKING:
+    from gaelp_tasks.db.history import History, InvocationRow
+
+__all__ = ["history_app"]
+
+history_app = typer.Typer(
+    help="What has become of invocations: one row each, kept in the database.",
+    epilog="Example: gaelp history --since 1d --state failed, then gaelp history show ID. While beat runs, "
+    "what has ended is here within seconds.",
+)
+
+T = TypeVar("T")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+STATES = tuple(sorted(TERMINAL))
+NAME_COLUMNS = 32  #: of a model or an agent in the table
+
+Tenant = Annotated[str | None, typer.Option(help="Those of this tenant; '' for those of nobody.")]
+
+
+class _Asking:
+    """Asks the history."""
+
+    def __init__(self, loop: asyncio.Runner, history: "History") -> None:
+        self._loop = loop
+        self._history = history
+
+    def __call__(self, ask: Callable[["History"], Coroutine[Any, Any, T]]) -> T:
+        return self._loop.run(ask(self._history))
+
+
+@contextmanager
+def _opened(tenant: str | None) -> Iterator[_Asking]:
+    """The history of a tenant, of all with None. Raises DatabaseUnavailable, SettingsError."""
+    from gaelp_tasks.db.database import Database  # noqa: PLC0415  SQLAlchemy takes a while to import
+    from gaelp_tasks.db.history import History  # noqa: PLC0415
+
+    with asyncio.Runner() as loop:
+        db = Database(app.settings.sql_url)
+        try:
+            loop.run(db.migrate())
+            yield _Asking(loop, History(db, tenant))
+        finally:
+            loop.run(db.close())
+
+
+def _is_empty() -> bool:
+    """Whether there is no database yet; to look must not make one."""
+    url = app.settings.sql_url
+    file = sqlite_file(url) if url.startswith("sqlite:") else None
+    return file is not None and not file.exists()
+
+
+@history_app.callback(invoke_without_command=True)
+def listed(  # noqa: PLR0913  one option each
+    context: typer.Context,
+    *,
+    tier: Annotated[Tier | None, typer.Option(help="Those of this tier.")] = None,
+    model: Annotated[str, typer.Option(help="Those of this model.")] = "",
+    agent: Annotated[str, typer.Option(help="Those of this agent.")] = "",
+    state: Annotated[str, typer.Option(help=f"Those that are {', '.join(STATES)}.")] = "",
+    tenant: Tenant = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            help="Those that ended so long ago at most, 90s 30m 2h 7d, or after '2026-11-22 08:00'."
+        ),
+    ] = "",
+    most: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 50,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out the newest so many.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """What has become of invocations, the newest first.
+
+    Example: gaelp history --since 2h --tier batch --json | jq '.[] | .total_s'
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from gaelp_tasks.db.history import Which  # noqa: PLC0415  SQLAlchemy takes a while to import
+
+    if state and state not in STATES:
+        raise typer.BadParameter(f"{state} is none of {', '.join(STATES)}", param_hint="--state")
+    which = Which(tier.value if tier else "", model, agent, state, _moment(since, "--since"))
+    if _is_empty():
+        rows, there = [], 0
+    else:
+        with _opened(tenant) as ask:
+            rows = ask(lambda history: history.listed(which, most=most, skip=skip))
+            there = ask(lambda history: history.count(which)) if len(rows) == most else skip + len(rows)
+    if as_json:
+        print_json([_facts(row) for row in rows])
+    elif rows:
+        out.print(_table(rows))
+        if there > skip + len(rows):
+            out.print(f"{there:,} there are (--most, --skip).")
+    elif any(which) or skip or tenant is not None:
+        out.print("Nothing in the history is like this.")
+    else:
+        out.print("There is no history yet: `gaelp beat` has it recorded, on a worker that has the database.")
+
+
+@history_app.command()
+def show(
+    invocation_id: Annotated[str, typer.Argument(metavar="ID", help="Of the invocation, or how it begins.")],
+    *,
+    text: Annotated[bool, typer.Option(help="Prompt and answer too, where they were kept.")] = False,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> None:
+    """All that is known of one invocation; exit code 1 for an unknown id."""
+    rows: list[InvocationRow] = []
+    if not _is_empty():
+        with _opened(tenant) as ask:
+            rows = ask(lambda history: history.find(invocation_id))
+    if len(rows) != 1:
+        why = "has several that begin with" if rows else "does not have"
+        typer.echo(f"gaelp: the history {why} {_printable(invocation_id)}.", err=True)
+        raise typer.Exit(1)
+    row = rows[0]
+    facts = _facts(row) | ({"prompt": row.prompt, "text": row.text} if text else {})
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        out.print(f"[bold]{name}[/] {escape(_printable(str('-' if value in (None, '') else value)))}")
+
+
+@history_app.command()
+def purge(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID...", help="Whole ids of invocations.")
+    ] = None,
+    *,
+    older_than: Annotated[
+        str, typer.Option(help="All that ended longer ago, 30d or 12h, or before '2026-11-22 08:00'.")
+    ] = "",
+    tenant: Tenant = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Throw away rows of the history, texts and all; ids that it does not have are told.
+
+    Example: gaelp history purge --older-than 30d
+    """
+    if bool(ids) == bool(older_than):
+        raise typer.BadParameter("name invocations, or say --older-than")
+    before = _moment(older_than, "--older-than")
+    gone = _withdraw(ids, tenant) if ids else set()
+    if _is_empty():
+        print(f"{len(gone):,} thrown away")
+        return
+    if before is not None and not yes and sys.stdin.isatty():
+        typer.confirm(f"Throw away all that ended before {_local(before)} for good?", abort=True)
+    with _opened(tenant) as ask:
+        if before is not None:
+            thrown = ask(lambda history: history.prune(before))
+        else:
+            gone |= {one for one in ids or () if ask(partial(_purge, one=one))}
+            thrown = len(gone)
+    for one in dict.fromkeys(ids or ()):
+        if one not in gone:
+            note(f"the history does not have {_printable(one)}.")
+    print(f"{thrown:,} thrown away")
+
+
+def _purge(history: "History", one: str) -> Coroutine[Any, Any, int]:
+    return history.purge([one])
+
+
+def _withdraw(ids: list[str], tenant: str | None) -> set[str]:
+    """Of what is not in the database yet; of which that was."""
+    try:
+        return endings.withdraw(app.redis, app.keys, ids, tenant)
+    except unavailable:
+        note("Redis does not answer: what ended in the last seconds may still come into the history.")
+        return set()
+
+
+def _moment(text: str, option: str) -> datetime | None:
+    """A moment, or so long ago; None for ''. Without a zone it is this machine's."""
+    if not text:
+        return None
+    try:
+        if span := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhdw])", text.strip()):
+            return datetime.now(UTC) - timedelta(seconds=float(span[1]) * SECONDS[span[2]])
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"'{text}' is neither a time like 2026-11-22 08:00 nor a span like 30m, 2h, 7d", param_hint=option
+        ) from None
+
+
+def _table(rows: "list[InvocationRow]") -> Table:
+    names = ("ended", "id", "state", "tier", "agent", "model", "node", "tokens", "seconds", "attempts")
+    table = Table(*names, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for row in rows:
+        state = row.stop_reason if row.state == "cut" else row.error.partition(":")[0] or row.state
+        seconds = "-" if row.total_s is None else f"{row.total_s:,.1f}"
+        whom = (row.agent or "-", row.model or "-", row.node.partition("://")[2] or "-")
+        table.add_row(
+            _local(row.finished_at),
+            escape(row.id),
+            escape(state),
+            row.tier,
+            *(escape(_short(name)) for name in whom),
+            f"{row.completion_tokens:,}",
+            seconds,
+            str(row.attempts),
+        )
+    return table
+
+
+def _short(name: str) -> str:
+    line = _printable(name)
+    return line if len(line) <= NAME_COLUMNS else f"{line[: NAME_COLUMNS - 1]}…"
+
+
+def _local(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _facts(row: "InvocationRow") -> dict[str, Any]:
+    return row.facts() | {"finished_at": row.finished_at.isoformat()}
+
+
+def _printable(text: str) -> str:
+    """With everything that could move a terminal's cursor written out."""
+    return "".join(mark if mark.isprintable() or mark == "\n" else ascii(mark)[1:-1] for mark in text)

@@ -1,0 +1,1 @@
+"""What is kept in SQL: schedules, batches, and the history of what has finished."""

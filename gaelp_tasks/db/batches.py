@@ -1,0 +1,400 @@
+"""Batches and their lines in SQL: written and read in pieces, whatever the size of the file.
+
+One program at a time works on a batch: it takes it over under a name of its own, and whoever was there before
+is refused from then on. A line gets its outcome once.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gaelp_tasks.db.batch_rows import BATCHES, LINES, batch_of, columns_of, ended_line_of
+from gaelp_tasks.db.database import Database
+from gaelp_tasks.models.batch import TERMINAL, Batch, BatchState, Counts, LineOutcome, may_move, new_id
+from gaelp_tasks.models.batch_file import BadLine, EndedLine, Line
+from gaelp_tasks.models.batch_work import Asked, Call, Ended, Held, Published, Reach, TakenOver
+from gaelp_tasks.models.invocation import Tier
+
+__all__ = ["Batches", "give_up", "stale"]
+
+PIECE = 500  #: lines of one question; databases bound what one may name
+PIECE_BYTES = 8 * 1024**2  #: of texts in memory at once; a longer one comes alone
+OVER = frozenset(state.value for state in TERMINAL)
+UNDER_WAY = (BatchState.IN_PROGRESS, BatchState.FINALIZING, BatchState.CANCELLING)
+NOT_READ = "The program that read its file ended before the end of the file: submit it again."
+
+
+class Batches:
+    """The batches of one tenant; '' is nobody in particular. Methods raise DatabaseUnavailable."""
+
+    def __init__(self, db: Database, tenant: str = "") -> None:
+        self._db = db
+        self._tenant = tenant
+
+    # --- of a batch ---
+
+    async def create(self, *, tier: Tier, name: str, now: datetime) -> Batch:
+        """A new one, whose file is being read."""
+        zeros = dict.fromkeys(
+            ("deaths", "ticket", "published_to", "disturbed_to", "cleared_to", *Counts._fields), 0
+        )
+        batch_id = new_id()
+        given = {
+            "id": batch_id,
+            "tenant": self._tenant,
+            "state": BatchState.VALIDATING.value,
+            "tier": tier.value,
+            "name": name[:255],
+            "created_at": now,
+            "seen_at": now,
+            "trouble": "",
+        }
+        async with self._db.writing() as session:
+            await session.execute(insert(BATCHES).values(given | zeros))
+            return batch_of(await self._row(session, batch_id))
+
+    async def find(self, beginning: str) -> list[Batch]:
+        """Those whose id begins so, with or without `batch_`; at most two."""
+        bare = beginning.removeprefix("batch_")
+        asked = select(BATCHES).where(
+            BATCHES.c.tenant == self._tenant, BATCHES.c.id.startswith(f"batch_{bare}", autoescape=True)
+        )
+        async with self._db.reading() as session:
+            return [batch_of(row) for row in await session.execute(asked.limit(2))]
+
+    async def newest(self, most: int) -> list[Batch]:
+        """The last ones, the newest first."""
+        asked = select(BATCHES).where(BATCHES.c.tenant == self._tenant).order_by(BATCHES.c.key.desc())
+        async with self._db.reading() as session:
+            return [batch_of(row) for row in await session.execute(asked.limit(most))]
+
+    async def move(
+        self, batch_id: str, to: BatchState, *, now: datetime, conductor: str | None = None, **also: Any
+    ) -> Batch | None:
+        """Move it as MOVES allows, with other columns; None where it may not move so.
+
+        Raises TakenOver where there is none, or it is not the conductor's any more.
+        """
+        async with self._db.writing() as session:
+            row = await self._row(session, batch_id, lock=True)
+            if row is None or (conductor is not None and row.conductor != conductor):
+                raise TakenOver
+            if not may_move(BatchState(row.state), to):
+                return None
+            given = {"state": to.value, "seen_at": now} | also
+            if to in TERMINAL:
+                given |= {"ended_at": now, "conductor": None}
+            await session.execute(update(BATCHES).where(self._is(batch_id)).values(given))
+            return batch_of(await self._row(session, batch_id))
+
+    async def remove(self, batch_id: str) -> bool:
+        """Delete it with its texts, a piece of its lines at a time; False where it is not over."""
+        while True:
+            async with self._db.writing() as session:
+                row = await self._row(session, batch_id, lock=True)
+                if row is None or row.state not in OVER:
+                    return row is None
+                first = select(LINES.c.number).where(LINES.c.batch == row.key).order_by(LINES.c.number)
+                to = (await session.scalars(first.limit(10 * PIECE))).all()
+                if not to:
+                    await session.execute(delete(BATCHES).where(self._is(batch_id)))
+                    return True
+                these = (LINES.c.batch == row.key, LINES.c.number <= to[-1])
+                await session.execute(delete(LINES).where(*these))
+
+    # --- of its lines, while the file is read ---
+
+    async def add(self, batch_id: str, lines: Sequence[Line | BadLine], *, now: datetime) -> int:
+        """Keep these lines, in their order; how many of them are bad, those with a known custom_id too.
+
+        Raises TakenOver where the batch is not being read any more.
+        """
+        async with self._db.writing() as session:
+            row = await self._row(session, batch_id, lock=True)
+            if row is None or BatchState(row.state) is not BatchState.VALIDATING:
+                raise TakenOver
+            known = await self._known(session, row.key, [line.custom_id for line in lines if line.custom_id])
+            given, bad = [], 0
+            for line in lines:
+                again = line.custom_id in known
+                bad += again or isinstance(line, BadLine)
+                given.append(columns_of(batch_id, line, now, again=again))
+                if line.custom_id:
+                    known.add(line.custom_id)
+            both = {"batch": row.key, "tenant": self._tenant}
+            await session.execute(insert(LINES), [both | values for values in given])
+            counted = {"total": row.total + len(lines), "invalid": row.invalid + bad, "seen_at": now}
+            await session.execute(update(BATCHES).where(self._is(batch_id)).values(counted))
+            return bad
+
+    async def _known(self, session: AsyncSession, key: int, ids: list[str]) -> set[str]:
+        known: set[str] = set()
+        for at in range(0, len(ids), PIECE):
+            asked = select(LINES.c.custom_id).where(
+                LINES.c.batch == key, LINES.c.custom_id.in_(ids[at : at + PIECE])
+            )
+            known.update(await session.scalars(asked))
+        return known
+
+    # --- for who works on it ---
+
+    async def summon(self, batch_id: str, *, now: datetime) -> int:
+        """The ticket of a new call to work on it, which makes all earlier ones void. Raises TakenOver."""
+        async with self._db.writing() as session:
+            row = await self._row(session, batch_id, lock=True)
+            if row is None or row.state in OVER:
+                raise TakenOver
+            given = {"ticket": row.ticket + 1, "seen_at": now}
+            await session.execute(update(BATCHES).where(self._is(batch_id)).values(given))
+            return int(row.ticket) + 1
+
+    async def take_over(
+        self, batch_id: str, conductor: str, *, ticket: int, now: datetime, died: bool
+    ) -> Held:
+        """Work on it from now on; whoever did before is refused. `died`: the one before is known to have.
+
+        Raises TakenOver where there is nothing to do: it is unknown, being read, over, or newly called for.
+        """
+        async with self._db.writing() as session:
+            row = await self._row(session, batch_id, lock=True)
+            if row is None or row.ticket > ticket or row.state in {BatchState.VALIDATING.value, *OVER}:
+                raise TakenOver
+            in_order = row.conductor is None
+            reach = Reach(*(getattr(row, name) for name in Reach._fields))
+            if not in_order:
+                reach = reach._replace(disturbed_to=reach.published_to)
+            given = {"conductor": conductor, "seen_at": now, "deaths": row.deaths + died}
+            await session.execute(update(BATCHES).where(self._is(batch_id)).values(given | reach._asdict()))
+            return Held(batch_of(row), reach, row.deaths + died, in_order)
+
+    async def leave(self, batch_id: str, conductor: str, reach: Reach, *, now: datetime) -> None:
+        """Leave it in good order to whoever comes next; nothing where somebody has it already."""
+        ours = self._is(batch_id) & (BATCHES.c.conductor == conductor)
+        given = {"conductor": None, "seen_at": now} | reach._asdict()
+        async with self._db.writing() as session:
+            await session.execute(update(BATCHES).where(ours).values(given))
+
+    async def published(self, batch_id: str, *, after: int, to: int) -> AsyncIterator[list[Published]]:
+        """Its readable lines between these numbers, without the first, in pieces."""
+        key = await self._key(batch_id)
+        while after < to:
+            asked = (
+                select(LINES.c.number, LINES.c.task_id, LINES.c.outcome)
+                .where(LINES.c.batch == key, LINES.c.tenant == self._tenant)
+                .where(LINES.c.number > after, LINES.c.number <= to)
+                .order_by(LINES.c.number)
+                .limit(PIECE)
+            )
+            async with self._db.reading() as session:
+                rows = (await session.execute(asked)).all()
+            if not rows:
+                return
+            after = rows[-1].number
+            yield [
+                Published(row.number, row.task_id, row.outcome is None)
+                for row in rows
+                if row.outcome != LineOutcome.INVALID.value
+            ]
+
+    async def next_lines(self, batch_id: str, *, after: int, most: int) -> list[Published]:
+        """The next lines without an outcome behind this number."""
+        key = await self._key(batch_id)
+        asked = (
+            select(LINES.c.number, LINES.c.task_id)
+            .where(LINES.c.batch == key, LINES.c.tenant == self._tenant)
+            .where(LINES.c.number > after, LINES.c.outcome.is_(None))
+            .order_by(LINES.c.number)
+            .limit(most)
+        )
+        async with self._db.reading() as session:
+            rows = (await session.execute(asked)).all()
+        return [Published(row.number, row.task_id, is_open=True) for row in rows]
+
+    async def asked(self, batch_id: str, numbers: Sequence[int]) -> AsyncIterator[list[Asked]]:
+        """What these lines ask for, a few at once; those with an outcome are left out."""
+        key = await self._key(batch_id)
+        for at in range(0, len(numbers), PIECE):
+            these = (LINES.c.batch == key, LINES.c.number.in_(numbers[at : at + PIECE]))
+            sizes = select(LINES.c.number, LINES.c.body_bytes).where(*these, LINES.c.outcome.is_(None))
+            async with self._db.reading() as session:
+                found = (await session.execute(sizes.order_by(LINES.c.number))).all()
+            for some in _portions((row.number, row.body_bytes) for row in found):
+                bodies = select(LINES.c.number, LINES.c.task_id, LINES.c.embeds, LINES.c.body).where(
+                    LINES.c.batch == key, LINES.c.tenant == self._tenant, LINES.c.number.in_(some)
+                )
+                async with self._db.reading() as session:
+                    rows = (await session.execute(bodies.order_by(LINES.c.number))).all()
+                yield [Asked(*row) for row in rows]
+
+    async def progress(
+        self, batch_id: str, conductor: str, ended: Sequence[Ended], reach: Reach, *, now: datetime
+    ) -> Batch:
+        """Note in one transaction what has ended and how far the conductor is; a line's first outcome counts.
+
+        Raises TakenOver where it is not the conductor's any more.
+        """
+        async with self._db.writing() as session:
+            row = await self._held(session, batch_id, conductor)
+            open_ones = await self._open(session, row.key, [one.number for one in ended])
+            fresh = [one for one in ended if one.number in open_ones]
+            given: dict[str, Any] = {"seen_at": now} | reach._asdict()
+            if fresh:
+                await _write_outcomes(session, row.key, fresh, now)
+                given["deaths"] = 0
+                for outcome in {one.outcome for one in fresh}:
+                    count = sum(one.outcome is outcome for one in fresh)
+                    given[outcome.value] = getattr(row, outcome.value) + count
+            await session.execute(update(BATCHES).where(self._is(batch_id)).values(given))
+            return batch_of(await self._row(session, batch_id))
+
+    async def close_rest(
+        self, batch_id: str, conductor: str, outcome: LineOutcome, why: str, *, now: datetime
+    ) -> int:
+        """Give this outcome to a piece of the lines that have none; how many, 0 where none is left.
+
+        Raises TakenOver.
+        """
+        async with self._db.writing() as session:
+            row = await self._held(session, batch_id, conductor)
+            rest = (LINES.c.batch == row.key, LINES.c.outcome.is_(None))
+            asked = select(LINES.c.number).where(*rest).order_by(LINES.c.number).limit(10 * PIECE)
+            numbers = (await session.scalars(asked)).all()
+            if not numbers:
+                return 0
+            await session.execute(
+                update(LINES)
+                .where(*rest, LINES.c.number >= numbers[0], LINES.c.number <= numbers[-1])
+                .values(outcome=outcome.value, why=why, ended_at=now)
+            )
+            counted = {outcome.value: getattr(row, outcome.value) + len(numbers), "seen_at": now}
+            await session.execute(update(BATCHES).where(self._is(batch_id)).values(counted))
+            return len(numbers)
+
+    # --- for who reads its files ---
+
+    async def ended(self, batch_id: str, *, errors: bool) -> AsyncIterator[EndedLine]:
+        """Its lines with an outcome in the order of the file: those with a result, or those with an error."""
+        key, after = await self._key(batch_id), 0
+        done = LINES.c.outcome == LineOutcome.DONE.value
+        wanted = LINES.c.outcome.is_not(None) & ~done if errors else done
+        while True:
+            sizes = (
+                select(LINES.c.number, LINES.c.result_bytes)
+                .where(LINES.c.batch == key, LINES.c.tenant == self._tenant, LINES.c.number > after, wanted)
+                .order_by(LINES.c.number)
+                .limit(PIECE)
+            )
+            async with self._db.reading() as session:
+                found = (await session.execute(sizes)).all()
+            if not found:
+                return
+            after = found[-1].number
+            for some in _portions((row.number, row.result_bytes) for row in found):
+                rows = select(LINES).where(LINES.c.batch == key, LINES.c.number.in_(some))
+                async with self._db.reading() as session:
+                    lines = (await session.execute(rows.order_by(LINES.c.number))).all()
+                for line in lines:
+                    yield ended_line_of(line)
+
+    # --- inside ---
+
+    def _is(self, batch_id: str) -> Any:
+        return (BATCHES.c.id == batch_id) & (BATCHES.c.tenant == self._tenant)
+
+    async def _row(self, session: AsyncSession, batch_id: str, *, lock: bool = False) -> Any:
+        asked = select(BATCHES).where(self._is(batch_id))
+        return (await session.execute(asked.with_for_update() if lock else asked)).one_or_none()
+
+    async def _held(self, session: AsyncSession, batch_id: str, conductor: str) -> Any:
+        row = await self._row(session, batch_id, lock=True)
+        if row is None or row.conductor != conductor:
+            raise TakenOver
+        return row
+
+    async def _open(self, session: AsyncSession, key: int, numbers: list[int]) -> set[int]:
+        found: set[int] = set()
+        for at in range(0, len(numbers), PIECE):
+            asked = select(LINES.c.number).where(
+                LINES.c.batch == key,
+                LINES.c.number.in_(numbers[at : at + PIECE]),
+                LINES.c.outcome.is_(None),
+            )
+            found.update(await session.scalars(asked))
+        return found
+
+    async def _key(self, batch_id: str) -> int:
+        async with self._db.reading() as session:
+            key = await session.scalar(select(BATCHES.c.key).where(self._is(batch_id)))
+        if key is None:
+            raise TakenOver
+        return int(key)
+
+
+async def stale(db: Database, *, before: datetime, now: datetime) -> list[Call]:
+    """A new call for each batch under way that nobody has worked on since, whosever it is.
+
+    Each counts as worked on now: who asks again at once gets others. Raises DatabaseUnavailable.
+    """
+    forsaken = BATCHES.c.state.in_([state.value for state in UNDER_WAY]) & (BATCHES.c.seen_at < before)
+    asked = select(BATCHES.c.key, BATCHES.c.tenant, BATCHES.c.id, BATCHES.c.ticket).where(forsaken)
+    async with db.writing() as session:
+        lock = asked.order_by(BATCHES.c.seen_at).limit(PIECE).with_for_update(skip_locked=True)
+        rows = (await session.execute(lock)).all()
+        called = BATCHES.c.key.in_([row.key for row in rows])
+        again = {"seen_at": now, "ticket": BATCHES.c.ticket + 1}
+        await session.execute(update(BATCHES).where(called).values(again))
+        return [Call(row.tenant, row.id, row.ticket + 1) for row in rows]
+
+
+async def give_up(db: Database, *, before: datetime, now: datetime) -> None:
+    """Fail the batches whose file nobody has gone on reading since. Raises DatabaseUnavailable."""
+    forsaken = (BATCHES.c.state == BatchState.VALIDATING.value) & (BATCHES.c.seen_at < before)
+    ends = {"state": BatchState.FAILED.value, "ended_at": now, "trouble": NOT_READ}
+    async with db.writing() as session:
+        await session.execute(update(BATCHES).where(forsaken).values(ends))
+
+
+async def _write_outcomes(session: AsyncSession, key: int, ended: Sequence[Ended], now: datetime) -> None:
+    # in pieces: the driver keeps the texts of all that one call is given
+    each = (
+        update(LINES)
+        .where(LINES.c.batch == key, LINES.c.number == bindparam("at_number"))
+        .values(
+            outcome=bindparam("with_outcome"),
+            code=bindparam("with_code"),
+            why=bindparam("with_why"),
+            result=bindparam("with_result"),
+            result_bytes=bindparam("with_bytes"),
+            ended_at=now,
+        )
+    )
+    given = [
+        {
+            "at_number": one.number,
+            "with_outcome": one.outcome.value,
+            "with_code": one.code[:100],
+            "with_why": one.why,
+            "with_result": one.result,
+            "with_bytes": len(one.result),
+        }
+        for one in ended
+    ]
+    connection = await session.connection()
+    await connection.execute(each, given)
+
+
+def _portions(sizes: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
+    """Numbers of lines, as many at once as PIECE_BYTES allow."""
+    some: list[int] = []
+    total = 0
+    for number, size_bytes in sizes:
+        if some and total + size_bytes > PIECE_BYTES:
+            yield some
+            some, total = [], 0
+        some.append(number)
+        total += size_bytes
+    if some:
+        yield some

@@ -1,0 +1,170 @@
+"""The only door to the database: connections, transactions, migrations, and its errors in our words."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from sqlalchemy import URL, AsyncAdaptedQueuePool, event, exc, text
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from gaelp_tasks.db import address, migrations
+from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
+from gaelp_tasks.settings import masked
+
+__all__ = ["Database"]
+
+ANSWER_S = 30.0  #: a lock, a connection or an answer that takes longer is an error
+FOLDER, FILE = 0o700, 0o600  #: modes of what we make: history may hold what people have asked
+WRITING = {"gaelp_begin": "IMMEDIATE"}  #: a writer of SQLite waits at its start, or two wait for each other
+MIGRATING = 0x6761656C70  #: PostgreSQL's advisory lock while tables are changed: "gaelp" as a number
+#: what the caller has asked wrongly; any other error is the database's own
+ASKED_WRONGLY = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
+WRONG_CLASSES = ("0A", "21", "22", "23", "42")  #: the same as PostgreSQL's SQLSTATEs begin
+
+
+class Database:
+    """SQLite or PostgreSQL behind one address; connects at first use, and belongs to one event loop.
+
+    What is read to be changed is read in one `writing()`. SQLite lets one writer in at a time; PostgreSQL
+    lets in many, at READ COMMITTED, so rows are locked there by `with_for_update()`, which SQLite ignores.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises SettingsError where the address is bad or its driver is not installed."""
+        try:
+            address.check(url)
+        except ValueError as error:
+            raise SettingsError(f"GAELP_DATABASE_URL: {error}.") from None
+        self.place = masked(url)  #: the address as people may see it
+        self._engine = _postgres(url) if address.is_postgres(url) else _sqlite(url)
+        event.listen(self._engine.sync_engine, "handle_error", self._in_our_words)
+        self._writing = self._engine.execution_options(**WRITING)
+        self._readers = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._writers = async_sessionmaker(self._writing, expire_on_commit=False)
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session whose changes are not kept. Raises DatabaseUnavailable."""
+        return self._session(self._readers())
+
+    def writing(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session of one transaction: committed at its end, rolled back by an exception.
+
+        Raises DatabaseUnavailable; sqlalchemy.exc.IntegrityError where a constraint forbids it.
+        """
+        return self._session(self._writers(), commit=True)
+
+    @asynccontextmanager
+    async def _session(self, session: AsyncSession, *, commit: bool = False) -> AsyncIterator[AsyncSession]:
+        try:
+            async with session:
+                yield session
+                if commit:
+                    await session.commit()
+        except exc.TimeoutError as error:
+            raise self._unavailable(error) from None
+
+    async def migrate(self) -> None:
+        """Bring the tables to the newest revision; several processes at once are safe.
+
+        Raises DatabaseUnavailable, also where a newer release has been here.
+        """
+        async with self._engine.connect() as connection:
+            found = await connection.run_sync(migrations.current)
+        if found != migrations.revisions()[-1]:
+            await self.move(migrations.revisions()[-1])
+
+    async def move(self, revision: str) -> None:
+        """Bring the tables up or down to a revision, "base" for none at all. Raises DatabaseUnavailable."""
+        async with migrations.alone(), self._writing.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATING})"))
+            try:
+                await connection.run_sync(migrations.move, revision)
+            except migrations.Unknown as error:
+                raise DatabaseUnavailable(
+                    f"The database {self.place} has tables of another release ({error}): update gaelp-tasks."
+                ) from None
+
+    async def close(self) -> None:
+        """End every connection."""
+        await self._engine.dispose()
+
+    def _in_our_words(self, context: ExceptionContext) -> DatabaseUnavailable | None:
+        """What SQLAlchemy raises instead; None for its own error."""
+        if context.is_pre_ping:  # nobody has asked for anything: a new connection is tried
+            return None
+        told, error = context.sqlalchemy_exception, context.original_exception
+        state = getattr(error, "sqlstate", None)
+        wrong = state[:2] in WRONG_CLASSES if state else isinstance(told, ASKED_WRONGLY)
+        lost = isinstance(told, exc.DBAPIError) and not wrong
+        return self._unavailable(error) if lost or isinstance(error, OSError) else None
+
+    def _unavailable(self, error: BaseException) -> DatabaseUnavailable:
+        return DatabaseUnavailable(_sentence(self.place, error))
+
+
+def _sentence(place: str, error: BaseException) -> str:
+    own = error.__cause__ or error  # SQLAlchemy puts the name of a class before asyncpg's words
+    said = str(own).partition("\n")[0].rstrip(". ") or type(own).__name__
+    return f"The database {place} does not serve us: {said}."
+
+
+def _sqlite(url: str) -> AsyncEngine:
+    file = address.sqlite_file(url)
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(file) if file else None),
+        # transactions begin where we say, not where the driver guesses
+        connect_args={"isolation_level": None, "timeout": ANSWER_S},
+        # in memory there is only what one connection sees
+        poolclass=AsyncAdaptedQueuePool,
+        **({} if file else {"pool_size": 1, "max_overflow": 0}),
+    )
+
+    def make_file(*_: Any) -> None:
+        try:
+            if file and not file.exists():
+                file.parent.mkdir(mode=FOLDER, parents=True, exist_ok=True)
+                file.touch(mode=FILE)
+        except OSError as error:
+            raise DatabaseUnavailable(_sentence(url, error)) from None
+
+    def prepare(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        try:
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error as error:
+            raise DatabaseUnavailable(_sentence(url, error)) from None
+        finally:
+            cursor.close()
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('gaelp_begin', '')}")
+
+    event.listen(engine.sync_engine, "do_connect", make_file)
+    event.listen(engine.sync_engine, "connect", prepare)
+    event.listen(engine.sync_engine, "begin", begin)
+    return engine
+
+
+def _postgres(url: str) -> AsyncEngine:
+    try:
+        import asyncpg  # noqa: PLC0415  an extra of its own
+    except ModuleNotFoundError:
+        raise SettingsError(
+            "GAELP_DATABASE_URL: PostgreSQL needs a driver: pip install 'gaelp-tasks[postgres]'."
+        ) from None
+
+    async def connect() -> Any:
+        # asyncpg reads libpq's whole address: several hosts, sslmode, certificates
+        try:
+            return await asyncpg.connect(
+                url, timeout=ANSWER_S, command_timeout=ANSWER_S, server_settings={"application_name": "gaelp"}
+            )
+        except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailable(_sentence(masked(url), error)) from None
+
+    # a connection that the server has closed is made anew before it is used
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, pool_pre_ping=True)

@@ -1,0 +1,174 @@
+"""A batch: many requests from one file, its states and their legal moves as data, its counts. Pure.
+
+validating ──> in_progress ──> finalizing ──> completed
+  │    │          │  │  └────────────────────> expired
+  │    │          │  └───────────────────────> failed     (whoever works on it keeps dying)
+  │    └──────────┴──> cancelling ──> cancelled
+  └──> failed                                             (no line could be read)
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4, uuid5
+
+from gaelp_tasks.models.invocation import Tier
+
+__all__ = [
+    "ID_PREFIX",
+    "MOVES",
+    "TERMINAL",
+    "Batch",
+    "BatchState",
+    "Counts",
+    "LineOutcome",
+    "eta_s",
+    "may_move",
+    "new_id",
+    "task_id",
+]
+
+ID_PREFIX = "batch_"
+
+
+class BatchState(StrEnum):
+    """Where a batch is; OpenAI's words."""
+
+    VALIDATING = "validating"  #: its file is being read
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"  #: every line has its outcome; what Redis still holds of them is cleared away
+    COMPLETED = "completed"
+    EXPIRED = "expired"  #: its window closed: what had finished is kept, the rest are error lines
+    CANCELLING = "cancelling"  #: what runs is being stopped
+    CANCELLED = "cancelled"  #: what had finished is kept, the rest are error lines
+    FAILED = "failed"  #: nothing could be run; it says why
+
+
+MOVES: dict[BatchState, frozenset[BatchState]] = {
+    BatchState.VALIDATING: frozenset({BatchState.IN_PROGRESS, BatchState.CANCELLING, BatchState.FAILED}),
+    BatchState.IN_PROGRESS: frozenset(
+        {BatchState.FINALIZING, BatchState.CANCELLING, BatchState.EXPIRED, BatchState.FAILED}
+    ),
+    BatchState.FINALIZING: frozenset({BatchState.COMPLETED}),
+    BatchState.CANCELLING: frozenset({BatchState.CANCELLED}),
+    BatchState.COMPLETED: frozenset(),
+    BatchState.EXPIRED: frozenset(),
+    BatchState.CANCELLED: frozenset(),
+    BatchState.FAILED: frozenset(),
+}
+
+TERMINAL = frozenset(state for state, moves in MOVES.items() if not moves)
+
+
+def may_move(before: BatchState, after: BatchState) -> bool:
+    """Whether the table has this move."""
+    return after in MOVES[before]
+
+
+class LineOutcome(StrEnum):
+    """What became of a line; one without an outcome is still to be run, or runs."""
+
+    DONE = "done"  #: its result is kept
+    FAILED = "failed"  #: it ran, and was refused, gave up its retries or was cut
+    INVALID = "invalid"  #: it could not be read, and was never published
+    EXPIRED = "expired"  #: the batch's window closed before it had finished
+    CANCELLED = "cancelled"  #: the batch, or the line's own invocation, was cancelled
+
+
+class Counts(NamedTuple):
+    """The lines of a batch by outcome; blank ones are not counted."""
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    invalid: int = 0
+    expired: int = 0
+    cancelled: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Those that have an outcome."""
+        return self.done + self.errors
+
+    @property
+    def errors(self) -> int:
+        """Those with an outcome and no result."""
+        return self.failed + self.invalid + self.expired + self.cancelled
+
+    @property
+    def open(self) -> int:
+        """Those still to be run, or running."""
+        return self.total - self.ended
+
+    @property
+    def to_run(self) -> int:
+        """Those that could be read."""
+        return self.total - self.invalid
+
+
+class Batch(NamedTuple):
+    """A batch as it is known now; times are aware."""
+
+    id: str
+    tenant: str  #: '' for none
+    state: BatchState
+    tier: Tier
+    name: str  #: of its file, '' where it has none
+    counts: Counts
+    created_at: datetime
+    started_at: datetime | None  #: when the last line was read, and the first could run
+    ended_at: datetime | None
+    expires_at: datetime | None  #: None: it may take as long as it takes
+    seen_at: datetime | None  #: when somebody last worked on it
+    trouble: str  #: why it failed, in one sentence; '' otherwise
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing will change any more."""
+        return self.state in TERMINAL
+
+    def facts(self, now: datetime) -> dict[str, Any]:
+        """What `--json` tells."""
+        left_s = eta_s(self, now)
+        return {
+            "id": self.id,
+            "state": self.state.value,
+            "tier": self.tier.value,
+            "file": self.name,
+            "counts": {**self.counts._asdict(), "open": self.counts.open},
+            "created_at": _iso(self.created_at),
+            "started_at": _iso(self.started_at),
+            "ended_at": _iso(self.ended_at),
+            "expires_at": _iso(self.expires_at),
+            "eta_s": None if left_s is None else round(left_s, 1),
+            "trouble": self.trouble or None,
+        }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")
+
+
+def eta_s(batch: Batch, now: datetime) -> float | None:
+    """Seconds until it is over at the pace so far; None where that cannot be told, 0 where it is over."""
+    if batch.is_over:
+        return 0.0
+    counts = batch.counts
+    ran = counts.ended - counts.invalid
+    if batch.state is not BatchState.IN_PROGRESS or batch.started_at is None or ran <= 0:
+        return None
+    took_s = max(0.0, (now - batch.started_at).total_seconds())
+    left_s = counts.open * took_s / ran
+    if batch.expires_at is not None:
+        left_s = min(left_s, max(0.0, (batch.expires_at - now).total_seconds()))
+    return left_s
+
+
+def new_id() -> str:
+    """An id that no other batch has."""
+    return ID_PREFIX + uuid4().hex
+
+
+def task_id(batch_id: str, custom_id: str) -> str:
+    """The id of a line's invocation: always the same, so that to publish it twice is harmless."""
+    return str(uuid5(UUID(batch_id.removeprefix(ID_PREFIX)), custom_id))

@@ -1,0 +1,96 @@
+"""A batch's file taken in, and its results written out: a piece at a time, whatever its size."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import BinaryIO, TextIO
+
+from gaelp_tasks.db.batches import Batches
+from gaelp_tasks.models.batch import Batch, BatchState
+from gaelp_tasks.models.batch_file import BadLine, Defaults, Line, Reader, numbered, record
+from gaelp_tasks.models.batch_work import TakenOver
+from gaelp_tasks.registry import refuse_unknown
+from gaelp_tasks.settings import Settings
+
+__all__ = ["begin", "pieces", "take_in", "write_out"]
+
+PIECE = 500  #: lines of one transaction
+PIECE_BYTES = 4 * 1024**2  #: of lines in memory at once; a longer one comes with those before it
+NOTHING = "No line of the file could be read: `gaelp batch results ID --errors` says why."
+EMPTY = "The file has no lines."
+
+
+def pieces(file: BinaryIO, defaults: Defaults, settings: Settings) -> Iterator[list[Line | BadLine]]:
+    """Every line of the file, checked, some at a time. Raises what reading the file raises."""
+    most_bytes = settings.most_message_bytes
+    reader = Reader(
+        defaults,
+        most_bytes=most_bytes,
+        max_prompt_bytes=int(settings.max_prompt_bytes),
+        check=partial(refuse_unknown, settings=settings),
+    )
+    piece: list[Line | BadLine] = []
+    size_bytes = 0
+    for number, raw in numbered(file, most_bytes=most_bytes):
+        piece.append(reader.read(number, raw))
+        size_bytes += len(raw or b"")
+        if len(piece) >= PIECE or size_bytes >= PIECE_BYTES:
+            yield piece
+            piece, size_bytes = [], 0
+    if piece:
+        yield piece
+
+
+async def begin(
+    batches: Batches, batch_id: str, *, within_s: float | None = None, now: datetime | None = None
+) -> Batch:
+    """Its file was read: the batch is in progress now, or failed, or it was cancelled meanwhile.
+
+    Its window of `within_s` begins now. Raises DatabaseUnavailable.
+    """
+    at = now or datetime.now(UTC)
+    [batch] = await batches.find(batch_id)
+    if batch.counts.to_run:
+        expires_at = None if within_s is None else at + timedelta(seconds=within_s)
+        to = BatchState.IN_PROGRESS
+        moved = await batches.move(batch_id, to, now=at, started_at=at, expires_at=expires_at)
+    else:
+        trouble = NOTHING if batch.counts.total else EMPTY
+        moved = await batches.move(batch_id, BatchState.FAILED, now=at, trouble=trouble)
+    if moved is None:
+        [moved] = await batches.find(batch_id)
+    return moved
+
+
+async def take_in(
+    batches: Batches,
+    batch: Batch,
+    file: BinaryIO,
+    defaults: Defaults,
+    settings: Settings,
+    *,
+    within_s: float | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Batch:
+    """Read all of a file that is there; see `begin`. Raises DatabaseUnavailable."""
+    try:
+        for piece in pieces(file, defaults, settings):
+            await batches.add(batch.id, piece, now=now())
+    except TakenOver:  # it was cancelled, or given up
+        [batch] = await batches.find(batch.id)
+        return batch
+    return await begin(batches, batch.id, within_s=within_s, now=now())
+
+
+async def write_out(batches: Batches, batch: Batch, out: TextIO, *, errors: bool) -> int:
+    """Write its results, or its errors, as JSONL in the order of the file; how many there are.
+
+    Raises DatabaseUnavailable.
+    """
+    count = 0
+    async for line in batches.ended(batch.id, errors=errors):
+        json.dump(record(line), out, ensure_ascii=False)
+        out.write("\n")
+        count += 1
+    return count

@@ -1,0 +1,80 @@
+"""A real Prometheus reads a real worker: every query of a dashboard gives data, and an alert is raised."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from gaelp_tasks import counts, embed, invoke_agent
+from gaelp_tasks.celery_app import app
+from gaelp_tasks.demo.broker import free_port
+from support.claims import publish
+from support.eventually import eventually
+from support.exporter import Exporter
+from support.prometheus import PROGRAM, Prometheus
+from support.scripted_server import ScriptedServer
+
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.slow,
+    pytest.mark.skipif(PROGRAM is None, reason="no prometheus on PATH (Debian: prometheus)"),
+]
+
+DASHBOARDS = sorted((Path(__file__).parents[2] / "docker/grafana/dashboards").glob("*.json"))
+VARIABLES = {"$__rate_interval": "1m", "$model": ".*"}
+#: seen only where the model server is a process of this machine whose memory may be read
+MAY_BE_HIDDEN = 'kind="held"'
+
+
+def queries():
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", ()):
+                expr = target["expr"]
+                for name, value in VARIABLES.items():
+                    expr = expr.replace(name, value)
+                assert "$" not in expr
+                if MAY_BE_HIDDEN not in expr:
+                    yield expr
+
+
+@pytest.fixture
+async def node():
+    async with ScriptedServer() as server:
+        yield server
+
+
+async def test_every_query_of_every_dashboard_gives_data_and_an_alert_is_raised(
+    start_worker, node, broker, tmp_path
+):
+    await asyncio.to_thread(story, start_worker, node.url, broker, tmp_path)
+
+
+def story(start_worker, node, broker, tmp_path):
+    """In one thread: Celery's results belong to the thread that asked."""
+    port = free_port()
+    start_worker(GAELP_OLLAMA_NODES=node, GAELP_METRICS_PORT=str(port))
+    with (
+        Exporter(tmp_path, broker.url) as exporter,
+        Prometheus(tmp_path, {"gaelp": [exporter.port], "gaelp-worker": [port]}) as prometheus,
+    ):
+        eventually(lambda: len(prometheus.ask("up == 1")) == 2, what="both pages are scraped")
+        eventually(lambda: prometheus.ask("gaelp_invocations_total"), what="the zeros are there")
+        for number in range(6):
+            invoke_agent.delay(f"Hi {number}", tier="batch").get(timeout=30)
+        embed.delay(["a"]).get(timeout=30)
+        counts.count(app, counts.PREEMPTED)
+        publish("junk that no worker can read")
+        for query in queries():
+            eventually(lambda query=query: prometheus.ask(query), what=query)
+        [ended] = eventually(
+            lambda: prometheus.ask(
+                'sum(increase(gaelp_invocations_total{tier="batch", agent="chat"}[1m])) > 0'
+            )
+        )
+        assert float(ended["value"][1]) > 0
+        [raised] = eventually(lambda: prometheus.ask('ALERTS{alertname="GaelpDeadLetters"}'))
+        assert raised["metric"]["severity"] == "warning"
+        others = prometheus.ask('ALERTS{alertstate="firing", alertname!="GaelpDeadLetters"}')
+        assert not others
