@@ -125,7 +125,8 @@ def decide(
     `goes_on`: the run before is not over; `is_idle`: nothing is queued or running in a higher tier.
     """
     if goes_on and schedule.overlap is Overlap.SKIP:
-        return Drop(due)
+        made_up = schedule.missed is Missed.ALL and now - due > LATE  # all of those are wanted, in turn
+        return Hold(standing.waiting or due) if made_up else Drop(due)
     in_time = now - due <= LATE or schedule.in_window(now)
     quiet = is_idle or not schedule.only_when_idle
     alone = not goes_on or schedule.overlap is Overlap.CANCEL

@@ -46,6 +46,7 @@ class Press:
         self._publish: Any = redis.register_script(script("publish"))
         self._keys = keys
         self._run: Run | None = None
+        self.passed = False  #: the last run is in its queue, or was before
 
     def fit(self, connection: Connection) -> Connection:
         """Have what is put into a queue through this connection go through here."""
@@ -77,7 +78,7 @@ class Press:
 
         Raises Deposed.
         """
-        self._run = run
+        self._run, self.passed = run, False
         try:
             yield
         except PublishedBefore:
@@ -96,6 +97,7 @@ class Press:
         )
         if done < 0:
             raise Deposed
+        self.passed = True
         if not done:
             raise PublishedBefore
         return True

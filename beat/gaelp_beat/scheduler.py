@@ -20,7 +20,7 @@ from gaelp_beat.leader import Leader, Term
 from gaelp_beat.publishing import Deposed, Press, Run
 from gaelp_beat.schedule import STATIC
 from gaelp_tasks.celery_app import GaelpApp
-from gaelp_tasks.connections import in_words, unavailable
+from gaelp_tasks.connections import connect, in_words, unavailable
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.schedules import Kept, Timetable
 from gaelp_tasks.due import Drop, Fire, Hold, candidate, decide
@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 TICK_S = 0.5  #: between two looks at the lease and at SQL
 AT_ONCE = 100  #: schedules that are read in one look
+REDIS_S = 1.0  #: for an answer about the lease; a host that is gone without a word costs no more
 SQL_S = 2.0  #: for one look or note; what takes longer would cost the lease
 RENEW_S = 0.5  #: between two renewals, also where one tick has much to do
 TURNS = 1000  #: runs of fixed entries in one tick
@@ -46,8 +47,9 @@ class Scheduler(beat.Scheduler):
     max_interval = TICK_S
 
     def __init__(self, app: GaelpApp, *args: Any, max_interval: float | None = None, **how: Any) -> None:
-        self._leader = Leader(app.redis, app.keys)
-        self._press = Press(app.redis, app.keys)
+        redis = connect(app.settings, answer_s=REDIS_S)
+        self._leader = Leader(redis, app.keys)
+        self._press = Press(redis, app.keys)
         self._term: Term | None = None
         self._led_at = 0.0  # `monotonic` of the last renewal
         self._loop: asyncio.Runner | None = None
@@ -182,6 +184,8 @@ class Scheduler(beat.Scheduler):
                 denied_join_result(),  # nobody waits for the result here, so nothing listens for it
             ):
                 self._apply(one)
+            if not self._press.passed:  # it went another way than through a list of ours, or nobody sent it
+                self.app.redis.hset(self.app.keys.beat_published, fixed.id_of(name), turn.until_ms)
             done_ms = turn.until_ms
         self._well(f"Entry {name!r}")
         return fixed.next_ms(entry.schedule, done_ms)
@@ -200,7 +204,7 @@ class Scheduler(beat.Scheduler):
             return TICK_S * 1000
         try:
             due = self._ask(lambda at: at.due(now, AT_ONCE))
-            moved = [self._publish_one(kept) for kept in due.kept]
+            moved = [self._publish_safely(kept) for kept in due.kept]
         except (DatabaseUnavailable, TimeoutError) as error:
             self._tell("SQL", _why(error))
             return TICK_S * 1000
@@ -210,6 +214,16 @@ class Scheduler(beat.Scheduler):
         if any(moved):
             return 0.0
         return TICK_S * 1000 if due.next_at is None else (due.next_at - now).total_seconds() * 1000
+
+    def _publish_safely(self, kept: Kept) -> bool:
+        """The same for one that may be broken: it keeps no other schedule from its turn."""
+        try:
+            return self._publish_one(kept)
+        except (Deposed, *unavailable, BrokerUnavailable, DatabaseUnavailable, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001  a result record of another service may hold anything
+            self._tell(f"Schedule {_shown(kept)}", f"cannot be decided on ({type(error).__name__}: {error})")
+            return False
 
     def _publish_one(self, kept: Kept) -> bool:
         """Decide about one due time of a schedule, publish it, and only then write that down.
@@ -287,7 +301,7 @@ class Scheduler(beat.Scheduler):
             return True
         if self._loop is None:
             self._loop = asyncio.Runner()
-        db = Database(self.app.settings.sql_url)
+        db = Database(self.app.settings.sql_url, answer_s=SQL_S)
         try:
             self._loop.run(_within(most_s, db.migrate()))
         except (DatabaseUnavailable, TimeoutError) as error:

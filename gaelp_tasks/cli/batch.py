@@ -21,7 +21,7 @@ from gaelp_tasks.cli.batch_progress import duration, lines, outcomes, reading, w
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import BrokerUnavailable, DatabaseUnavailable
-from gaelp_tasks.models.batch import Batch, BatchState, eta_s
+from gaelp_tasks.models.batch import LONGEST_TENANT, Batch, BatchState, eta_s
 from gaelp_tasks.models.batch_file import Defaults
 from gaelp_tasks.models.batch_work import TakenOver
 from gaelp_tasks.models.invocation import Tier
@@ -56,8 +56,14 @@ class Low(StrEnum):
     BACKGROUND = Tier.BACKGROUND.value
 
 
+def _tenant(name: str) -> str:
+    if len(name) > LONGEST_TENANT:
+        raise typer.BadParameter(f"no name is longer than {LONGEST_TENANT} characters")
+    return name
+
+
 Id = Annotated[str, typer.Argument(metavar="ID", help="Of the batch, or how it begins.")]
-Tenant = Annotated[str, typer.Option(help="Whose it is; nobody's by name if not given.")]
+Tenant = Annotated[str, typer.Option(help="Whose it is; nobody's by name if not given.", callback=_tenant)]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until it is over; Ctrl-C leaves it running.")]
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["history_app"]
 
+LONGEST = 10_000  #: rows of one list
+
 history_app = typer.Typer(
     help="What has become of invocations: one row each, kept in the database.",
     epilog="Example: gaelp history --since 1d --state failed, then gaelp history show ID. While beat runs, "
@@ -87,8 +89,10 @@ def listed(  # noqa: PLR0913  one option each
             help="Those that ended so long ago at most, 90s 30m 2h 7d, or after '2026-11-22 08:00'."
         ),
     ] = "",
-    most: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 50,
-    skip: Annotated[int, typer.Option(min=0, help="Leave out the newest so many.")] = 0,
+    most: Annotated[int, typer.Option(min=1, max=LONGEST, help="Show at most so many.")] = 50,
+    skip: Annotated[
+        int, typer.Option(min=0, max=LONGEST * LONGEST, help="Leave out the newest so many.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """What has become of invocations, the newest first.

@@ -8,11 +8,21 @@ from sqlalchemy import BigInteger, Boolean, ForeignKey, Integer, String, Table, 
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gaelp_tasks.db.base import Base, UtcTime
-from gaelp_tasks.models.batch import Batch, BatchState, Counts, LineOutcome, task_id
+from gaelp_tasks.models.batch import LONGEST_TENANT, Batch, BatchState, Counts, LineOutcome, task_id
 from gaelp_tasks.models.batch_file import LONGEST_ID, BadLine, EndedLine, Form, Line
+from gaelp_tasks.models.frozen import well_formed
 from gaelp_tasks.models.invocation import Tier
 
-__all__ = ["BATCHES", "LINES", "BatchLineRow", "BatchRow", "batch_of", "columns_of", "ended_line_of"]
+__all__ = [
+    "BATCHES",
+    "LINES",
+    "BatchLineRow",
+    "BatchRow",
+    "batch_of",
+    "columns_of",
+    "ended_line_of",
+    "storable",
+]
 
 
 class BatchRow(Base):
@@ -22,7 +32,7 @@ class BatchRow(Base):
 
     key: Mapped[int] = mapped_column(Integer, primary_key=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
-    tenant: Mapped[str] = mapped_column(String(200), index=True)
+    tenant: Mapped[str] = mapped_column(String(LONGEST_TENANT), index=True)
     state: Mapped[str] = mapped_column(String(16), index=True)
     tier: Mapped[str] = mapped_column(String(16))
     name: Mapped[str] = mapped_column(String(255))
@@ -94,10 +104,15 @@ def columns_of(batch_id: str, line: Line | BadLine, now: datetime, *, again: boo
         "ended_at": now if bad else None,
         "result_bytes": 0,
         "code": "invalid_line" if bad else "",
-        "why": why,
+        "why": storable(why),
         "body": body,
         "result": "",
     }
+
+
+def storable(text: str) -> str:
+    """As every database takes it: PostgreSQL has no place for NUL, nor UTF-8 for half a character."""
+    return well_formed(text.replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
 def ended_line_of(row: Any) -> EndedLine:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gaelp_tasks.db.batch_rows import BATCHES, LINES, batch_of, columns_of, ended_line_of
+from gaelp_tasks.db.batch_rows import BATCHES, LINES, batch_of, columns_of, ended_line_of, storable
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.models.batch import TERMINAL, Batch, BatchState, Counts, LineOutcome, may_move, new_id
 from gaelp_tasks.models.batch_file import BadLine, EndedLine, Line
@@ -47,7 +47,7 @@ class Batches:
             "tenant": self._tenant,
             "state": BatchState.VALIDATING.value,
             "tier": tier.value,
-            "name": name[:255],
+            "name": storable(name)[:255],
             "created_at": now,
             "seen_at": now,
             "trouble": "",
@@ -169,6 +169,13 @@ class Batches:
             given = {"conductor": conductor, "seen_at": now, "deaths": row.deaths + died}
             await session.execute(update(BATCHES).where(self._is(batch_id)).values(given | reach._asdict()))
             return Held(batch_of(row), reach, row.deaths + died, in_order)
+
+    async def waits(self, batch_id: str, *, ticket: int, now: datetime) -> bool:
+        """Note that somebody waits to work on it; False where that call is void."""
+        called = self._is(batch_id) & (BATCHES.c.ticket == ticket) & BATCHES.c.state.not_in(OVER)
+        async with self._db.writing() as session:
+            done: Any = await session.execute(update(BATCHES).where(called).values(seen_at=now))
+            return bool(done.rowcount)
 
     async def leave(self, batch_id: str, conductor: str, reach: Reach, *, now: datetime) -> None:
         """Leave it in good order to whoever comes next; nothing where somebody has it already."""
@@ -375,8 +382,8 @@ async def _write_outcomes(session: AsyncSession, key: int, ended: Sequence[Ended
         {
             "at_number": one.number,
             "with_outcome": one.outcome.value,
-            "with_code": one.code[:100],
-            "with_why": one.why,
+            "with_code": storable(one.code)[:100],
+            "with_why": storable(one.why),
             "with_result": one.result,
             "with_bytes": len(one.result),
         }

@@ -31,14 +31,17 @@ class Database:
     lets in many, at READ COMMITTED, so rows are locked there by `with_for_update()`, which SQLite ignores.
     """
 
-    def __init__(self, url: str) -> None:
-        """Raises SettingsError where the address is bad or its driver is not installed."""
+    def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
+        """`answer_s` bounds each wait.
+
+        Raises SettingsError where the address is bad or its driver is not installed.
+        """
         try:
             address.check(url)
         except ValueError as error:
             raise SettingsError(f"GAELP_DATABASE_URL: {error}.") from None
         self.place = masked(url)  #: the address as people may see it
-        self._engine = _postgres(url) if address.is_postgres(url) else _sqlite(url)
+        self._engine = _postgres(url, answer_s) if address.is_postgres(url) else _sqlite(url, answer_s)
         event.listen(self._engine.sync_engine, "handle_error", self._in_our_words)
         self._writing = self._engine.execution_options(**WRITING)
         self._readers = async_sessionmaker(self._engine, expire_on_commit=False)
@@ -111,12 +114,12 @@ def _sentence(place: str, error: BaseException) -> str:
     return f"The database {place} does not serve us: {said}."
 
 
-def _sqlite(url: str) -> AsyncEngine:
+def _sqlite(url: str, answer_s: float) -> AsyncEngine:
     file = address.sqlite_file(url)
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(file) if file else None),
         # transactions begin where we say, not where the driver guesses
-        connect_args={"isolation_level": None, "timeout": ANSWER_S},
+        connect_args={"isolation_level": None, "timeout": answer_s},
         # in memory there is only what one connection sees
         poolclass=AsyncAdaptedQueuePool,
         **({} if file else {"pool_size": 1, "max_overflow": 0}),
@@ -149,7 +152,7 @@ def _sqlite(url: str) -> AsyncEngine:
     return engine
 
 
-def _postgres(url: str) -> AsyncEngine:
+def _postgres(url: str, answer_s: float) -> AsyncEngine:
     try:
         import asyncpg  # noqa: PLC0415  an extra of its own
     except ModuleNotFoundError:
@@ -161,7 +164,7 @@ def _postgres(url: str) -> AsyncEngine:
         # asyncpg reads libpq's whole address: several hosts, sslmode, certificates
         try:
             return await asyncpg.connect(
-                url, timeout=ANSWER_S, command_timeout=ANSWER_S, server_settings={"application_name": "gaelp"}
+                url, timeout=answer_s, command_timeout=answer_s, server_settings={"application_name": "gaelp"}
             )
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise DatabaseUnavailable(_sentence(masked(url), error)) from None

@@ -96,6 +96,8 @@ class History:
         Each has all columns by name. What ended before the row that is there is older news.
         """
         rows = list({row["id"]: dict(row) for row in sorted(ended, key=_finished_at)}.values())
+        if not rows:
+            return
         try:
             await self._insert(rows)
         except StatementError:  # one that the database refuses must not keep the others out for ever

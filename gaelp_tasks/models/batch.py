@@ -16,6 +16,7 @@ from gaelp_tasks.models.invocation import Tier
 
 __all__ = [
     "ID_PREFIX",
+    "LONGEST_TENANT",
     "MOVES",
     "TERMINAL",
     "Batch",
@@ -27,6 +28,8 @@ __all__ = [
     "new_id",
     "task_id",
 ]
+
+LONGEST_TENANT = 200  #: characters, as in an invocation
 
 ID_PREFIX = "batch_"
 

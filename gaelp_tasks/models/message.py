@@ -41,7 +41,10 @@ def _with_sound(message: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name} must be base64 of WAV files, which is what Ollama takes: convert or transcribe it"
             )
-    return message | {"images": [*(message.get("images") or ()), *sounds]}
+    images = message.get("images") or []
+    if not isinstance(images, list | tuple):
+        raise ValueError("images must be a list")  # noqa: TRY004  pydantic hears a ValueError
+    return message | {"images": [*images, *sounds]}
 
 
 class FunctionCall(Frozen):

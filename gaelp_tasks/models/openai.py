@@ -55,6 +55,8 @@ def chat_arguments(body: Mapping[str, Any]) -> dict[str, Any]:
         "messages": [_message(message) for message in messages],
     }
     options = {OPTIONS[name]: given.pop(name) for name in tuple(given) if name in OPTIONS}
+    if "stop" in options:
+        options["stop"] = _stops(options["stop"])
     if options:
         asked["options"] = options
     if "response_format" in given:
@@ -84,6 +86,14 @@ def embedding_arguments(body: Mapping[str, Any]) -> dict[str, Any]:
         asked["metadata"] = {"user": given.pop("user")}
     _refuse_rest(given, EMBEDDINGS)
     return asked
+
+
+def _stops(stop: Any) -> list[str]:
+    """OpenAI takes one text for a list of one; Ollama does not."""
+    stops = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
+        raise InvalidInvocation("stop: give a text or a list of texts.")
+    return stops
 
 
 def _model(name: Any) -> str:

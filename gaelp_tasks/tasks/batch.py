@@ -62,20 +62,19 @@ def run_batch(self: Task, batch_id: str, *, tenant: str = "", ticket: int = 0, d
             raise Reject(error, requeue=True) from error
 
     at, task_id = shared_resources(), self.request.id
-    try:
-        deaths: Any = app.redis.get(app.keys.deaths(task_id))
-    except unavailable as error:
-        raise Reject(error, requeue=True) from error
-    if deaths and int(deaths):  # at the second one it would have to run alone, and wait for its own lines
-        again(0.0, died=True)
+    # at the second death it would have to run alone, and wait for its own lines; and beat's call expires,
+    # also where it is given back
+    if (deaths := _deaths(task_id)) or self.request.expires:
+        again(0.0, died=died or deaths > 0)
         return
+    call = Call(tenant, batch_id, ticket)
     if not _rota.join(task_id):
-        again(TURN_S, died=died)
+        if shared_runtime().run(_waits(call)):  # else there is a newer call
+            again(TURN_S, died=died)
         return
     button = at.runs.enter(task_id)
     at.aside.add(task_id)
     try:
-        call = Call(tenant, batch_id, ticket)
         pause = shared_runtime().run(_conduct(call, task_id, button, died=died))
     except (DatabaseUnavailable, SettingsError) as error:
         logger.warning("Batch %s waits, for this worker has no database: %s", batch_id, error)
@@ -176,6 +175,26 @@ async def _conduct(call: Call, name: str, button: Cancellation, *, died: bool) -
         except TakenOver:
             return None
         is_revoked = True
+
+
+def _deaths(task_id: str) -> int:
+    """How many workers have died with this message. Raises Reject where Redis does not tell."""
+    try:
+        deaths: Any = app.redis.get(app.keys.deaths(task_id))
+    except unavailable as error:
+        raise Reject(error, requeue=True) from error
+    return int(deaths or 0)
+
+
+async def _waits(call: Call) -> bool:
+    """Note that this call waits for a place; False where it is void."""
+    from gaelp_tasks.db.batches import Batches  # noqa: PLC0415  see run_batch
+
+    try:
+        batches = Batches(await _database(), call.tenant)
+        return await batches.waits(call.batch_id, ticket=call.ticket, now=datetime.now(UTC))
+    except (DatabaseUnavailable, SettingsError):
+        return True
 
 
 async def _forsaken() -> list[Call]:

@@ -22,7 +22,7 @@ from gaelp_tasks.tasks.invoke import invoke_agent
 __all__ = ["LineTasks", "Redis", "verdict"]
 
 LOOK_BYTES = 8 * 1024**2  #: of results in one look; a longer one comes alone
-VOID_S = 3600  #: a second message of a line that has ended finds its mark for so long
+VOID_S = 30 * 86_400  #: what is queued for a node that is away finds the end of its line for so long
 WHOLE = ("stop", "length")
 CUT = {
     "deadline": "It was cut at its deadline.",

@@ -182,7 +182,10 @@ class Conductor:
     async def _look(self) -> list[Ended]:
         waiting = [task_id for task_id, number in self._out.items() if number not in self._due]
         told = await self._blocking(self._lines.ended, waiting) if waiting else {}
-        return [self._verdict(self._out[task_id], record) for task_id, record in told.items()]
+        # in a thread: results may be megabytes of JSON, and other runs stream on this loop
+        return await self._blocking(
+            lambda: [self._verdict(self._out[task_id], record) for task_id, record in told.items()]
+        )
 
     async def _next(self, batch: Batch, ended: Sequence[Ended]) -> list[Published]:
         """What to publish besides, so that `window` lines are out."""
@@ -268,6 +271,8 @@ class Conductor:
             self._out |= {line.task_id: line.number for line in some if line.is_open}
             over = [line.task_id for line in some if not line.is_open]
             await self._blocking(self._lines.void, over, all_of_them=False)
+            if self._tick() - self._beat_at >= self._paces.beat:
+                await self._note([])  # or it would be taken for dead where there are very many
         if not in_order and self._out:
             told = await self._blocking(self._lines.ended, list(self._out))
             self._due = {number: one for one, number in self._out.items() if one not in told}

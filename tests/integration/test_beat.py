@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from time import monotonic, time
 
@@ -16,6 +17,7 @@ from gaelp_beat.schedule import STATIC
 from gaelp_beat.scheduler import TICK_S, Scheduler
 from gaelp_tasks import app as session_app
 from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.connections import unavailable
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.schedules import Schedules, Timetable
 from gaelp_tasks.due import Fire
@@ -406,7 +408,36 @@ def test_beat_lives_on_while_redis_is_away(place, broker):
         assert beat.tick() == TICK_S
     finally:
         broker.start()
+
+    def answers():
+        with suppress(*unavailable):  # it reads its file first
+            return place.redis.ping()
+
+    eventually(answers)
     ticking(beat, until=place.ids)
+
+
+def test_a_schedule_that_cannot_be_decided_on_keeps_no_other_from_its_turn(place, monkeypatch):
+    """The result record of another service's task may hold anything."""
+
+    def spoiled(app, task_id):
+        raise TypeError("a record of its own kind")
+
+    monkeypatch.setattr("gaelp_beat.scheduler.goes_on", spoiled)
+    place.add(name="broken")
+    beat = place.beat()
+    ticking(beat, until=lambda: "Schedule 'broken'" in beat._troubles)
+    place.add(name="whole")
+    before = len(place.ids())
+    ticking(beat, until=lambda: len(place.ids()) > before)
+
+
+def test_an_entry_that_puts_nothing_into_a_list_has_had_its_turn(place):
+    beat = place.beat(fixed("silent", 0.2))
+    beat._apply = lambda entry: None  # as a fan-out, or a task that only runs where no other one does
+    key = session_app.keys.beat_published
+    first = eventually(lambda: beat.tick() and place.redis.hget(key, "fixed:silent"))
+    eventually(lambda: beat.tick() and place.redis.hget(key, "fixed:silent") != first)
 
 
 def test_beat_lives_on_without_its_database(place, tmp_path):

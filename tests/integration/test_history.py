@@ -60,6 +60,11 @@ async def test_all_that_was_told_comes_back(db):
     assert found.facts().keys() == told.keys() - {"prompt", "text"}
 
 
+async def test_nothing_to_keep_is_kept(db):
+    await History(db, None).add([])
+    assert await History(db, None).count() == 0
+
+
 async def test_the_same_again_changes_nothing_and_the_newest_end_counts(db):
     history = History(db, None)
     await history.add([row("a", ended_s=5, state="failed", claims=2), row("a", claims=1, state="cut")])

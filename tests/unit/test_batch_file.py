@@ -160,6 +160,11 @@ def test_a_name_that_is_not_known_here_is_refused_where_somebody_checks():
 # --- OpenAI's ---
 
 
+def test_one_text_to_stop_at_is_a_list_of_one():
+    assert json.loads(read(openai(CHAT | {"stop": "\n"})).arguments)["options"] == {"stop": ["\n"]}
+    assert "stop" in read(openai(CHAT | {"stop": 5})).why
+
+
 def test_a_chat_of_openai_becomes_an_invocation():
     body = CHAT | {
         "temperature": 0.5,

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gaelp_tasks.db.batch_rows import storable
 from gaelp_tasks.models.batch import LineOutcome
+from gaelp_tasks.services.batches import _json
 from gaelp_tasks.tasks.batch_lines import _record, _within, verdict
 
 
@@ -53,3 +55,12 @@ def test_a_look_brings_few_long_records_and_always_one(sizes):
     assert chosen == there[: len(chosen)]
     assert bool(chosen) == bool(there)
     assert len(chosen) <= 1 or sum(sizes[name] for name in chosen) <= 8 * 1024**2
+
+
+def test_what_no_file_takes_as_it_is_is_escaped():
+    assert _json({"a": "ö"}) == '{"a": "ö"}'
+    assert _json({"a": "ö\ud83d"}) == r'{"a": "\u00f6\ud83d"}'
+
+
+def test_what_no_database_takes_is_replaced():
+    assert storable("a\0b\ud83d") == "a\N{REPLACEMENT CHARACTER}b?"

@@ -185,6 +185,14 @@ def test_an_overlapping_run_is_left_out_waits_or_cancels_the_old_one():
     assert told == {"skip": Drop(due), "queue": Hold(due), "cancel": Fire(due, cancel=True)}
 
 
+def test_what_was_missed_and_is_all_wanted_waits_for_the_run_before():
+    schedule = scheduled(missed="all", overlap="skip")
+    late = NOON + LATE + seconds(1)
+    asked = (schedule, Standing(NOON - seconds(60)), NOON, late)
+    assert decide(*asked, goes_on=True, is_idle=True) == Hold(NOON)
+    assert decide(*asked, goes_on=False, is_idle=True) == Fire(NOON, cancel=False)
+
+
 def test_what_waits_for_a_quiet_moment_is_one_run_in_the_end_however_long_it_took():
     schedule = scheduled(interval_s=60, only_when_idle=True, missed="skip", start=NOON.isoformat())
     moments = [NOON + seconds(60 + n) for n in range(0, 600, 7)]

@@ -72,6 +72,7 @@ TREE = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubcl
 DECISIONS = {
     "AnswerUnfit": Failed,
     "BrokerUnavailable": Failed,
+    "DatabaseUnavailable": Failed,
     "DeadLettered": Failed,
     "FirstTokenTimeout": Retry,
     "GaelpError": Failed,

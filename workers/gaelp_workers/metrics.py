@@ -89,7 +89,7 @@ def standing(c: Any, at: Resources, *, began_at: float, moved_at: float) -> Stan
     return Standing(
         worker=c.hostname,
         version=RELEASE,
-        runs=len(at.runs.ids()),
+        runs=sum(one not in at.aside for one in at.runs.ids()),
         open=not c.pool.closed,
         wants=c.wants(),
         claim_age_s=max(0.0, now - max(began_at, Transport.polled_at)),

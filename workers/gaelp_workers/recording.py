@@ -157,13 +157,21 @@ class Recording(bootsteps.StartStopStep):
 
     def tell(self, task: Any, state: str, told: Any) -> None:
         """A run has ended."""
-        ending = ended(task.name, task.request, state, told, text_bytes=self._text_bytes)
+        try:
+            ending = ended(task.name, task.request, state, told, text_bytes=self._text_bytes)
+        except (ValueError, LookupError) as error:  # pydantic's error is one; the answer is good all the same
+            logger.warning(
+                "The history cannot tell the end of %s (%s).", task.request.id, type(error).__name__
+            )
+            return
         if ending is not None:
             self._send(ending)
 
     def on_end(self, sender: Any, state: str, retval: Any, **_: Any) -> None:
         """Refused before it ran, for arguments that the task does not have."""
-        if state == FAILURE and isinstance(sender, ModelTask) and not hasattr(sender.request, TOLD):
+        if not isinstance(sender, ModelTask) or sender.request.is_eager:
+            return
+        if state == FAILURE and not hasattr(sender.request, TOLD):
             self.tell(sender, state, retval)
 
     def on_revoked(self, sender: Any, request: Any, expired: bool, **_: Any) -> None:
