@@ -73,7 +73,6 @@ def run_batch(self: Task, batch_id: str, *, tenant: str = "", ticket: int = 0, d
             again(TURN_S, died=died)
         return
     button = at.runs.enter(task_id)
-    at.aside.add(task_id)
     try:
         pause = shared_runtime().run(_conduct(call, task_id, button, died=died))
     except (DatabaseUnavailable, SettingsError) as error:
@@ -86,7 +85,6 @@ def run_batch(self: Task, batch_id: str, *, tenant: str = "", ticket: int = 0, d
         return
     finally:
         at.runs.leave(task_id, button)
-        at.aside.discard(task_id)
         _rota.leave(task_id)
     if pause is not None and pause.gives_back:
         raise Reject(pause.why, requeue=True)

@@ -75,7 +75,7 @@ class Resources:
     tick: Callable[[], float] = monotonic  #: seconds, to measure with
     tallies: "WeakValueDictionary[str, Tally]" = field(default_factory=WeakValueDictionary)
     demand: Demand = field(default_factory=Demand)
-    aside: set[str] = field(default_factory=set)  #: ids of tasks that run here beside the nodes, for long
+    aside: set[str] = field(default_factory=set)  #: ids of tasks of the system queue: they take no slot
     cache: Cache = field(init=False)
     digests: Digests = field(init=False)
     joiner: Joiner = field(init=False)

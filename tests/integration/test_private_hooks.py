@@ -116,3 +116,22 @@ def test_inspect_tells_the_truth_about_the_pool(worker):
     stats = app.control.inspect([worker.name], timeout=5).stats()[worker.name]
     assert stats["pool"]["max-concurrency"] == 4
     assert stats["pool"]["implementation"] == "gaelp_workers.pool:TaskPool"
+
+
+def test_errands_are_not_counted_among_the_runs(worker):
+    """Whatever the system queue brings takes no slot; Celery's stats and the node's snapshot say so."""
+    ours = invoke_agent.AsyncResult(
+        app.send_task("gaelp.invoke_agent", ["errand"], {"options": ENDLESS}, queue="system").id
+    )
+    taken = invoke_agent.delay("run", options=ENDLESS)
+    try:
+        next(ours.stream(timeout=20))
+        next(taken.stream(timeout=20))
+        eventually(lambda: [node.running for node in live_nodes(app)] == [(taken.id,)])
+        stats = app.control.inspect([worker.name], timeout=5).stats()[worker.name]
+        assert stats["pool"]["running"] == 1
+    finally:
+        ours.cancel()
+        taken.cancel()
+    assert ours.get(timeout=10)["stop_reason"] == "cancelled"
+    taken.get(timeout=10)

@@ -22,10 +22,10 @@ class Queues:
     def __init__(self) -> None:
         self.there: dict[str, Head] = {}
 
-    def models(self, redis: Any, since_s: float) -> set[str]:
-        return set()
+    def named(self, redis: Any, since_s: float) -> tuple[set[str], set[str]]:
+        return set(), set()
 
-    def waiting(self, redis: Any, *, also: Any, tidy: bool) -> set[str]:
+    def waiting(self, redis: Any, known: Any, *, also: Any, tidy: bool) -> set[str]:
         return {name.partition(SEPARATOR)[0] for name in self.there}
 
     def heads(self, redis: Any, queues: Any) -> dict[str, Head]:

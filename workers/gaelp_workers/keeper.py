@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["Keeper", "connection_name"]
 
 logger = logging.getLogger(__name__)
 
-SWEEPS = 3  #: per beat, so that what is due is published soon
+SWEEPS = 2  #: per beat, so that what is due is published soon
 CONNECTION = "gaelp:"  #: with the holder behind it, the name of its connection in CLIENT LIST
 IDLE_LOOK = 4  #: beats between two looks while nobody else holds anything
 STRAY_LOOKS = 5  #: in a row at a lease of ours that nothing here holds: its claim was never answered
@@ -95,11 +95,12 @@ class Keeper(threading.Thread):
         try:
             self._renew()
             self._leases.pay(self._redis)
-            dead = self._dead()
+            ends = self._leases.ends(self._redis)
+            dead = self._dead(ends)
             self._renew_in_time()
             self._sweep(dead)
             self._renew_in_time()
-            self._give_back_strays()
+            self._give_back_strays(ends)
             self._on_beat(self._redis)
         except unavailable as error:
             self._seen.clear()  # after a restart or a failover nobody's name is there yet
@@ -117,9 +118,9 @@ class Keeper(threading.Thread):
         if self._clock() - self._renewed_at > self._every_s:
             self._renew()
 
-    def _give_back_strays(self) -> None:
+    def _give_back_strays(self, tags: Iterable[str]) -> None:
         """What a claim brought whose answer never came here: nobody would run it until its lease ends."""
-        there = self._leases.strays(self._redis)
+        there = self._leases.strays(tags)
         self._strays = {tag: self._strays.get(tag, 0) + 1 for tag in there}
         late = [tag for tag, looks in self._strays.items() if looks > STRAY_LOOKS]
         if late:
@@ -148,12 +149,15 @@ class Keeper(threading.Thread):
                 self._lost.add(tag)
                 self._on_lost(held[tag].id)
 
-    def _dead(self) -> set[str]:
+    def _dead(self, leases: Mapping[str, float]) -> set[str]:
         """Holders whose connection is gone, and which renew no lease any more.
 
         A living one opens its connection anew within a beat of its own.
         """
-        ends = self._leases.holders(self._redis)
+        ends: dict[str, float] = {}  # of the last lease of each
+        for tag, end in leases.items():
+            holder = tag.partition("|")[0]
+            ends[holder] = max(end, ends.get(holder, 0.0))
         ends.pop(self._leases.holder, None)
         others = ends.keys()
         renewed = {holder for holder, end in ends.items() if end > self._ends.get(holder, end)}

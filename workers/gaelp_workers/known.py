@@ -54,10 +54,11 @@ class KnownQueues:
         with self._lock:
             self._news = frozenset()
         self._mine = own = names_of(self._own())
-        self._elsewhere = frozenset(self._leases.models(redis, self._now() - MISSED_S))
+        named, elsewhere = self._leases.named(redis, self._now() - MISSED_S)
+        self._elsewhere = frozenset(elsewhere)
         mine = [f"{tier}.{name}" for tier in Tier for name in (*own, ANY, EMBED)]
         tidy = next(self._looks) % TIDY_EVERY == 0
-        waiting = self._leases.waiting(redis, also={*mine, *self._known}, tidy=tidy)
+        waiting = self._leases.waiting(redis, named, also={*mine, *self._known}, tidy=tidy)
         with self._lock:
             self._known = self._news.union(waiting, () if self.told else mine)
         self._age(self._leases.heads(redis, self.served))

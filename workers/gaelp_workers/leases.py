@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gaelp_tasks.connections import Refused, ScriptUnknown, SyncRedis, unavailable
 from gaelp_tasks.keys import Keys
 from gaelp_tasks.queues import SEPARATOR, SYSTEM, Place, lists, tier_of
-from gaelp_workers.dispatch import Free, Held, Offer, pool_of
+from gaelp_workers.dispatch import Free, Held, Kind, Offer, pool_of
 from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, HEADS, RENEW, SORT, SWEEP, TIDY, Script
 
 __all__ = ["SWEEP_AT_MOST", "TOLD", "Head", "Leases", "Swept"]
@@ -189,9 +189,14 @@ class Leases:
         self._held[tag] = task
         self.changes += 1
 
-    def begin(self, task_id: str) -> None:
-        """A thread takes this task: from now on it ends, and is not given back unasked."""
-        self._begun.update(tag for tag, task in self.held.items() if task.id == task_id)
+    def begin(self, task_id: str) -> set[Kind]:
+        """A thread takes this task: from now on it ends, and is not given back unasked.
+
+        Returns what it takes; nothing where its lease was lost meanwhile.
+        """
+        begun = {tag: task.kind for tag, task in self.held.items() if task.id == task_id}
+        self._begun.update(begun)
+        return set(begun.values())
 
     def spoil(self, task_id: str) -> None:
         """Celery could not even run this task: what was not settled of it goes to the dead letters."""
@@ -272,13 +277,22 @@ class Leases:
         where = (*self._places, keys.queues)
         return Swept(*self._run(SWEEP, where, (*told, *(f"{holder}|" for holder in dead)), redis=redis))
 
-    def waiting(self, redis: SyncRedis, *, also: Iterable[str] = (), tidy: bool = False) -> set[str]:
-        """The queues of models that may hold something.
+    def named(self, redis: SyncRedis, since_s: float) -> tuple[set[str], set[str]]:
+        """Queues of models that publishers named, and models that a node said it has after this Unix time."""
+        with redis.pipeline(transaction=False) as pipe:
+            pipe.smembers(self._keys.queues)
+            pipe.zrangebyscore(self._keys.models, since_s * 1000, "+inf")
+            queues, models = pipe.execute()
+        return set(queues), set(models)
+
+    def waiting(
+        self, redis: SyncRedis, known: Collection[str], *, also: Iterable[str] = (), tidy: bool = False
+    ) -> set[str]:
+        """The queues of models that may hold something, of those that were named.
 
         `also`: more queues to look at; who publishes without our library names none. To `tidy` is to forget
         those that hold nothing.
         """
-        known: Any = redis.smembers(self._keys.queues)
         if known and tidy:
             every = [self._keys.queue(name) for queue in known for name in lists(queue)]
             self._run(TIDY, [self._keys.queues, *every], [len(every) // len(known), *known], redis=redis)
@@ -299,24 +313,14 @@ class Leases:
         rows = zip(*(told[part::5] for part in range(5)), strict=True)
         return {asked[at - 1]: Head(size, named, _since(sent, due)) for at, size, named, sent, due in rows}
 
-    def models(self, redis: SyncRedis, since_s: float) -> set[str]:
-        """Models that some node said it has, after this Unix time, as queues call them."""
-        named: Any = redis.zrangebyscore(self._keys.models, since_s * 1000, "+inf")
-        return set(named)
-
-    def holders(self, redis: SyncRedis) -> dict[str, float]:
-        """Everybody who holds anything, with the latest end of a lease, Unix time in ms."""
-        ends: dict[str, float] = {}
+    def ends(self, redis: SyncRedis) -> dict[str, float]:
+        """Every tag that anybody holds, with the end of its lease, Unix time in ms."""
         leases: Any = redis.zrange(self._keys.leases, 0, -1, withscores=True)
-        for tag, end in leases:
-            holder = tag.partition("|")[0]
-            ends[holder] = max(end, ends.get(holder, 0.0))
-        return ends
+        return dict(leases)
 
-    def strays(self, redis: SyncRedis) -> set[str]:
-        """Tags that Redis has as held by us, and nothing here holds."""
-        leases: Any = redis.zrange(self._keys.leases, 0, -1)
-        ours = {tag for tag in leases if tag.startswith(f"{self.holder}|")}
+    def strays(self, tags: Iterable[str]) -> set[str]:
+        """Those of them that Redis has as held by us, and nothing here holds."""
+        ours = {tag for tag in tags if tag.startswith(f"{self.holder}|")}
         return ours - self.held.keys() - self._owed
 
     def forsake(self, redis: SyncRedis, tags: Sequence[str]) -> None:

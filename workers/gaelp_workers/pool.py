@@ -23,7 +23,7 @@ from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.runtime import shared_runtime
 from gaelp_tasks.tasks.resources import shared_resources
-from gaelp_workers.dispatch import EMBEDS
+from gaelp_workers.dispatch import EMBEDS, Kind
 from gaelp_workers.draining import Drain
 from gaelp_workers.transport import Transport
 
@@ -92,9 +92,11 @@ class TaskPool(ThreadPool):
         if self.drain.begun:  # it was claimed in the moment before
             self._refuse(correlation_id)
             return ApplyResult(Future())
-        runs, seats = shared_resources().runs, shared_resources().seats
+        at = shared_resources()
+        runs, seats = at.runs, at.seats
         button = runs.enter(correlation_id)
-        Transport.leases.begin(correlation_id)
+        if Kind.ERRAND in Transport.leases.begin(correlation_id):
+            at.aside.add(correlation_id)
         embeds = args[:1] == (EMBEDS,)  # Celery's request gives the task's name first
         if embeds:
             seats.enter(correlation_id)
@@ -110,6 +112,7 @@ class TaskPool(ThreadPool):
             self._running.pop(token, None)
             self._futures.discard(future)
             seats.leave(correlation_id)
+            at.aside.discard(correlation_id)
             runs.leave(correlation_id, button)
             if not future.cancelled() and future.exception() is not None:
                 logger.error("Celery could not run %s.", correlation_id, exc_info=future.exception())
@@ -170,7 +173,7 @@ class TaskPool(ThreadPool):
     def _get_info(self) -> dict[str, Any]:
         embedding = len(shared_resources().seats.taken)
         return dict(super()._get_info()) | {
-            "running": len(self._running) - embedding,
+            "running": len(self._running) - embedding - len(shared_resources().aside),
             "embedding": embedding,
             "seats": self.seats,
             "hard-max": HARD_MAX,

@@ -32,7 +32,7 @@ SCHEME = "claim"  #: what Celery's banner and log call our connection
 TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
 
 REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
-POLL_S = 0.012  #: where Redis does not tell of what comes
+POLL_S = 0.01  #: where Redis does not tell of what comes
 TOLD_POLL_S = 0.4  #: where it does
 PARTS = 6  #: of each message that a claim brings
 RINGS = 1000  #: heard at once; the rest at the next turn
