@@ -40,8 +40,8 @@ def test_of_all_connections_only_the_last_one_turns_the_loop(monkeypatch):
     loop = Loop()
     for _ in range(3):
         one = connection(loop)
-        one.turn_every(0.02)
-        one.turn_every(0.2)
+        one.keep_turning()
+        one.keep_turning()
     assert len(loop.going) == 1
 
 

@@ -32,8 +32,8 @@ SCHEME = "claim"  #: what Celery's banner and log call our connection
 TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
 
 REPLIES = ".reply.celery.pidbox"  #: how Celery's queues of replies end
-POLL_S = 0.01  #: where Redis does not tell of what comes
-TOLD_POLL_S = 0.4  #: where it does
+POLL_S = 0.01  #: from an answer to the next claim, where Redis does not tell of what comes
+TURN_S = 0.4  #: the loop turns so often with nothing to do, and claims where Redis does tell
 PARTS = 6  #: of each message that a claim brings
 RINGS = 1000  #: heard at once; the rest at the next turn
 ALLOWED_S = 0.002  #: the capacity is asked again after this
@@ -86,7 +86,7 @@ class Channel(kombu_redis.Channel):
     _paused_until = 0.0  # nor before this, whatever rings: Redis refused
     _rings = 0  # since the last claim was sent
     _echo_until = 0.0  # the first ring tells of what our own claim took
-    _poll_s = POLL_S
+    _told = False  # whether Redis tells of what comes
     _room = Free({}, 0, 0)  # that the last claim left: what would have filled it was not there
     _capacity = CLOSED
     _allowed_at = -ALLOWED_S  # `monotonic` when that was asked
@@ -151,12 +151,11 @@ class Channel(kombu_redis.Channel):
         connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", line, "BCAST", *prefixes, "NOLOOP")
         try:
             connection.read_response()
-            self._poll_s = TOLD_POLL_S
+            self._told = True
         except Refused as error:
-            self._poll_s = POLL_S
+            self._told = False
             logger.info("Redis does not tell of changes (%s): they are heard within a poll.", error)
-        Transport.known.told = self._poll_s == TOLD_POLL_S
-        self.connection.turn_every(self._poll_s)
+        Transport.known.told = self._told
 
     def _brpop_read(self, **options: Any) -> bool:
         """Hand out what a claim brought."""
@@ -326,11 +325,11 @@ class Channel(kombu_redis.Channel):
         echo = self._rings == 1 and monotonic() < self._echo_until
         if at_once or (self._rings and not echo):
             self._resume_at = 0.0
-        elif echo:
+        elif echo or not self._told:
             self._resume_at = monotonic() + POLL_S
             self.connection.turn_in(POLL_S)
         else:
-            self._resume_at = monotonic() + self._poll_s / 2  # at the next turn, not at the one after it
+            self._resume_at = monotonic() + TURN_S / 2  # at the next turn, not at the one after it
 
 
 class Transport(kombu_redis.Transport):
@@ -351,10 +350,10 @@ class Transport(kombu_redis.Transport):
     polled_at: ClassVar[float] = 0.0  #: `monotonic` of the last answer to a claim; 0 before the first
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Hear the doorbell, and turn often enough to notice what it does not tell."""
+        """Hear the doorbell, and turn now and then whatever it tells."""
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
         self._loop = loop
-        self.turn_every(POLL_S)
+        self.keep_turning()
         try:
             bell, self.bell_id = Transport.leases.bell()
         except Refused as error:
@@ -364,15 +363,15 @@ class Transport(kombu_redis.Transport):
         # redis-py shows no socket; of the subscription itself it would open a new one, unheard by the loop
         loop.add_reader(bell.connection._sock, self._on_bell, bell)  # noqa: SLF001
 
+    def keep_turning(self) -> None:
+        """Have the loop turn now and then with nothing to do."""
+        if Transport._turns is not None:  # of the connection before, perhaps: Celery does not know of it
+            Transport._turns.cancel()
+        Transport._turns = self._loop.call_repeatedly(TURN_S, _turn)
+
     def turn_in(self, seconds: float) -> None:
         """Have the loop turn once, then."""
         self._loop.call_later(seconds, _turn)
-
-    def turn_every(self, seconds: float) -> None:
-        """How often the loop turns with nothing to do."""
-        if Transport._turns is not None:  # of the connection before, perhaps: Celery does not know of it
-            Transport._turns.cancel()
-        Transport._turns = self._loop.call_repeatedly(seconds, _turn)
 
     def _on_bell(self, bell: Any) -> None:
         """Something came: look at once. A broken connection is one for the whole consumer."""
