@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Control", "InvocationHandle"]
 
 LOOK_S = 0.1
+RELOOK_S = 5.0
+LEAST_S = 0.001  #: for Celery no time at all means for ever
 RESULT_S = 5.0  #: Celery stores the result after the stream has ended
 
 
@@ -37,16 +39,23 @@ class InvocationHandle(AsyncResult):
     is_rerun = False  #: an outcome of this id was told before, and is forgotten
 
     def get(self, timeout: float | None = None, *args: Any, **how: Any) -> Any:
-        """As in Celery; for a run after one that was forgotten it looks itself.
+        """As in Celery, which hears of the result; it also looks now and then, for that may go unheard.
 
-        What Celery may still hear of the one before would end its waiting for this one.
+        So it does where redis-py restores a lost subscription without Celery's knowledge. For a run after one
+        that was forgotten it only looks: what is still heard of the one before would end the waiting.
         """
         until = None if timeout is None else monotonic() + timeout
         while self.is_rerun and not self.ready():
             if until is not None and monotonic() >= until:
                 raise CeleryTimeout("The operation timed out.")
             sleep(LOOK_S)
-        return super().get(timeout, *args, **how)
+        while True:
+            left = RELOOK_S if until is None else min(RELOOK_S, until - monotonic())
+            try:
+                return super().get(max(left, LEAST_S), *args, **how)  # it looks when it begins
+            except CeleryTimeout:
+                if self._cache is not None or (until is not None and monotonic() >= until):
+                    raise  # the run itself has failed with one, or it is over
 
     def stream(self, *, timeout: float | None = None) -> Iterator[str]:
         """The text, piece by piece, from token 0, whenever one starts to read; it ends with the run.

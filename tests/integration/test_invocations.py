@@ -5,11 +5,14 @@ import base64
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from threading import Event
+from time import sleep
 
 import pytest
 import requests
+from celery.exceptions import TimeoutError as CeleryTimeout
 
-from gaelp_tasks import app, embed, invoke_agent
+from gaelp_tasks import app, embed, invoke_agent, results
 from gaelp_tasks.errors import InvocationCut, ModelMissing, RequestRefused, StreamUnavailable
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.overview import describe, live_nodes, whole_id
@@ -140,6 +143,34 @@ def test_a_cut_run_carries_on_no_chain():
     with pytest.raises(InvocationCut):
         list(chained.stream(timeout=20))
     assert describe(app, chained.id).state is State.FAILED
+
+
+def test_a_result_of_which_nobody_was_told_is_found_all_the_same(monkeypatch):
+    """redis-py restores a lost subscription by itself; what was told meanwhile is lost."""
+    monkeypatch.setattr(results, "RELOOK_S", 0.3)
+    handle = invoke_agent.delay("Never stop", options=ENDLESS)
+    next(handle.stream(timeout=20))
+    waiting, consumer = Event(), app.backend.result_consumer
+
+    def hears_nothing(timeout=None):
+        waiting.set()
+        sleep(0.01)
+
+    monkeypatch.setattr(consumer, "drain_events", hears_nothing)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(handle.get, 15)
+        assert waiting.wait(10)
+        handle.cancel()
+        assert found.result()["stop_reason"] == "cancelled"
+
+
+def test_waiting_ends_when_it_was_to_end(monkeypatch):
+    monkeypatch.setattr(results, "RELOOK_S", 0.05)
+    handle = invoke_agent.apply_async(["Hi"], {"options": SHORT}, countdown=60)
+    for timeout in (0.12, 0):
+        with pytest.raises(CeleryTimeout):
+            handle.get(timeout)
+    handle.cancel()
 
 
 def test_what_waits_for_its_time_need_not_wait_to_be_cancelled():
