@@ -2,9 +2,9 @@
 
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from celery import Celery
+from celery import Celery, uuid
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
@@ -18,10 +18,14 @@ from gaelp_tasks.connections import (
     sentinel_options,
     unavailable,
 )
+from gaelp_tasks.errors import SettingsError
 from gaelp_tasks.keys import Keys
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.queues import INBOXES, STEPS, SYSTEM, model_of
 from gaelp_tasks.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from gaelp_tasks.tracing import Tracing
 
 __all__ = ["GaelpApp", "app", "celery_settings"]
 
@@ -30,6 +34,7 @@ class GaelpApp(Celery):
     """A Celery app that knows our settings and our part of Redis; it reads the environment at first use."""
 
     control_cls = "gaelp_tasks.results:Control"
+    log_cls = "gaelp_tasks.logs:Logging"
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(
@@ -47,10 +52,16 @@ class GaelpApp(Celery):
     def send_task(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's send_task, which also names the queue of a model, for workers that have not heard of it.
 
-        Raises kombu's OperationalError where Redis does not take the message.
+        With GAELP_TRACES the message takes the trace along. Raises kombu's OperationalError where Redis does
+        not take the message.
         """
         try:
-            sent = super().send_task(*args, **kwargs)
+            if self.settings.traces:
+                kwargs["task_id"] = kwargs.get("task_id") or uuid()
+                with self.tracing.sending(*args[:1], **kwargs) as headers:
+                    sent = super().send_task(*args, **{**kwargs, "headers": headers})
+            else:
+                sent = super().send_task(*args, **kwargs)
         except OperationalError as error:
             raise OperationalError(in_words(str(error))) from error
         queue = kwargs.get("queue")
@@ -69,6 +80,17 @@ class GaelpApp(Celery):
     def keys(self) -> Keys:
         """Names of our keys in Redis."""
         return Keys(self.settings.namespace)
+
+    @cached_property
+    def tracing(self) -> "Tracing":
+        """What tells OpenTelemetry; only where GAELP_TRACES is on. Raises SettingsError without the extra."""
+        try:
+            from gaelp_tasks.tracing import Tracing  # noqa: PLC0415  few are traced
+        except ModuleNotFoundError as error:
+            raise SettingsError(
+                f"GAELP_TRACES: OpenTelemetry is missing ({error.name}): pip install 'gaelp-tasks[otel]'."
+            ) from None
+        return Tracing()
 
     @cached_property
     def redis(self) -> SyncRedis:

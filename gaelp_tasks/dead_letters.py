@@ -7,18 +7,37 @@ that was accepted is dropped or cut short. `gaelp doctor` says when there are an
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from gaelp_tasks import endings
+from gaelp_tasks.attachments import key_of
 from gaelp_tasks.celery_app import GaelpApp
-from gaelp_tasks.connections import connect, worded
+from gaelp_tasks.connections import connect, unavailable, worded
+from gaelp_tasks.errors import DeadLettered
+from gaelp_tasks.keys import Keys
+from gaelp_tasks.lifecycle import State
+from gaelp_tasks.models.ending import Ending
 
-__all__ = ["DeadLetter", "Which", "count", "find", "grouped", "listed", "purge", "replay", "size_bytes"]
+__all__ = [
+    "POISON",
+    "DeadLetter",
+    "Which",
+    "count",
+    "find",
+    "give_up",
+    "grouped",
+    "listed",
+    "purge",
+    "replay",
+    "size_bytes",
+]
 
 PAGE = 500
 READ_BYTES = 8 * 1024**2  #: of records in one answer; a larger record comes alone
 SUB_KEY = "\x06\x16"  #: kombu's mark between a queue and a step of its priority
+POISON = "it killed the workers that ran it"  #: what is told to who waits
 #: nothing that an operator could mend makes these run; «malformed ...» neither
 HOPELESS = frozenset({"not JSON", "not a Celery message", "not JSON inside", "compressed", "unreadable eta"})
 
@@ -34,6 +53,7 @@ class DeadLetter(NamedTuple):
     task: str  #: its name, '' where the message does not tell
     size_bytes: int
     more: Mapping[str, Any]  #: what else was noted about it
+    attachment: str  #: key of what lies beside it, '' where nothing does
     message: bytes  #: exactly as it was found
     place: bytes  #: key of the list it came from
 
@@ -81,6 +101,7 @@ def _read(name: bytes, record: bytes, namespace: str) -> DeadLetter:
         task=str(headers.get("task") or "")[:255],
         size_bytes=len(message),
         more=more,
+        attachment=key_of(Keys(namespace), headers) or "",
         message=message,
         place=place.encode(),
     )
@@ -93,6 +114,17 @@ def _shown(name: bytes) -> str:
 
 def _name(letter_id: str) -> bytes:
     return letter_id.replace(":", "|", 1).encode()
+
+
+def give_up(app: GaelpApp, task_id: str, reason: str) -> None:
+    """Tell who waits for a task that its message is a dead letter; replayed, it may still end well."""
+    with suppress(*unavailable):
+        app.backend.mark_as_failure(
+            task_id, DeadLettered(f"The message of {task_id} is a dead letter: {reason}.")
+        )
+        error = f"DeadLettered: {reason}"
+        ending = Ending(id=task_id, task="", tier="", state=State.FAILED, error=error)
+        endings.tell(app.redis, app.keys, ending)
 
 
 def count(app: GaelpApp) -> int:
@@ -208,6 +240,8 @@ def purge(app: GaelpApp, letter_ids: Iterable[str]) -> int:
             with redis.pipeline(transaction=True) as pipe:
                 for letter in letters:  # what was asked for under its idempotency key may be asked for again
                     pipe.delete(app.keys.asked(letter.task_id).encode(errors="replace"))
+                    if letter.attachment:
+                        pipe.unlink(letter.attachment.encode(errors="replace"))
                 pipe.hdel(app.keys.dead_messages, *page)
                 pipe.zrem(app.keys.dead, *page)
                 thrown += int(pipe.execute()[-2])

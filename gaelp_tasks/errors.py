@@ -4,6 +4,7 @@
     ├── SettingsError            final    a GAELP_ variable is wrong
     ├── InvalidInvocation        final    refused at the call, nothing was published
     ├── IdempotencyConflict      final    an InvalidInvocation: its key belongs to another body
+    ├── AttachmentLost           final    the prompt that its message refers to is gone, or another one
     ├── AnswerUnfit              final    a parser or model class cannot take the answer
     ├── BrokerUnavailable        final    Redis does not answer, or refuses
     ├── DatabaseUnavailable      final    the database does not answer, or refuses
@@ -31,6 +32,7 @@ from typing import ClassVar
 
 __all__ = [
     "AnswerUnfit",
+    "AttachmentLost",
     "BrokerUnavailable",
     "DatabaseUnavailable",
     "DeadLettered",
@@ -83,6 +85,10 @@ class DeadLettered(GaelpError):
 
 class IdempotencyConflict(InvalidInvocation):
     """The idempotency key stands for an invocation that asks for something else."""
+
+
+class AttachmentLost(GaelpError):
+    """What a message refers to is not there any more, or is not what was published."""
 
 
 class AnswerUnfit(GaelpError, ValueError):

@@ -23,6 +23,10 @@ class Keys:
         """What was asked under an idempotency key, and whether it is published."""
         return f"{self.namespace}gaelp:asked:{invocation_id}"
 
+    def attachment(self, invocation_id: str, place: str = "") -> str:
+        """The heavy arguments of a long invocation; without `place` how all of its keys begin."""
+        return f"{self.namespace}gaelp:attachment:{invocation_id}:{place}"
+
     def cancel(self, invocation_id: str) -> str:
         """A standing request to cancel an invocation."""
         return f"{self.namespace}gaelp:cancel:{invocation_id}"
@@ -136,6 +140,11 @@ class Keys:
     def beat(self) -> str:
         """The lease of the beat that leads."""
         return f"{self.namespace}gaelp:beat:leader"
+
+    @property
+    def beat_seen(self) -> str:
+        """Every beat, by its last tick in Unix ms."""
+        return f"{self.namespace}gaelp:beat:seen"
 
     @property
     def beat_fence(self) -> str:

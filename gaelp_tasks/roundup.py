@@ -16,7 +16,7 @@ from gaelp_tasks.overview import queues_of
 from gaelp_tasks.queues import INBOXES, SEPARATOR, lower_tier
 from gaelp_tasks.queues import lists as lists_of
 
-__all__ = ["STATES", "Facts", "Filter", "cancel", "count", "facts_of", "lists"]
+__all__ = ["STATES", "Facts", "Filter", "cancel", "count", "facts_of", "hashed", "listed", "lists"]
 
 STATES = ("queued", "parked", "running")
 AGENT = "gaelp.invoke_agent"
@@ -172,15 +172,15 @@ def _places(app: GaelpApp, redis: Any, wanted: Filter) -> Iterator[list[Found]]:
     if "queued" in wanted.states:
         for key in lists(app, wanted.queue):
             queue = _queue_of(app, key)
-            for messages in _listed(redis, key):
+            for messages in listed(redis, key):
                 facts = (facts_of(message, queue) for message in messages)
                 yield [Found(told, "queued", "") for told in facts if told]
-        for suspects in _listed(redis, app.keys.suspects):  # they wait for a worker of their own
+        for suspects in listed(redis, app.keys.suspects):  # they wait for a worker of their own
             of_them = (_read(app, record) for record in suspects)
             yield [Found(told, "queued", "") for told in of_them if told]
     for state, place in (("parked", app.keys.parked_messages), ("running", app.keys.unacked)):
         if state in wanted.states:
-            for records in _hashed(redis, place):
+            for records in hashed(redis, place):
                 found = ((name, _read(app, record)) for name, record in records.items())
                 yield [
                     Found(facts, state, name.decode() if state == "parked" else "")
@@ -189,7 +189,7 @@ def _places(app: GaelpApp, redis: Any, wanted: Filter) -> Iterator[list[Found]]:
                 ]
 
 
-def _listed(redis: Any, key: str) -> Iterator[list[bytes]]:
+def listed(redis: Any, key: str) -> Iterator[list[bytes]]:
     """A list from the end at which messages are added: what leaves at the other end shifts nothing here."""
     at, most = 0, FIRST
     while messages := redis.lrange(key, at, at + most - 1):
@@ -198,7 +198,7 @@ def _listed(redis: Any, key: str) -> Iterator[list[bytes]]:
         most = _next_page(messages)
 
 
-def _hashed(redis: Any, key: str) -> Iterator[dict[bytes, bytes]]:
+def hashed(redis: Any, key: str) -> Iterator[dict[bytes, bytes]]:
     """A hash; whoever is in it all the time is met."""
     cursor, most = 0, FIRST
     while True:

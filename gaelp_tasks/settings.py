@@ -2,13 +2,21 @@
 
 import json
 import math
+import os
 import re
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
 from gaelp_tasks import addresses
@@ -17,18 +25,19 @@ from gaelp_tasks.errors import SettingsError
 from gaelp_tasks.footprints import KvCacheType, MemoryModelName
 from gaelp_tasks.models.invocation import one_sentence
 
-__all__ = ["MemorySource", "SettingRow", "Settings", "load_settings", "masked"]
+__all__ = ["MemorySource", "SettingRow", "Settings", "load_settings", "masked", "read_settings"]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Comma = Annotated[tuple[str, ...], NoDecode]
 MemorySource = Literal["auto", "host", "cgroup", "gpu", "budget"]
 
-ENVELOPE = 4  #: a message is at most this many times the largest prompt: base64, escapes, headers
+SECRETS = "/run/secrets"  #: where containers find what was given to them
+ENVELOPE = 4  #: times a prompt's own bytes that it may take on its way: base64, escapes, headers
 
 
 class Settings(BaseSettings):
-    """Read from the environment, prefix GAELP_. Seconds are floats, sizes take units (2GiB)."""
+    """From the environment, prefix GAELP_, or from files. Seconds are floats, sizes take units (2GiB)."""
 
     model_config = SettingsConfigDict(
         env_prefix="GAELP_", frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
@@ -45,6 +54,11 @@ class Settings(BaseSettings):
         "",
         description="SQL of schedules, batches and history: sqlite:////its/file or postgresql://...; empty: "
         "SQLite at $XDG_STATE_HOME/gaelp/gaelp.db",
+    )
+    secrets_dir: str = Field(
+        SECRETS,
+        description="folder of files that hold what is not in the environment, each called as its variable "
+        "in small letters (gaelp_broker_url); none needs to be there",
     )
     ollama_nodes: Comma = Field(
         ("http://127.0.0.1:11434",),
@@ -105,7 +119,15 @@ class Settings(BaseSettings):
     first_token_timeout_s: Positive = Field(300.0, description="to read the prompt; generous for a CPU node")
     stall_timeout_s: NotNegative = Field(120.0, description="between two tokens; 0: off")
     max_prompt_bytes: ByteSize = Field(
-        ByteSize(1024**2), description="larger prompts are refused at the call"
+        ByteSize(32 * 1024**2), description="larger prompts, images included, are refused at the call"
+    )
+    reference_bytes: ByteSize = Field(
+        ByteSize(64 * 1024),
+        description="prompts, images and texts that take more lie beside their message, which refers to "
+        "them; 0: never, and a prompt is then at most a quarter of GAELP_MAX_MESSAGE_BYTES",
+    )
+    max_message_bytes: ByteSize = Field(
+        ByteSize(4 * 1024**2), description="larger messages are refused unread and become dead letters"
     )
     max_output_bytes: ByteSize = Field(
         ByteSize(4 * 1024**2), description="longer answers are cut with stop_reason length"
@@ -158,15 +180,47 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         0, ge=0, le=65535, description="where a worker tells of itself, on that same host; 0: nowhere"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="what programs log: text, lines for people; json, one JSON object a line"
+    )
+    traces: bool = Field(
+        False, description="tell OpenTelemetry of each run (an extra: otel); OTEL_... variables say where"
+    )
     stream_ttl_s: Positive = Field(3600.0, description="a token stream is kept this long after its end")
     result_ttl_s: Positive = Field(86_400.0, description="a result is kept this long")
     cancel_ttl_s: Positive = Field(86_400.0, description="a request to cancel is remembered this long")
+    batch_keep_s: NotNegative = Field(
+        30 * 86_400.0,
+        description="a batch that is over is kept this long, with its questions and answers; 0: for ever",
+    )
     history_keep_s: NotNegative = Field(
         30 * 86_400.0, description="the history of an invocation is kept this long; 0: for ever"
     )
     history_text_bytes: ByteSize = Field(
         ByteSize(0), description="history keeps this much of each prompt and of each answer; 0: none of them"
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the library calls it so
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The call, the environment, the call's file, then those of the folder that the environment names."""
+        folder = os.environ.get("GAELP_SECRETS_DIR") or SECRETS
+        if not os.access(folder, os.R_OK | os.X_OK) or not os.path.isdir(folder):  # noqa: PTH112  a path may be nonsense
+            return init_settings, env_settings, dotenv_settings
+        return init_settings, env_settings, dotenv_settings, SecretsSettingsSource(settings_cls, folder)
+
+    @field_validator("secrets_dir")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if value != SECRETS and not os.path.isdir(value):  # noqa: PTH112  as above
+            raise ValueError(f"{value} is no folder")
+        return value
 
     @field_validator("ollama_nodes", mode="before")
     @classmethod
@@ -201,8 +255,8 @@ class Settings(BaseSettings):
 
     @field_validator("broker_url", "result_backend")
     @classmethod
-    def _redis_urls(cls, value: str) -> str:
-        if value:
+    def _redis_urls(cls, value: str, given: ValidationInfo) -> str:
+        if value or given.field_name == "broker_url":  # an empty file, say
             addresses.check(value)
         return value
 
@@ -245,8 +299,14 @@ class Settings(BaseSettings):
         return found
 
     @property
-    def most_message_bytes(self) -> int:
-        """Of a message as it lies in a queue; a larger one is refused unread."""
+    def most_prompt_bytes(self) -> int:
+        """Of a prompt that can be sent: where nothing goes by reference it has to fit into a message."""
+        within = int(self.max_message_bytes) // ENVELOPE
+        return int(self.max_prompt_bytes) if self.reference_bytes else min(int(self.max_prompt_bytes), within)
+
+    @property
+    def most_attachment_bytes(self) -> int:
+        """Of what lies beside a message; more is not read."""
         return int(self.max_prompt_bytes) * ENVELOPE
 
     def rows(self) -> "list[SettingRow]":
@@ -329,12 +389,25 @@ def masked(url: str) -> str:
 @cache
 def load_settings() -> Settings:
     """The settings of this process, read once. Raises SettingsError naming the variable."""
+    return read_settings()
+
+
+def read_settings(file: Path | None = None) -> Settings:
+    """The settings of the environment, and for what that leaves out those of a file as systemd reads it.
+
+    Raises SettingsError naming the variable.
+    """
     try:
-        return Settings()
+        return Settings(_env_file=file)
     except ValidationError as error:
         name, _, rest = one_sentence(error).partition(":")
         raise SettingsError(f"GAELP_{name.upper()}:{rest}") from None
     except PydanticSettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
         name = f"GAELP_{field[1].upper()}" if field else "A GAELP_ setting"
+        if isinstance(error.__cause__, OSError):
+            told = f"{error.__cause__.filename} cannot be read ({error.__cause__.strerror})"
+            raise SettingsError(f"{name}: {told}: let this program's user read it.") from None
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            raise SettingsError(f"{name}: its file is not text.") from None
         raise SettingsError(f"{name}: the value must be a JSON object.") from None

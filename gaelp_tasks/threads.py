@@ -1,17 +1,22 @@
-"""Run a function of somebody else's beside the loop: in a thread of its own, which nobody has to wait for."""
+"""Run a function beside the loop: in a thread that nobody has to wait for."""
 
 import asyncio
 import contextvars
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache, partial
+from queue import SimpleQueue
 from typing import Any
 
-__all__ = ["in_thread"]
+__all__ = ["beside", "in_thread"]
+
+logger = logging.getLogger(__name__)
 
 
 async def in_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """What the function returns; raises what it raises.
+    """What a function of somebody else's returns, in a thread of its own; raises what it raises.
 
     Not asyncio.to_thread: functions that hang would use up its few threads, and hold up the end of the
     process. One that wants to end the process fails with RuntimeError instead.
@@ -44,3 +49,24 @@ async def in_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) 
 
     threading.Thread(target=work, name=f"gaelp-{getattr(function, '__name__', 'call')}", daemon=True).start()
     return await future
+
+
+@cache
+def _errands() -> "SimpleQueue[Callable[[], None]]":
+    """What the one thread behind `beside` still has to do."""
+    errands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            try:
+                errands.get()()
+            except Exception:
+                logger.exception("A task's end could not be told.")
+
+    threading.Thread(target=serve, name="gaelp-beside", daemon=True).start()
+    return errands
+
+
+def beside(what: Callable[..., None], *given: Any) -> None:
+    """Do it soon, on another thread: Celery's backend may wait for Redis; a loop or a sweep must not."""
+    _errands().put(partial(what, *given))

@@ -8,7 +8,8 @@ import hypothesis
 import pytest
 
 for _name in tuple(os.environ):
-    if _name.startswith(("GAELP_", "OLLAMA_", "CELERY_", "FLOWER_")) and not _name.startswith("GAELP_TEST_"):
+    ours = _name.startswith(("GAELP_", "OLLAMA_", "CELERY_", "FLOWER_", "OTEL_"))
+    if ours and not _name.startswith("GAELP_TEST_"):
         del os.environ[_name]
 
 #: what programs keep for their user stays out of the home of whoever runs the tests

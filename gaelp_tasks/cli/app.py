@@ -10,6 +10,7 @@ from gaelp_tasks.cli import cancelling, chat, looking, planning, programs, runni
 from gaelp_tasks.cli.batch import batch_app
 from gaelp_tasks.cli.demo import demo_app
 from gaelp_tasks.cli.dlq import dlq_app
+from gaelp_tasks.cli.health import health
 from gaelp_tasks.cli.history import history_app
 from gaelp_tasks.cli.metrics import metrics
 from gaelp_tasks.cli.models import models_app
@@ -59,6 +60,7 @@ for panel, verbs in PANELS.items():
         settings = PASS_ON if panel == "Programs" else None
         cli.command(rich_help_panel=panel, context_settings=settings)(verb)
 cli.command(rich_help_panel="Programs")(metrics)
+cli.command(rich_help_panel="Programs")(health)
 cli.add_typer(batch_app, name="batch", rich_help_panel="Work")
 cli.add_typer(schedule_app, name="schedule", rich_help_panel="Work")
 cli.add_typer(dlq_app, name="dlq", rich_help_panel="Looking")

@@ -62,7 +62,7 @@ class Session:
     def limit_bytes(self) -> int:
         """How much of the conversation is sent."""
         settings = app.settings
-        limit = int(settings.max_prompt_bytes)
+        limit = settings.most_prompt_bytes
         return min(limit, settings.num_ctx * BYTES_PER_TOKEN) if settings.num_ctx else limit
 
     def ask(self, question: str) -> None:

@@ -24,6 +24,7 @@ from tornado.ioloop import IOLoop
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.cli.masks import masked_event, masked_failure, masked_inspection, masked_result
 from gaelp_tasks.errors import GaelpError
+from gaelp_tasks.logs import dress
 
 __all__ = ["OptionRefused", "Rules", "serve"]
 
@@ -193,6 +194,7 @@ def serve(
     Raises OptionRefused, GaelpError where the port is taken.
     """
     _configure(address=address, port=port, login=login, control=control, more=more)
+    dress(app.settings)
     dashboard = Dashboard(app, Rules(login, control=control, url_prefix=options.url_prefix or ""))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

@@ -107,7 +107,7 @@ def replay(
 ) -> None:
     """Publish dead letters again, to the end of the queues they came from.
 
-    What is refused for its form comes back; what was oversized, unless GAELP_MAX_PROMPT_BYTES was raised.
+    What is refused for its form comes back; what was oversized, unless GAELP_MAX_MESSAGE_BYTES was raised.
     """
     chosen = dict(_chosen(ids, Which(reason, queue, task), everything))
     print(f"{dead_letters.replay(app, chosen):,} published again")
@@ -143,7 +143,7 @@ def _chosen(ids: list[str] | None, which: Which, everything: bool) -> Iterator[t
     found: Iterable[DeadLetter | None] = map(_find, ids) if ids else every
     for letter in found:
         if letter is not None:
-            oversized = letter.reason == "oversized" and letter.size_bytes > app.settings.most_message_bytes
+            oversized = letter.reason == "oversized" and letter.size_bytes > app.settings.max_message_bytes
             yield letter.id, letter.reason if letter.comes_back or oversized else ""
 
 

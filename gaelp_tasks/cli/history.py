@@ -1,26 +1,28 @@
 """`gaelp history`: what has become of invocations, long after Redis has forgotten them."""
 
-import asyncio
 import re
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from gaelp_tasks import app, endings
+from gaelp_tasks.cli.asking import Asking, opened, readable, tenant_name
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.db.address import sqlite_file
 from gaelp_tasks.lifecycle import TERMINAL
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.models.schedule import YEARS
 
 if TYPE_CHECKING:
+    from gaelp_tasks.db.database import Database
     from gaelp_tasks.db.history import History, InvocationRow
 
 __all__ = ["history_app"]
@@ -33,38 +35,24 @@ history_app = typer.Typer(
     "what has ended is here within seconds.",
 )
 
-T = TypeVar("T")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 STATES = tuple(sorted(TERMINAL))
 NAME_COLUMNS = 32  #: of a model or an agent in the table
 
-Tenant = Annotated[str | None, typer.Option(help="Those of this tenant; '' for those of nobody.")]
+Tenant = Annotated[
+    str | None, typer.Option(help="Those of this tenant; '' for those of nobody.", callback=tenant_name)
+]
 
 
-class _Asking:
-    """Asks the history."""
+def _opened(tenant: str | None) -> "AbstractContextManager[Asking[History]]":
+    """The history of a tenant, of all with None."""
 
-    def __init__(self, loop: asyncio.Runner, history: "History") -> None:
-        self._loop = loop
-        self._history = history
+    def history(db: "Database") -> "History":
+        from gaelp_tasks.db.history import History  # noqa: PLC0415  SQLAlchemy takes a while to import
 
-    def __call__(self, ask: Callable[["History"], Coroutine[Any, Any, T]]) -> T:
-        return self._loop.run(ask(self._history))
+        return History(db, tenant)
 
-
-@contextmanager
-def _opened(tenant: str | None) -> Iterator[_Asking]:
-    """The history of a tenant, of all with None. Raises DatabaseUnavailable, SettingsError."""
-    from gaelp_tasks.db.database import Database  # noqa: PLC0415  SQLAlchemy takes a while to import
-    from gaelp_tasks.db.history import History  # noqa: PLC0415
-
-    with asyncio.Runner() as loop:
-        db = Database(app.settings.sql_url)
-        try:
-            loop.run(db.migrate())
-            yield _Asking(loop, History(db, tenant))
-        finally:
-            loop.run(db.close())
+    return opened(history)
 
 
 def _is_empty() -> bool:
@@ -79,8 +67,8 @@ def listed(  # noqa: PLR0913  one option each
     context: typer.Context,
     *,
     tier: Annotated[Tier | None, typer.Option(help="Those of this tier.")] = None,
-    model: Annotated[str, typer.Option(help="Those of this model.")] = "",
-    agent: Annotated[str, typer.Option(help="Those of this agent.")] = "",
+    model: Annotated[str, typer.Option(help="Those of this model.", callback=readable)] = "",
+    agent: Annotated[str, typer.Option(help="Those of this agent.", callback=readable)] = "",
     state: Annotated[str, typer.Option(help=f"Those that are {', '.join(STATES)}.")] = "",
     tenant: Tenant = None,
     since: Annotated[
@@ -126,7 +114,9 @@ def listed(  # noqa: PLR0913  one option each
 
 @history_app.command()
 def show(
-    invocation_id: Annotated[str, typer.Argument(metavar="ID", help="Of the invocation, or how it begins.")],
+    invocation_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Of the invocation, or how it begins.", callback=readable)
+    ],
     *,
     text: Annotated[bool, typer.Option(help="Prompt and answer too, where they were kept.")] = False,
     tenant: Tenant = None,
@@ -204,14 +194,18 @@ def _moment(text: str, option: str) -> datetime | None:
     """A moment, or so long ago; None for ''. Without a zone it is this machine's."""
     if not text:
         return None
+    moment = None
     try:
         if span := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhdw])", text.strip()):
             return datetime.now(UTC) - timedelta(seconds=float(span[1]) * SECONDS[span[2]])
-        return datetime.fromisoformat(text).astimezone(UTC)
+        moment = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
+        pass
+    if moment is None or moment.year not in YEARS:
         raise typer.BadParameter(
             f"'{text}' is neither a time like 2026-11-22 08:00 nor a span like 30m, 2h, 7d", param_hint=option
-        ) from None
+        )
+    return moment
 
 
 def _table(rows: "list[InvocationRow]") -> Table:

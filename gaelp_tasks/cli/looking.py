@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from gaelp_tasks import app
-from gaelp_tasks.cli import checks
+from gaelp_tasks.cli import checks, cluster
 from gaelp_tasks.cli.nodes import print_nodes
 from gaelp_tasks.cli.output import Json, OneId, out, print_json
 from gaelp_tasks.lifecycle import State
@@ -119,14 +119,23 @@ def config(
     out.print(table)
 
 
-def doctor(*, as_json: Json = False) -> None:
-    """Check broker, nodes, models, workers and versions, and say what to do.
+def doctor(
+    *,
+    whole: Annotated[
+        bool, typer.Option("--cluster", help="The whole cluster, as Redis and SQL tell it, from any machine.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check broker, database, nodes, models, workers and versions, and say what to do.
+
+    It looks at this machine and the nodes of GAELP_OLLAMA_NODES; --cluster looks at every worker and beat, at
+    their clocks and releases, and at what waits. Exit code 1 where something is wrong; a warning is none.
 
     Example: GAELP_OLLAMA_NODES=http://a:11434,http://b:11434 gaelp doctor
     """
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
     found = []
-    for check in checks.all_checks(app):
+    for check in cluster.cluster_checks(app) if whole else checks.all_checks(app):
         found.append(check)
         if not as_json:
             out.print(f"{marks[check.verdict]:>4}  {check.name}: {check.finding}")

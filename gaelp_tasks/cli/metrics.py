@@ -1,5 +1,6 @@
 """`gaelp metrics`: the program that tells Prometheus about the whole cluster."""
 
+import logging
 import signal
 import sys
 from threading import Event
@@ -8,17 +9,22 @@ from typing import Annotated
 import typer
 
 from gaelp_tasks import app
+from gaelp_tasks.cli.installing import installable
 from gaelp_tasks.cli.output import out
 from gaelp_tasks.connections import connect
+from gaelp_tasks.logs import dress
 from gaelp_tasks.metrics.cluster import Latest, samples
 from gaelp_tasks.metrics.series import CLUSTER, MOST_MODELS, Names
 from gaelp_tasks.survey import Survey
 
 __all__ = ["metrics"]
 
+logger = logging.getLogger(__name__)
+
 ANSWER_S = 2.0  #: each of the few questions of a look; Prometheus itself waits for ten seconds
 
 
+@installable("metrics")
 def metrics(
     *,
     once: Annotated[
@@ -42,6 +48,7 @@ def metrics(
         print(text(page), end="")
         raise typer.Exit(0 if latest().up else 1)
     host, port = app.settings.metrics_listener
+    dress(app.settings)
     over = Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     try:
@@ -53,8 +60,12 @@ def metrics(
             err=True,
         )
         raise typer.Exit(1) from None
-    out.print(f"Metrics are at http://{app.settings.metrics_address}/metrics. Ctrl-C ends it.")
-    sys.stdout.flush()
+    where = f"Metrics are at http://{app.settings.metrics_address}/metrics."
+    if app.settings.log_format == "json":
+        logger.info(where)
+    else:
+        out.print(f"{where} Ctrl-C ends it.")
+        sys.stdout.flush()
     try:
         over.wait()
     except KeyboardInterrupt:

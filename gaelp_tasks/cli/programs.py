@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from gaelp_tasks import app
+from gaelp_tasks.cli.installing import installable
 from gaelp_tasks.connections import eviction_policy, unsafe, worded
 from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_tasks.logs import dress
 from gaelp_tasks.overview import live_nodes
 
 __all__ = ["beat", "flower", "worker"]
@@ -16,6 +18,7 @@ __all__ = ["beat", "flower", "worker"]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 
 
+@installable("worker")
 def worker(
     context: typer.Context,
     *,
@@ -25,16 +28,20 @@ def worker(
     """Run invocations on this machine's Ollama server. Ctrl-C or SIGTERM drains it."""
     _refuse_unsafe_broker()
     hostname = name or _free_name()
-    app.worker_main(["worker", f"--hostname={hostname}", f"--loglevel={loglevel}", *context.args])
+    app.worker_main([*_quiet(), "worker", f"--hostname={hostname}", f"--loglevel={loglevel}", *context.args])
 
 
+@installable("beat")
 def beat(context: typer.Context, *, loglevel: LogLevel = "info") -> None:
     """Publish what is due; run two or more, and another takes over within 5 s when one dies."""
     with worded(app.settings):
         app.redis.ping()
-    app.start(["beat", f"--loglevel={loglevel}", *context.args])
+    if app.settings.traces:
+        app.tracing.export("gaelp-beat")
+    app.start([*_quiet(), "beat", f"--loglevel={loglevel}", *context.args])
 
 
+@installable("flower")
 def flower(
     context: typer.Context,
     *,
@@ -63,6 +70,12 @@ def flower(
         dashboard.serve(app, address=address, port=port, login=login, control=control, more=context.args)
     except dashboard.OptionRefused as refused:
         raise typer.BadParameter(str(refused)) from None
+
+
+def _quiet() -> tuple[str, ...]:
+    """Celery's banner is no JSON, nor is what it has to say before it sets up its logs."""
+    dress(app.settings)
+    return ("--quiet",) if app.settings.log_format == "json" else ()
 
 
 def _refuse_unsafe_broker() -> None:

@@ -10,8 +10,6 @@ from gaelp_tasks.models.usage import Seconds
 __all__ = ["Bytes", "MemorySnapshot", "ModelSlots", "NodeSnapshot", "Resident"]
 
 Bytes = Annotated[int, Field(ge=0)]
-#: fields of a NodeSnapshot that the release before this one refuses
-NEWER = ("closed", "held_bytes", "by_model")
 
 
 class Resident(Frozen):
@@ -74,16 +72,14 @@ class NodeSnapshot(Frozen):
     closed: str = ""
     tokens_per_s: Annotated[float, Field(ge=0)] = 0.0  #: of all runs here together, over the last seconds
     memory: MemorySnapshot
-    #: RAM that the server and its runners hold; None where that cannot be seen. Not in `memory`, for the
-    #: release before this one refuses a field there that it does not know, and would miss the node
-    held_bytes: Bytes | None = None
+    held_bytes: Bytes | None = None  #: RAM that the server and its runners hold; None where that is not seen
     by_model: tuple[ModelSlots, ...] = ()  #: models in memory or asked for; () from an earlier release
+    release: str = ""  #: of the worker's gaelp-tasks; '' from one that did not tell
+    num_parallel: Annotated[int, Field(ge=0)] = 0  #: GAELP_NUM_PARALLEL of the worker; 0: not told
+    num_ctx: Annotated[int, Field(ge=0)] | None = None  #: its GAELP_NUM_CTX; None: not told
+    holder: str = ""  #: with what the names of its leases begin; '': not told
     started_at: Seconds  #: Unix time
     seen_at: Seconds  #: Unix time, by the worker's clock
-
-    def told(self) -> str:
-        """As it is kept; the release before this one refuses a field that it does not know."""
-        return self.model_dump_json(exclude={name for name in NEWER if not getattr(self, name)})
 
     @property
     def busy(self) -> int:

@@ -17,6 +17,7 @@ from gaelp_tasks.models.usage import Timings, Usage
 __all__ = [
     "DEFAULT_PRIORITY",
     "ENVELOPE_VERSION",
+    "WITHOUT_ATTACHMENT",
     "Embedding",
     "EmbeddingResult",
     "Invocation",
@@ -28,7 +29,8 @@ __all__ = [
     "one_sentence",
 ]
 
-ENVELOPE_VERSION = 1  #: raised when a worker of the version before could misread a message
+ENVELOPE_VERSION = 2  #: the newest; raised when a worker of the version before could misread a message
+WITHOUT_ATTACHMENT = 1  #: the version of a message that carries all of its arguments
 DEFAULT_PRIORITY = 5
 
 

@@ -15,13 +15,15 @@ from celery.states import FAILURE, REVOKED, SUCCESS
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-from gaelp_tasks import counts
+from gaelp_tasks import attachments, counts
 from gaelp_tasks.celery_app import GaelpApp
-from gaelp_tasks.connections import unavailable, worded
-from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, InvocationCut, NodeError
+from gaelp_tasks.connections import lost, unavailable, worded
+from gaelp_tasks.errors import AttachmentLost, BrokerUnavailable, InvalidInvocation, InvocationCut, NodeError
 from gaelp_tasks.lifecycle import State, state_of
+from gaelp_tasks.models.attachment import REFERENCE, Reference, light, pack
 from gaelp_tasks.models.invocation import (
     ENVELOPE_VERSION,
+    WITHOUT_ATTACHMENT,
     Embedding,
     EmbeddingResult,
     Invocation,
@@ -36,7 +38,7 @@ from gaelp_tasks.settings import masked
 from gaelp_tasks.streams import StreamFenced
 from gaelp_tasks.tasks.idempotency import Asking, delay_s, ended
 
-__all__ = ["ModelTask", "Reply"]
+__all__ = ["FETCHED", "ModelTask", "Reply"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Reply(UserDict[str, Any]):
 POSITIONAL = ("task_id", "producer", "link", "link_error", "shadow")  #: after args and kwargs
 WHAT_FOLLOWS = ("chain", "chord", "link", "link_error")
 ASKED_AGAIN = "gaelp_asked_again"  #: header of what is known already and published for what follows it
+FETCHED = "gaelp_fetched"  #: of a request: the arguments that lay beside its message
 
 ANSWERED_S = 5.0  #: a broker that answered this recently is not asked again
 _answered: dict[str, float] = {}
@@ -114,7 +117,7 @@ class ModelTask(Task):
         if asked is not None and asked not in list(Tier):
             raise InvalidInvocation(f"tier: {shown(asked)} is none of {', '.join(Tier)}.")
         given["tier"] = lower_tier(None if asked is None else Tier(asked), queue)
-        accepted = type(self).parse(given, max_prompt_bytes=int(self.app.settings.max_prompt_bytes))
+        accepted = type(self).parse(given, max_prompt_bytes=self.app.settings.most_prompt_bytes)
         if isinstance(accepted, Invocation):
             refuse_unknown(accepted, self.app.settings)
         return accepted
@@ -145,7 +148,7 @@ class ModelTask(Task):
         queue = options.get("queue")
         name = getattr(queue, "name", queue) or options.get("routing_key")
         accepted = self.accept(args, kwargs, name)
-        headers = {"gaelp_version": ENVELOPE_VERSION, "gaelp_published_at": time()}
+        headers = {"gaelp_version": WITHOUT_ATTACHMENT, "gaelp_published_at": time()}
         options["headers"] = headers | (options.get("headers") or {}) | _whose(accepted)
         options.pop("priority", None)  # Celery's own; ours is an argument
         if name is None or tier_of(name):
@@ -208,10 +211,11 @@ class ModelTask(Task):
             self.app.redis.delete(self.app.keys.stream(task_id))
 
     def _publish(self, accepted: Invocation | Embedding, options: dict[str, Any]) -> Any:
+        given, reference = self._attached(accepted.wire(), options)
         try:
-            return super().apply_async(
+            sent = super().apply_async(
                 (),
-                accepted.wire(),
+                given,
                 argsrepr="()",
                 kwargsrepr=accepted.summary(),
                 **options,
@@ -220,6 +224,44 @@ class ModelTask(Task):
             raise BrokerUnavailable(
                 f"Redis at {masked(self.app.settings.broker_url)} does not take the invocation ({error})."
             ) from error
+        if reference is not None:
+            with worded(self.app.settings):
+                attachments.keep(self.app.redis, self.app.keys, sent.id, reference)
+        return sent
+
+    def _attached(
+        self, given: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[dict[str, Any], Reference | None]:
+        """What the message carries, and the reference to what was laid beside it just now.
+
+        Raises InvalidInvocation, BrokerUnavailable.
+        """
+        app, headers = self.app, options["headers"]
+        if headers.pop(REFERENCE, None) is not None and (again := self._reference(options)) is not None:
+            headers[REFERENCE] = again
+            return light(given), None
+        if app.conf.task_always_eager:
+            return given, None
+        packed = pack(given, above_bytes=int(app.settings.reference_bytes))
+        if packed.attachment is None:
+            return given, None
+        most_bytes = app.settings.most_attachment_bytes
+        if len(packed.attachment) > most_bytes:
+            raise InvalidInvocation(
+                f"Prompt and options take {len(packed.attachment):,} bytes as JSON and the limit is "
+                f"{most_bytes:,} (four times GAELP_MAX_PROMPT_BYTES)."
+            )
+        options["task_id"] = options.get("task_id") or uuid()
+        with worded(app.settings):
+            reference = attachments.put(app.redis, app.keys, options["task_id"], packed.attachment)
+        headers |= {REFERENCE: reference.model_dump(), "gaelp_version": ENVELOPE_VERSION}
+        return packed.given, reference
+
+    def _reference(self, options: Mapping[str, Any]) -> Any:
+        """The reference of the request under way, where that publishes itself again."""
+        request = self.request
+        is_it = request.id is not None and options.get("task_id") == request.id
+        return request.get(REFERENCE) if is_it else None
 
     def perform(self, given: Mapping[str, Any], make: Callable[..., Any]) -> Reply:
         """Run the walk for what arrived, on the loop of this process; the thread only keeps the seat.
@@ -239,6 +281,13 @@ class ModelTask(Task):
                 f"{self.name} cannot run inside another task, as map, starmap and chunks would have it: "
                 "publish each call (delay, or a group of signatures)."
             )
+        if (reference := request.get(REFERENCE)) is not None:
+            try:
+                given = {**given, **self._fetched(reference)}
+            except AttachmentLost:
+                if (answer := self._stored(request.id)) is None:
+                    raise
+                return self.deliver(answer)  # under another message of its retry, which took it along
         queue = (request.delivery_info or {}).get("routing_key")
         at = shared_resources()
         invocation_id = request.id or uuid()
@@ -261,12 +310,32 @@ class ModelTask(Task):
             at.runs.leave(invocation_id, button)
         return self.deliver(outcome)
 
+    def _fetched(self, told: Any) -> dict[str, Any]:
+        """The arguments that lie beside the message. Raises AttachmentLost, BrokerUnavailable, Reject."""
+        app, request = self.app, self.request
+        try:
+            with worded(app.settings):
+                found = attachments.fetch(
+                    app.redis,
+                    app.keys,
+                    request.id,
+                    Reference.model_validate(told),
+                    most_bytes=app.settings.most_attachment_bytes,
+                )
+        except BrokerUnavailable as error:
+            if isinstance(error.__cause__, lost):
+                raise Reject(error, requeue=True) from error
+            raise
+        request.update({FETCHED: found})
+        return found
+
     def _stored(self, task_id: str) -> Done | Cut | None:
         """The outcome that Celery's result tells, None where there is none yet."""
         meta = self.backend.get_task_meta(task_id, cache=False)
         if meta["status"] != SUCCESS:
             return None
-        result = InvocationResult.model_validate(meta["result"])
+        kind = EmbeddingResult if "embeddings" in meta["result"] else InvocationResult
+        result = kind.model_validate(meta["result"])
         state = state_of(SUCCESS, stop_reason=result.stop_reason, in_queue=False)
         return Done(result) if state is State.DONE else Cut(result)
 
@@ -328,7 +397,11 @@ class ModelTask(Task):
     def _again(self, after_s: float, error: Exception, *, spent: int) -> NoReturn:
         """Publish the same message again, due in `after_s`; Celery's own retry() would always spend one."""
         request = self.request
-        message = self.signature_from_request(request, countdown=after_s, retries=request.retries + spent)
+        beside = request.get(FETCHED)
+        whole = {**request.kwargs, **beside} if beside else None
+        message = self.signature_from_request(
+            request, kwargs=whole, countdown=after_s, retries=request.retries + spent
+        )
         if request.is_eager:
             raise CeleryRetry(exc=error, when=after_s, is_eager=True, sig=message)
         try:

@@ -20,7 +20,7 @@ class EmbedTask(ModelTask):
 @app.task(bind=True, base=EmbedTask, name="gaelp.embed")
 def embed(
     self: ModelTask,
-    input: str | Sequence[str],  # noqa: A002  Ollama's name
+    input: str | Sequence[str] | None = None,  # noqa: A002  Ollama's name; long texts lie beside the message
     *,
     model: str | None = None,
     tier: str | None = None,

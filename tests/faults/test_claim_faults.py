@@ -94,7 +94,7 @@ def test_a_worker_survives_a_redis_that_restarts_and_forgets_its_scripts(start_w
 
 
 def test_a_bomb_is_refused_unread(start_worker, node):
-    start_worker(GAELP_OLLAMA_NODES=node, GAELP_MAX_PROMPT_BYTES="1000")
+    start_worker(GAELP_OLLAMA_NODES=node, GAELP_MAX_MESSAGE_BYTES="4000")
     headers = {"id": "1", "task": "gaelp.invoke_agent", "compression": "zlib"}
     bomb = {"body": "x" * 600_000, "headers": headers, "properties": {"delivery_info": {}}}
     app.redis.lpush("interactive", json.dumps(bomb))

@@ -111,7 +111,7 @@ def test_a_body_that_its_encoding_would_inflate_is_refused_unread(warm):
 
 
 def test_json_that_is_all_brackets_is_refused(warm):
-    most = app.settings.most_message_bytes
+    most = int(app.settings.max_message_bytes)
     deep = (b"[" * 4_000_000, b'{"a":' * 700_000, b"[" * (most + 1), b"[[]," * 10_000 + b"[]" + b"]" * 10_000)
     inside = (b"[" * 2_000_000, b"[" * 10_000 + b"]" * 10_000)
     bodies = [json.dumps(message(body, str(number))) for number, body in enumerate(inside)]

@@ -1,8 +1,9 @@
-"""An empty Redis, and one who claims from it."""
+"""An empty Redis, one who claims from it, and a place for beats."""
 
 import pytest
 
 from gaelp_tasks import app
+from support.beats import Place
 from support.claims import holder
 
 
@@ -10,6 +11,14 @@ from support.claims import holder
 def redis(broker):
     app.redis.flushdb()
     return app.redis
+
+
+@pytest.fixture
+def place(redis, broker, tmp_path):
+    made = Place(broker.url, tmp_path)
+    yield made
+    made.close()
+    app.set_current()
 
 
 @pytest.fixture

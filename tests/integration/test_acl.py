@@ -1,5 +1,6 @@
 """The users that docs/redis.md describes, made by its very lines, can do what they are for and no more."""
 
+import json
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import redis as redis_py
 from celery import chord
 
-from gaelp_tasks import dead_letters
+from gaelp_tasks import attachments, dead_letters
+from gaelp_tasks.models.attachment import REFERENCE
 from support.elsewhere import elsewhere
 from support.eventually import eventually
 from support.redis_server import RedisServer
@@ -89,6 +91,22 @@ def test_the_whole_story_runs_under_these_users(places, worker):
     assert later.get(timeout=30)["stop_reason"] == "length"
     eventually(lambda: not places["worker"].app.redis.hlen(places["worker"].app.keys.unacked))
     assert worker.process.poll() is None
+
+
+def test_what_a_producer_lays_beside_its_message_is_read_and_taken_away(places, worker):
+    app = places["producer"].app
+    long = json.dumps({"prompt": "Hi", "options": SHORT}).encode()
+    reference = attachments.put(app.redis, app.keys, "long", long)
+    sent = app.send_task(
+        "gaelp.invoke_agent",
+        kwargs={"agent": "chat"},
+        queue="interactive",
+        task_id="long",
+        headers={REFERENCE: reference.model_dump()},
+    )
+    attachments.keep(app.redis, app.keys, "long", reference)
+    assert sent.get(timeout=20)["stop_reason"] == "length"
+    eventually(lambda: not app.redis.exists(app.keys.attachment("long", reference.place)))
 
 
 def test_a_chord_of_a_producer_ends(places, worker):

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXTRAS_ONLY = ("aiohttp", "psutil", "typer", "rich", "requests", "numpy", "xllamacpp", "flower", "pynvml")
+EXTRAS_ONLY = (
+    *("aiohttp", "psutil", "typer", "rich", "requests", "numpy", "xllamacpp", "flower", "pynvml"),
+    *("structlog", "opentelemetry"),
+)
 NOWHERE = "redis://127.0.0.1:1/0"  # publishing there would fail with another error than the one we expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # it installs, on whatever network there is

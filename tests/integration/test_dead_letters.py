@@ -47,7 +47,7 @@ def refuse(*messages, queue="batch"):
     while app.redis.llen(queue):
         offered = Offer((queue,), (0,))
         command = leases.claim_command(
-            offered, Free({OTHERS: 3}, 3, 0), INBOXES, most_bytes=app.settings.most_message_bytes
+            offered, Free({OTHERS: 3}, 3, 0), INBOXES, most_bytes=int(app.settings.max_message_bytes)
         )
         assert app.redis.execute_command(*command)[0] == []
 
@@ -146,13 +146,13 @@ def test_large_ones_are_read_few_at_a_time(empty, monkeypatch):
 
 
 def test_what_was_oversized_comes_back_unless_the_limit_was_raised(empty, monkeypatch):
-    refuse(b"x" * (app.settings.most_message_bytes + 1))
+    refuse(b"x" * (app.settings.max_message_bytes + 1))
     [letter] = dead_letters.listed(app, most=1)
     assert letter.reason == "oversized"
     assert "will come back: oversized" in gaelp("replay", letter.id)[1]
     app.redis.delete("batch")
-    refuse(b"x" * (app.settings.most_message_bytes + 1))
-    raised = app.settings.model_copy(update={"max_prompt_bytes": 10 * 1024**2})
+    refuse(b"x" * (app.settings.max_message_bytes + 1))
+    raised = app.settings.model_copy(update={"max_message_bytes": 10 * 1024**2})
     monkeypatch.setattr(app, "settings", raised)
     assert gaelp("replay", "--all") == (0, "1 published again\n")
 

@@ -397,6 +397,8 @@ def test_the_command_throws_away_by_id_and_by_age(file, loop, redis):
     [
         ("--since", "yesterday"), ("--state", "running"), ("--tier", "none"), ("--most", "0"),
         ("purge",), ("purge", "a", "--older-than", "1d"), ("purge", "--older-than", "soon"),
+        ("--since", "0001-01-01"), ("purge", "--older-than", "9999-12-31T23:59-14:00"),
+        ("--tenant", "\udcff"), ("--model", "\udcff"), ("show", "\udcff"),
     ],
 )  # fmt: skip
 def test_what_the_command_does_not_understand_is_a_usage_error(file, words):

@@ -12,9 +12,9 @@ from celery.exceptions import TaskRevokedError
 from gaelp_tasks import app, embed, endings, invoke_agent
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.history import History
+from gaelp_tasks.dead_letters import POISON, give_up
 from gaelp_tasks.errors import ModelMissing
 from gaelp_tasks.runtime import Runtime
-from gaelp_workers.steps import give_up
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.redis, pytest.mark.engine, pytest.mark.slow]
@@ -124,7 +124,7 @@ def test_a_dead_letter_is_told_with_its_reason(redis):
     told_to_celery: list[object] = []
     backend = SimpleNamespace(mark_as_failure=lambda *told: told_to_celery.append(told))
     place = SimpleNamespace(backend=backend, redis=redis, keys=app.keys)
-    give_up(place, "an-id", "it killed the workers that ran it")
+    give_up(place, "an-id", POISON)
     assert len(told_to_celery) == 1
     assert [one.ending.id for one in endings.waiting(redis, app.keys, most=9)] == ["an-id"]
     told = endings.waiting(redis, app.keys, most=1)[0].ending

@@ -5,7 +5,8 @@ import pytest
 from gaelp_tasks import app
 from gaelp_tasks.connections import connect
 from gaelp_tasks.queues import lists
-from gaelp_workers.keeper import Keeper, connection_name
+from gaelp_tasks.sweeping import connection_name
+from gaelp_workers.keeper import Keeper
 from support.claims import KEYS, NOTHING, QUEUE, answer, claim, holder, message, publish, reasons
 from support.eventually import eventually
 

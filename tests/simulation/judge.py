@@ -7,7 +7,7 @@ from typing import Any
 
 from gaelp_tasks.lifecycle import CAUSES, MESSAGE_CAUSES, Cause, Invariant, MessageState, State, state_from
 from gaelp_tasks.streams import End, Piece, parse
-from gaelp_workers.keeper import connection_name
+from gaelp_tasks.sweeping import connection_name
 from simulation import ours
 from simulation.server import Server
 

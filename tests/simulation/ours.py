@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from gaelp_tasks import dead_letters
+from gaelp_tasks import dead_letters, sweeping
 from gaelp_tasks.connections import Refused, ScriptUnknown, SyncRedis, lost
 from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.keys import Keys
@@ -142,7 +142,7 @@ class Seat:
         """What `deliver` uses of itself is the real thing."""
         return getattr(ModelTask, name).__get__(self)
 
-    def signature_from_request(self, request: Any, *, countdown: float, retries: int) -> Any:
+    def signature_from_request(self, request: Any, *, kwargs: Any, countdown: float, retries: int) -> Any:
         def apply_async() -> None:
             try:
                 self.again(countdown, retries)
@@ -156,7 +156,7 @@ def seat(claimed: Claimed, again: Callable[[float, int], None]) -> Seat:
     retries = claimed.headers["retries"]
     request = SimpleNamespace(
         id=claimed.headers["id"], retries=retries, is_eager=False,
-        chain=None, callbacks=None, chord=None, group=None, kwargs=None,
+        chain=None, callbacks=None, chord=None, group=None, kwargs=None, get=lambda name: None,
     )  # fmt: skip
     return Seat(request, again)
 
@@ -253,14 +253,14 @@ def _scripts() -> dict[str, Cause | None]:
     names = {
         "CLAIM": Cause.CLAIM,
         "GIVE_BACK": Cause.GIVE_BACK,
-        "SWEEP": Cause.SWEEP,
         "BURY": Cause.BURY,
         "SORT": Cause.PUBLISH,
         "RENEW": Cause.SETTLE,  # moves nothing
         "TIDY": None,
         "HEADS": None,
     }
-    return {getattr(leases_module, name).sha: cause for name, cause in names.items()}
+    known = {getattr(leases_module, name).sha: cause for name, cause in names.items()}
+    return {**known, sweeping.SWEEP.sha: Cause.SWEEP}
 
 
 def is_renewal(said: list[bytes]) -> bool:

@@ -6,12 +6,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from gaelp_tasks import sweeping
 from gaelp_tasks.lifecycle import Invariant
+from gaelp_tasks.scripts import Script
 from gaelp_tasks.streams import End, StreamWriter, TokenStream, parse
 from gaelp_tasks.tasks import settlement, walk
 from gaelp_tasks.tasks.base import ModelTask
 from gaelp_workers import leases
-from gaelp_workers.scripts import Script
 from simulation import world
 from simulation.ours import LEASE_S
 from simulation.server import Server
@@ -29,7 +30,8 @@ class Plant(NamedTuple):
 
 def script(name: str, old: str, new: str) -> Callable[[], AbstractContextManager[Any]]:
     """A script with a piece of its text changed."""
-    text = getattr(leases, name)
+    home = sweeping if name == "SWEEP" else leases
+    text = getattr(home, name)
     assert old in text, f"{name} has no «{old}» any more: plant this bug anew"
     changed = Script(text.replace(old, new))
     changed.sha = hashlib.sha1(changed.encode(), usedforsecurity=False).hexdigest()
@@ -37,7 +39,7 @@ def script(name: str, old: str, new: str) -> Callable[[], AbstractContextManager
     @contextmanager
     def bug() -> Iterator[None]:
         known = tuple(changed if one is text else one for one in leases.ALL)
-        with patch.object(leases, name, changed), patch.object(leases, "ALL", known):
+        with patch.object(home, name, changed), patch.object(leases, "ALL", known):
             yield
 
     return bug

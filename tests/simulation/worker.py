@@ -24,10 +24,11 @@ from gaelp_tasks.models.invocation import InvocationResult, Tier
 from gaelp_tasks.models.usage import Usage
 from gaelp_tasks.retries import Cut, Done, Outcome, Retry, RetryPolicy
 from gaelp_tasks.streams import StreamFenced, StreamWriter
+from gaelp_tasks.sweeping import connection_name
 from gaelp_tasks.tasks import walk
 from gaelp_tasks.tasks.demand import Demand
 from gaelp_tasks.tasks.walk import Run
-from gaelp_workers.keeper import Keeper, connection_name
+from gaelp_workers.keeper import Keeper
 from simulation import ours
 from simulation.judge import Judge
 from simulation.server import AsyncClient, AsyncLine, LocalClock, Loop, Server

@@ -99,6 +99,8 @@ def test_our_tasks_are_registered_by_the_names_of_the_contract():
         "gaelp.invoke_agent",
         "gaelp.embed",
         "gaelp.maintenance.expire_abandoned_streams",
+        "gaelp.maintenance.expire_lost_attachments",
+        "gaelp.maintenance.prune_batches",
         "gaelp.maintenance.prune_history",
         "gaelp.maintenance.record_history",
         "gaelp.maintenance.resume_batches",

@@ -8,6 +8,7 @@ from support.imports import imports, our_modules, read_imports, within
 
 DATA = ("gaelp_tasks.errors", "gaelp_tasks.models")
 DECISIONS = (
+    "gaelp_tasks.asked",
     "gaelp_tasks.queues",
     "gaelp_tasks.retries",
     "gaelp_tasks.lifecycle",

@@ -6,7 +6,10 @@ import pytest
 
 from support.imports import imports, within
 
-CELERY = ("gaelp_tasks.celery_app", "gaelp_tasks.results", "gaelp_tasks.tasks", "gaelp_workers", "gaelp_beat")
+CELERY = (
+    *("gaelp_tasks.celery_app", "gaelp_tasks.logs", "gaelp_tasks.results", "gaelp_tasks.tasks"),
+    *("gaelp_workers", "gaelp_beat"),
+)
 DEMO = ("gaelp_tasks.demo",)
 
 # library -> the modules that may import it; a library that is not here may be imported nowhere
@@ -20,7 +23,12 @@ DOORS = {
     "gguf": DEMO,
     "kombu": CELERY,
     "numpy": DEMO,
-    "psutil": ("gaelp_workers.probes.host", "gaelp_tasks.demo.model_server"),  # the demo's server is a node
+    "opentelemetry": ("gaelp_tasks.tracing",),
+    "psutil": (
+        "gaelp_workers.probes.host",
+        "gaelp_tasks.cli.database",  # what file system a file lies on
+        "gaelp_tasks.demo.model_server",  # the demo's server is a node
+    ),
     "pynvml": ("gaelp_workers.probes.gpu",),
     "pydantic": (
         "gaelp_tasks.models",
@@ -40,6 +48,7 @@ DOORS = {
     "rich": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
     "sollol": ("gaelp_tasks.clients.routers.sollol",),
     "sqlalchemy": ("gaelp_tasks.db",),
+    "structlog": ("gaelp_tasks.logs",),
     "tornado": ("gaelp_tasks.cli.dashboard",),  # what Flower is made of
     "typer": ("gaelp_tasks.cli",),
     "xllamacpp": DEMO,

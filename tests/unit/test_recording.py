@@ -18,7 +18,7 @@ from gaelp_tasks.errors import InvalidInvocation, NodeFailed
 from gaelp_tasks.models.ending import Ending
 from gaelp_tasks.models.invocation import EmbeddingResult, InvocationResult, Tier
 from gaelp_tasks.models.usage import Timings, Usage
-from gaelp_tasks.tasks.base import Reply
+from gaelp_tasks.tasks.base import FETCHED, Reply
 from gaelp_workers.recording import ended, unread, until_told, watch
 
 INVOKE, EMBED = "gaelp.invoke_agent", "gaelp.embed"
@@ -125,6 +125,13 @@ def test_what_is_not_over_is_not_told(state):
 def test_a_prompt_is_kept_without_its_images_where_a_setting_says_so(arguments, prompt):
     told = ended(INVOKE, request(**arguments), SUCCESS, answer(), text_bytes=100)
     assert (told.prompt, told.text) == (prompt, "the answer")
+
+
+def test_a_prompt_that_lay_beside_its_message_is_kept_like_any_other():
+    asked = request(tenant="me")
+    asked.update({FETCHED: {"messages": [{"role": "user", "content": "why?", "images": ["BASE64"]}]}})
+    assert ended(INVOKE, asked, SUCCESS, answer(), text_bytes=100).prompt == "user: why?"
+    assert ended(INVOKE, asked, SUCCESS, answer(), text_bytes=0).prompt is None
 
 
 def test_a_plain_senders_first_argument_is_the_prompt():

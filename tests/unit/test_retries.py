@@ -71,6 +71,7 @@ TREE = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubcl
 #: A new class of error must be given its line here.
 DECISIONS = {
     "AnswerUnfit": Failed,
+    "AttachmentLost": Failed,
     "BrokerUnavailable": Failed,
     "DatabaseUnavailable": Failed,
     "DeadLettered": Failed,

@@ -1,6 +1,7 @@
 """Settings: read from the environment, refused by name, printed without passwords."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ BAD = {
     "BROKER_URL": ["http://host", "nonsense", "amqp://host"],
     "RESULT_BACKEND": ["http://host", "db+sqlite:///x"],
     "DATABASE_URL": ["mysql://host/db", "nonsense", "/gaelp.db", "sqlite://gaelp.db", "postgresql://host"],
+    "SECRETS_DIR": ["/nowhere/at/all", "/dev/null"],
     "OLLAMA_NODES": ["http://h:99999", ",", " , ", "localhost:11434", "ftp://host", "http://"],
     "NODE_ROUTER": ["best", "SOLLOL"],
     "OLLAMA_HEADERS": ["x", "[1]", "5", '{"a": 5}'],
@@ -41,6 +43,8 @@ BAD = {
     "FIRST_TOKEN_TIMEOUT_S": ["0", "-1", "nan", "inf"],
     "STALL_TIMEOUT_S": ["-1", "nan", "inf"],
     "MAX_PROMPT_BYTES": ["-1", "1 potato", "big"],
+    "REFERENCE_BYTES": ["-1", "1 potato", "big"],
+    "MAX_MESSAGE_BYTES": ["-1", "1 potato", "big"],
     "MAX_OUTPUT_BYTES": ["-1", "1 potato", "big"],
     "RETRY_ATTEMPTS": ["0", "-1", "often"],
     "POISON_DEATHS": ["2", "-1", "many"],
@@ -67,9 +71,12 @@ BAD = {
         "::1:8",
     ],
     "METRICS_PORT": ["-1", "65536", "1.5", "any"],
+    "LOG_FORMAT": ["JSON", "xml", "yes"],
+    "TRACES": ["maybe", "2", "otlp"],
     "STREAM_TTL_S": ["0", "-1", "nan", "inf"],
     "RESULT_TTL_S": ["0", "-1", "nan", "inf"],
     "CANCEL_TTL_S": ["0", "-1", "nan", "inf"],
+    "BATCH_KEEP_S": ["-1", "nan", "inf", "long"],
     "HISTORY_KEEP_S": ["-1", "nan", "inf", "long"],
     "HISTORY_TEXT_BYTES": ["-1", "1 potato", "yes"],
 }
@@ -167,19 +174,19 @@ def test_the_table_tells_what_was_given_and_what_is_the_default(monkeypatch):
     assert rows["GAELP_RETRY_ATTEMPTS"][1:4] == ("7", "runs", "4")
     assert rows["GAELP_RETRY_ATTEMPTS"].given
     assert not rows["GAELP_RETRY_BASE_S"].given
-    assert rows["GAELP_MAX_PROMPT_BYTES"].value == "1.0MiB"
+    assert rows["GAELP_MAX_PROMPT_BYTES"].value == "32.0MiB"
     assert rows["GAELP_OLLAMA_NODES"].default == "http://127.0.0.1:11434"
 
 
 def test_the_table_masks_every_password():
     rows = Settings(
-        broker_url="redis://me:SECRET@host:1/0",
-        result_backend="rediss://:SECRET@host:1/1",
-        database_url="postgresql://me:SECRET@host/gaelp?sslpassword=SECRET",
-        ollama_nodes=("https://me:SECRET@a", "https://b:SECRET@c/x"),
-        ollama_headers={"Authorization": "Bearer SECRET"},
+        broker_url="redis://me:HUSH-HUSH@host:1/0",
+        result_backend="rediss://:HUSH-HUSH@host:1/1",
+        database_url="postgresql://me:HUSH-HUSH@host/gaelp?sslpassword=HUSH-HUSH",
+        ollama_nodes=("https://me:HUSH-HUSH@a", "https://b:HUSH-HUSH@c/x"),
+        ollama_headers={"Authorization": "Bearer HUSH-HUSH"},
     ).rows()
-    assert "SECRET" not in str(rows)
+    assert "HUSH-HUSH" not in str(rows)
     values = {row.variable: row.value for row in rows}
     assert values["GAELP_BROKER_URL"] == "redis://me:***@host:1/0"
     assert values["GAELP_OLLAMA_NODES"] == "https://me:***@a,https://b:***@c/x"
@@ -210,3 +217,38 @@ def test_settings_cannot_be_changed_and_hide_nan_nowhere():
         for name, field in Settings.model_fields.items()
         if field.annotation is float
     )
+
+
+def test_a_setting_may_be_a_file_and_the_environment_counts_more(tmp_path, monkeypatch):
+    (tmp_path / "gaelp_broker_url").write_text("redis://worker:secret@redis:6379/0\n")
+    (tmp_path / "gaelp_num_parallel").write_text("3")
+    (tmp_path / "other").write_text("x")
+    monkeypatch.setenv("GAELP_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("GAELP_NUM_PARALLEL", "7")
+    read = load_settings()
+    assert read.broker_url == "redis://worker:secret@redis:6379/0"
+    assert read.num_parallel == 7
+    [row] = [row for row in read.rows() if row.variable == "GAELP_BROKER_URL"]
+    assert row.given
+    assert "secret" not in row.value
+
+
+@pytest.mark.parametrize("content", ["", "nonsense\n", b"\xff\xfe"], ids=["empty", "wrong", "no text"])
+def test_a_file_that_holds_no_setting_is_named_in_one_sentence(tmp_path, monkeypatch, content):
+    file = tmp_path / "gaelp_broker_url"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.setenv("GAELP_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match="GAELP_BROKER_URL"):
+        load_settings()
+
+
+def test_a_file_that_must_not_be_read_is_named_in_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "gaelp_broker_url").write_text("redis://redis/0")
+    monkeypatch.setenv("GAELP_SECRETS_DIR", str(tmp_path))
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(SettingsError, match=r"GAELP_BROKER_URL: .*gaelp_broker_url cannot be read"):
+        load_settings()

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.threads import beside
 from gaelp_workers.dispatch import INVOKES, Held
-from gaelp_workers.steps import beside, make_way
+from gaelp_workers.steps import make_way
 from gaelp_workers.transport import Transport
 
 

@@ -11,15 +11,24 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.saferepr import saferepr
 from kombu import Connection, Queue
+from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps, loads
 
 from gaelp_tasks.celery_app import GaelpApp, app
-from gaelp_tasks.errors import BrokerUnavailable, InvalidInvocation, InvocationCut, NodeError, NodeFailed
-from gaelp_tasks.models import EmbeddingResult, InvocationResult, Tier
+from gaelp_tasks.errors import (
+    AttachmentLost,
+    BrokerUnavailable,
+    InvalidInvocation,
+    InvocationCut,
+    NodeError,
+    NodeFailed,
+)
+from gaelp_tasks.models import ENVELOPE_VERSION, EmbeddingResult, InvocationResult, Tier
 from gaelp_tasks.queues import step_of, tier_of
 from gaelp_tasks.registry import AGENTS
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.retries import Cut, Done, Failed, Retry, Snooze
+from gaelp_tasks.settings import Settings
 from gaelp_tasks.tasks import base as tasks_base
 from gaelp_tasks.tasks.base import Reply
 from gaelp_tasks.tasks.embed import embed
@@ -32,6 +41,7 @@ RESULT = InvocationResult(
     attempts=1,
 )  # fmt: skip
 QUEUES = ("interactive", "batch", "background", "elsewhere")
+PIXEL = "iVBORw0KGgo="
 
 
 @pytest.fixture
@@ -421,3 +431,147 @@ def test_the_stored_answer_of_a_known_step_is_told_without_a_run(request_of, pos
     request_of(gaelp_asked_again=True)
     app.backend.mark_as_done("i", Reply(RESULT), request=None)
     assert invoke_agent.perform({"prompt": "x"}, None).data["text"] == "SECRET"
+
+
+# -- long prompts
+
+
+LONG = "long " * 20_000
+
+
+def attached(post):
+    """What lies in Redis beside messages, by key."""
+    redis = post.redis.sync
+    return {key: redis.get(key) for key in redis.scan_iter(match=app.keys.attachment("*", "*"))}
+
+
+def test_a_long_prompt_lies_beside_its_message(post):
+    handle = invoke_agent.delay(LONG, images=[PIXEL], model="m", tenant="me", metadata={"a": 1})
+    [(queue, message)] = post()
+    assert queue == "interactive.m"
+    assert len(dumps(message)) < 3000
+    assert arguments(message).keys() == {"agent", "model", "tier", "priority", "tenant"}
+    reference = message["headers"]["gaelp_attachment"]
+    [(key, content)] = attached(post).items()
+    assert key == f"gaelp:attachment:{handle.id}:{reference['place']}"
+    assert loads(content) == {"prompt": LONG, "images": [PIXEL], "metadata": {"a": 1}}
+    assert post.redis.sync.ttl(key) == -1, "its message is published"
+    assert message["headers"]["gaelp_version"] == ENVELOPE_VERSION, "an older worker would misread it"
+
+
+def test_long_texts_to_embed_lie_beside_their_message(post):
+    embed.delay([LONG, "b"], model="m")
+    [(_, message)] = post()
+    assert arguments(message).keys() == {"model", "tier", "priority"}
+    assert [loads(content) for content in attached(post).values()] == [{"input": [LONG, "b"]}]
+
+
+def test_a_short_prompt_costs_redis_nothing_more(post):
+    invoke_agent.delay("x")
+    [(_, message)] = post()
+    assert "gaelp_attachment" not in message["headers"]
+    assert attached(post) == {}
+
+
+def test_a_long_result_of_the_step_before_lies_beside_the_message_of_the_next(post):
+    invoke_agent.delay({"text": LONG, "id": "i"})
+    assert [loads(content) for content in attached(post).values()] == [{"prompt": LONG}]
+
+
+def test_what_the_broker_did_not_take_leaves_something_for_a_day(post, monkeypatch):
+    def refuse(*_, **__):
+        raise OperationalError("full")
+
+    monkeypatch.setattr(GaelpApp, "send_task", refuse)
+    with pytest.raises(BrokerUnavailable):
+        invoke_agent.delay(LONG)
+    [key] = attached(post)
+    assert 0 < post.redis.sync.ttl(key) <= 86_400
+
+
+def test_a_reference_that_somebody_brings_along_counts_for_nothing(post):
+    invoke_agent.apply_async(["x"], headers={"gaelp_attachment": {"place": "0" * 32}})
+    [(_, message)] = post()
+    assert "gaelp_attachment" not in message["headers"]
+    assert arguments(message)["prompt"] == "x"
+
+
+def published(post, request_of, **more):
+    """A long call that is now the request under way; its reference."""
+    app.backend.forget("i")
+    invoke_agent.apply_async([LONG], {"tier": "batch"}, task_id="i")
+    [(_, message)] = post()
+    told = {name: message["headers"][name] for name in ("gaelp_attachment", "gaelp_version")}
+    request_of(kwargs=arguments(message), gaelp_published_at=1.0, **told, **more)
+    return told["gaelp_attachment"]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    from gaelp_tasks.clients.scripted import ScriptedClient
+    from gaelp_tasks.runtime import shared_runtime
+    from support.fakes import Workbench
+
+    made = Workbench(shared_runtime().loop, FakeBroker(), ScriptedClient())
+    monkeypatch.setattr("gaelp_tasks.tasks.resources.shared_resources", lambda: made.at)
+    return made
+
+
+def perform(monkeypatch, outcome):
+    """Run what is under way, to this outcome; what it was asked for."""
+    asked = []
+
+    async def ends(run, *_):
+        asked.append(run.asked)
+        return outcome
+
+    monkeypatch.setattr("gaelp_tasks.tasks.walk.walk", ends)
+    invoke_agent.perform(invoke_agent.request.kwargs, lambda *_: None)
+    return asked[0]
+
+
+def test_a_run_is_given_the_whole_of_a_long_call(request_of, post, bench, monkeypatch):
+    published(post, request_of)
+    assert perform(monkeypatch, Done(RESULT)).prompt == LONG
+
+
+def test_a_long_call_that_runs_again_refers_to_what_is_there_already(request_of, post, bench, monkeypatch):
+    reference = published(post, request_of)
+    before = attached(post)
+    with pytest.raises(CeleryRetry):
+        perform(monkeypatch, Retry(30.0, NodeFailed("why")))
+    [(_, message)] = post()
+    assert message["headers"]["gaelp_attachment"] == reference
+    assert message["headers"]["gaelp_version"] == ENVELOPE_VERSION
+    assert "prompt" not in arguments(message)
+    assert attached(post) == before
+
+
+def test_what_is_missing_fails_in_one_sentence_without_a_retry(request_of, post, bench, monkeypatch):
+    published(post, request_of)
+    post.redis.sync.delete(*attached(post))
+    with pytest.raises(AttachmentLost, match="not there any more"):
+        perform(monkeypatch, Done(RESULT))
+    assert post() == []
+
+
+def test_what_is_missing_after_the_answer_was_told_tells_it_again(request_of, post, bench, monkeypatch):
+    published(post, request_of)
+    post.redis.sync.delete(*attached(post))
+    app.backend.mark_as_done("i", Reply(RESULT), request=None)
+    assert invoke_agent.perform(invoke_agent.request.kwargs, None).data["text"] == "SECRET"
+
+
+def test_while_redis_is_away_a_long_call_is_given_back(request_of, post, bench, monkeypatch):
+    published(post, request_of)
+    post.redis.goes_away()
+    with pytest.raises(Reject) as caught:
+        perform(monkeypatch, Done(RESULT))
+    assert caught.value.requeue is True
+
+
+def test_json_that_takes_far_more_than_its_text_is_refused_at_the_call(post, monkeypatch):
+    monkeypatch.setattr(app, "settings", Settings(max_prompt_bytes=100_000))
+    with pytest.raises(InvalidInvocation, match="take 594,013 bytes as JSON and the limit is 400,000"):
+        invoke_agent.delay("\x01" * 99_000)
+    assert attached(post) == {}

@@ -19,12 +19,14 @@ from gaelp_tasks.settings import masked
 from gaelp_workers.control import NO_AUTOSCALE, Recalls
 from gaelp_workers.metrics import Telling
 from gaelp_workers.names import warn_of_names
+from gaelp_workers.naming import Naming
 from gaelp_workers.owner import Owner
 from gaelp_workers.recording import Recording
 from gaelp_workers.redis_policy import RedisPolicy
 from gaelp_workers.refusals import Refusals, give_back_quietly
 from gaelp_workers.sentinel import ways_in
 from gaelp_workers.steps import Holding, NodeDuties
+from gaelp_workers.tracing import Tracing
 from gaelp_workers.transport import Transport
 from gaelp_workers.versions import put_off, too_new
 from gaelp_workers.watch import ANSWER_S, END, Hearing, Verdict, Watch
@@ -44,6 +46,8 @@ STEPS = (
     Recalls,  # end what waits for its time and was cancelled
     Telling,  # tell Prometheus, where a port is named
     Recording,  # tell the history what has ended
+    Naming,  # name the run in what is logged inside it
+    Tracing,  # tell OpenTelemetry, where GAELP_TRACES is on
 )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from kombu.utils.json import loads
 
+from gaelp_tasks.models.attachment import REFERENCE, is_reference
+
 __all__ = ["fault", "fault_of_broadcast"]
 
 JSON = "application/json"
@@ -181,6 +183,7 @@ HEADERS: Rules = {
     "stamps": _stamps,
     "gaelp_version": _number,
     "gaelp_published_at": _number,
+    REFERENCE: is_reference,
     **dict.fromkeys(("args", "kwargs", "callbacks", "errbacks", "chain", "chord", "is_eager"), _absent),
     **dict.fromkeys(("headers", "logfile", "loglevel", "called_directly", "hostname"), _absent),
 }

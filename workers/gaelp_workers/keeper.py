@@ -2,28 +2,20 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
-from typing import Any
 
-from gaelp_tasks.connections import Refused, SyncRedis, unavailable
-from gaelp_workers.leases import SWEEP_AT_MOST, Leases
+from gaelp_tasks.connections import SyncRedis, unavailable
+from gaelp_tasks.sweeping import repeated
+from gaelp_workers.leases import Leases
 
-__all__ = ["Keeper", "connection_name"]
+__all__ = ["Keeper"]
 
 logger = logging.getLogger(__name__)
 
 SWEEPS = 2  #: per beat, so that what is due is published soon
-CONNECTION = "gaelp:"  #: with the holder behind it, the name of its connection in CLIENT LIST
-IDLE_LOOK = 4  #: beats between two looks while nobody else holds anything
 STRAY_LOOKS = 5  #: in a row at a lease of ours that nothing here holds: its claim was never answered
-LOOKS = 2  #: in a row without its connection, and a holder is dead at the next
-
-
-def connection_name(holder: str) -> str:
-    """How a holder's connection is called in CLIENT LIST; when the name is gone, so is the process."""
-    return f"{CONNECTION}{holder}"
 
 
 class Keeper(threading.Thread):
@@ -52,13 +44,9 @@ class Keeper(threading.Thread):
         self._on_poison = on_poison
         self._clock = clock
         self._renewed_at = clock()
-        self._seen: set[str] = set()  # holders whose connection was there, since Redis answers us
-        self._missed: dict[str, int] = {}  # holder -> at how many looks in a row it was not
-        self._ends: dict[str, float] = {}  # latest end of a lease of each other holder, at the last look
+        self._others = leases.others
         self._strays: dict[str, int] = {}  # tag that nothing here holds -> at how many looks in a row
         self._lost: set[str] = set()  # tags of what was stopped because its lease had ended
-        self._sees_clients = True
-        self._beats = 0
         self._over = threading.Event()
 
     @property
@@ -95,16 +83,15 @@ class Keeper(threading.Thread):
         try:
             self._renew()
             self._leases.pay(self._redis)
-            ends = self._leases.ends(self._redis)
-            dead = self._dead(ends)
+            ends = self._others.ends(self._redis)
+            dead = self._others.dead(self._redis, ends)
             self._renew_in_time()
             self._sweep(dead)
             self._renew_in_time()
             self._give_back_strays(ends)
             self._on_beat(self._redis)
         except unavailable as error:
-            self._seen.clear()  # after a restart or a failover nobody's name is there yet
-            self._missed.clear()
+            self._others.forget()
             if not self.lively:
                 logger.warning("Cannot renew leases (%s): what runs here is stopped.", error)
                 self._lose(self._leases.held)
@@ -130,15 +117,12 @@ class Keeper(threading.Thread):
     def _sweep(self, dead: Iterable[str] = ()) -> None:
         """All that is due or was forsaken; what takes longer than a beat is for the next one."""
         until = self._clock() + self._every_s
-        while not self._over.is_set() and self._clock() < until:
-            swept = self._leases.sweep(self._redis, dead)
+        for swept in repeated(
+            lambda: self._leases.sweep(self._redis, dead),
+            lambda: not self._over.is_set() and self._clock() < until,
+        ):
             for task_id in swept.poison:
-                logger.error(
-                    "Task %s killed the worker in which it ran alone: it is a dead letter now.", task_id
-                )
                 self._on_poison(task_id)
-            if max(swept.back, swept.due) < SWEEP_AT_MOST:
-                return
 
     def _lose(self, tags: Iterable[str]) -> None:
         """Stop what ran under these; once, for the same task may be claimed here anew meanwhile."""
@@ -148,33 +132,3 @@ class Keeper(threading.Thread):
             if tag in held and tag not in self._lost:  # else it has ended meanwhile
                 self._lost.add(tag)
                 self._on_lost(held[tag].id)
-
-    def _dead(self, leases: Mapping[str, float]) -> set[str]:
-        """Holders whose connection is gone, and which renew no lease any more.
-
-        A living one opens its connection anew within a beat of its own.
-        """
-        ends: dict[str, float] = {}  # of the last lease of each
-        for tag, end in leases.items():
-            holder = tag.partition("|")[0]
-            ends[holder] = max(end, ends.get(holder, 0.0))
-        ends.pop(self._leases.holder, None)
-        others = ends.keys()
-        renewed = {holder for holder, end in ends.items() if end > self._ends.get(holder, end)}
-        self._ends = ends
-        looks = self._beats % IDLE_LOOK == 0 or bool(others)
-        self._beats += 1
-        self._missed = {holder: looks for holder, looks in self._missed.items() if holder in others}
-        if not looks or not self._sees_clients:
-            return set()
-        try:
-            clients: Any = self._redis.client_list()
-        except Refused as error:
-            logger.warning("CLIENT LIST is refused (%s): dead workers are noticed by their leases.", error)
-            self._sees_clients = False
-            return set()
-        there = {str(client.get("name")).removeprefix(CONNECTION) for client in clients}
-        self._seen = (self._seen | there) & (others | there)
-        gone = others - there - renewed
-        self._missed = {holder: self._missed.get(holder, 0) + 1 for holder in gone}
-        return {holder for holder, looks in self._missed.items() if looks > LOOKS and holder in self._seen}

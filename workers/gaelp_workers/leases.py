@@ -8,29 +8,22 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any, NamedTuple
 
-from gaelp_tasks.connections import Refused, ScriptUnknown, SyncRedis, unavailable
+from gaelp_tasks.connections import Refused, SyncRedis, unavailable
 from gaelp_tasks.keys import Keys
 from gaelp_tasks.queues import SEPARATOR, SYSTEM, Place, lists, tier_of
+from gaelp_tasks.scripts import Script
+from gaelp_tasks.sweeping import Holders, Sweep, Swept
 from gaelp_workers.dispatch import Free, Held, Kind, Offer, pool_of
-from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, HEADS, RENEW, SORT, SWEEP, TIDY, Script
+from gaelp_workers.scripts import ALL, BURY, CLAIM, GIVE_BACK, HEADS, RENEW, SORT, TIDY
 
-__all__ = ["SWEEP_AT_MOST", "TOLD", "Head", "Leases", "Swept"]
+__all__ = ["TOLD", "Head", "Leases"]
 
 logger = logging.getLogger(__name__)
 
-SWEEP_AT_MOST = 500  #: of each kind in one script; the next sweep takes the rest
 TOLD = "__redis__:invalidate"  #: where Redis tells of keys that have changed
 SWEPT_S = 3600  #: as the sweep keeps its marks
 READ_AT_MOST = 1024**2  #: bytes of a message whose age is looked up at each beat
 LOOK_AT_MOST = 200  #: messages one claim may look at, so that junk cannot keep Redis busy
-
-
-class Swept(NamedTuple):
-    """What a sweep did."""
-
-    back: int  #: messages given back
-    due: int  #: messages whose time had come
-    poison: list[str]  #: tasks whose messages killed the worker in which they ran alone
 
 
 class Head(NamedTuple):
@@ -67,14 +60,16 @@ class Leases:
         self._redis = redis
         self._keys = keys
         self.claims_ttl_s = claims_ttl_s
-        self._poison_deaths = poison_deaths
+        self._sweep = Sweep(keys, claims_ttl_s=claims_ttl_s, poison_deaths=poison_deaths)
         self._results = results
         self._tenant_max = tenant_max
         self._held: dict[str, Held] = {}  # by tag
         self._begun: set[str] = set()  # tags of those that a thread has taken
         self._leaving: set[str] = set()  # tags of those that were stopped, and hold their slot until they end
         self._owed: set[str] = set()  # done, and Redis could not be told
+        self._beside: dict[str, str] = {}  # key of what goes with an acknowledgement, by tag
         self._batches = count(1)
+        self.others = Holders(keys, holder)  #: that hold messages, too
         self.changes = 0  #: counts up whenever something is held or is no more; never back
 
     @property
@@ -164,6 +159,7 @@ class Leases:
             keys.preempted(""),
             self._tenant_max,
             keys.tenant(""),
+            keys.attachment("").removesuffix(":"),
             *(
                 told(number, *queue)
                 for number, queue in enumerate(zip(offer.queues, offer.groups, strict=True))
@@ -203,6 +199,10 @@ class Leases:
         for tag in [tag for tag, task in self.held.items() if task.id == task_id]:
             self.bury(tag, "cannot be run")
 
+    def ends_with(self, tag: str, key: str) -> None:
+        """Its acknowledgement, which comes next, ends the invocation: what lies there goes with it."""
+        self._beside[tag] = key
+
     def done(self, tag: str) -> None:
         """Acknowledge: the message is gone for good; where Redis is away the keeper says it again."""
         self._forget(tag)
@@ -223,7 +223,11 @@ class Leases:
         with redis.pipeline(transaction=False) as pipe:
             pipe.hdel(self._keys.unacked, tag)
             pipe.zrem(self._keys.leases, tag)
-            pipe.execute()
+            was_ours, _ = pipe.execute()
+        key = self._beside.pop(tag, None)
+        if key is not None and was_ours:  # else it was given back, and runs again
+            with suppress(*unavailable):  # then it is found to be lost
+                redis.unlink(key)
 
     def _forget(self, tag: str) -> None:
         self._held.pop(tag, None)
@@ -265,17 +269,7 @@ class Leases:
 
         `dead`: holders that are known to have died.
         """
-        keys = self._keys
-        told = (
-            SWEEP_AT_MOST,
-            keys.swept(""),
-            keys.deaths(""),
-            int(self.claims_ttl_s * 1000),
-            keys.namespace,
-            self._poison_deaths,
-        )
-        where = (*self._places, keys.queues)
-        return Swept(*self._run(SWEEP, where, (*told, *(f"{holder}|" for holder in dead)), redis=redis))
+        return self._sweep(redis, dead)
 
     def named(self, redis: SyncRedis, since_s: float) -> tuple[set[str], set[str]]:
         """Queues of models that publishers named, and models that a node said it has after this Unix time."""
@@ -313,11 +307,6 @@ class Leases:
         rows = zip(*(told[part::5] for part in range(5)), strict=True)
         return {asked[at - 1]: Head(size, named, _since(sent, due)) for at, size, named, sent, due in rows}
 
-    def ends(self, redis: SyncRedis) -> dict[str, float]:
-        """Every tag that anybody holds, with the end of its lease, Unix time in ms."""
-        leases: Any = redis.zrange(self._keys.leases, 0, -1, withscores=True)
-        return dict(leases)
-
     def strays(self, tags: Iterable[str]) -> set[str]:
         """Those of them that Redis has as held by us, and nothing here holds."""
         ours = {tag for tag in tags if tag.startswith(f"{self.holder}|")}
@@ -351,12 +340,7 @@ class Leases:
     def _run(
         self, script: Script, keys: Sequence[str], arguments: Iterable[Any], *, redis: SyncRedis | None = None
     ) -> Any:
-        client = redis or self._redis
-        given = (len(keys), *keys, *arguments)
-        try:
-            return client.evalsha(script.sha, *given)
-        except ScriptUnknown:
-            return client.eval(script, *given)
+        return script.run(redis or self._redis, keys, arguments)
 
 
 def _since(published_at: str, due: str) -> float | None:

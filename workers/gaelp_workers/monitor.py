@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from types import MappingProxyType
+from typing import NamedTuple
 
 from gaelp_tasks.cancellation import listen, sweep
 from gaelp_tasks.connections import unavailable
@@ -19,35 +21,43 @@ from gaelp_workers.health import Pulse
 from gaelp_workers.memory import Reading
 from gaelp_workers.owner import Owner
 
-__all__ = ["announce", "hear_cancellations", "sample", "sweep_cancellations"]
+__all__ = ["Life", "announce", "hear_cancellations", "sample", "sweep_cancellations"]
 
 logger = logging.getLogger(__name__)
 
 LIVES = 4  #: polls that may fail before the announcement lapses
 CALM_S = 0.1  #: after slots have changed; they may change again at once
 QUESTION_S = 5.0  #: a node that answers later than this counts as unwell
+RELEASE = version("gaelp-tasks")
 
 #: what a node's memory is, given the models that its server lists; None while it does not answer
 Measure = Callable[[Sequence[Resident] | None], Reading]
 
 
+class Life(NamedTuple):
+    """What all nodes of a worker tell alike, from its start to its end."""
+
+    worker: str  #: Celery's name of it
+    started_at: float  #: Unix time
+    holder: str = ""  #: with what the names of its leases begin
+
+
 async def sample(
-    worker: str,
+    life: Life,
     at: Resources,
     node: Node,
     slots: int,
     memory: Measure,
-    started_at: float,
     pulse: Pulse,
     closed: str = "",
 ) -> NodeSnapshot:
     """The node right now; a server that does not answer is not healthy, which is no error here."""
-    version, trouble = "", ""
+    server, trouble = "", ""
     models: tuple[str, ...] = ()
     resident: tuple[Resident, ...] | None = None
     try:
         async with asyncio.timeout(QUESTION_S):
-            version = await node.client.version()
+            server = await node.client.version()
             asked_at = at.tick()
             listed = await node.client.models()
             at.digests.learn(node.url, listed, asked_at)
@@ -67,12 +77,12 @@ async def sample(
     node.well = not trouble
     reading = memory(resident)
     return NodeSnapshot(
-        worker=worker,
+        worker=life.worker,
         pid=os.getpid(),
         url=node.url,
         healthy=not trouble,
         trouble=trouble,
-        version=version,
+        version=server,
         models=models,
         loaded=loaded,
         slots=slots,
@@ -84,7 +94,11 @@ async def sample(
         tokens_per_s=round(node.meter.rate(at.tick()), 1),
         memory=reading.memory,
         held_bytes=reading.held_bytes,
-        started_at=started_at,
+        release=RELEASE,
+        num_parallel=at.settings.num_parallel,
+        num_ctx=at.settings.num_ctx,
+        holder=life.holder,
+        started_at=life.started_at,
         seen_at=at.now(),
     )
 
@@ -96,18 +110,19 @@ async def announce(
     memory_of: Callable[[str], Measure],
     closed: Callable[[], str] = str,
     owners: Mapping[str, Owner] = MappingProxyType({}),
+    holder: str = "",
 ) -> None:
     """Publish a snapshot of each node each poll, until cancelled; then take them back.
 
     `memory_of` makes what measures the memory of a node, by its address. `closed` tells why the worker takes
-    nothing new, '' while it does.
+    nothing new, '' while it does; `holder` is with what the names of its leases begin.
     """
-    started_at = at.now()
+    life = Life(worker, at.now(), holder)
     async with asyncio.TaskGroup() as group:  # a node that hangs must not delay the others
         for number, node in enumerate(at.nodes):
             mine = partial(_share, at, slots, number)
             memory, owner = memory_of(node.url), owners.get(node.url)
-            group.create_task(_announce(worker, at, node, mine, memory, started_at, closed, owner))
+            group.create_task(_announce(life, at, node, mine, memory, closed, owner))
 
 
 def _share(at: Resources, slots: Callable[[], int], number: int) -> int:
@@ -115,16 +130,15 @@ def _share(at: Resources, slots: Callable[[], int], number: int) -> int:
 
 
 async def _announce(
-    worker: str,
+    life: Life,
     at: Resources,
     node: Node,
     slots: Callable[[], int],
     memory: Measure,
-    started_at: float,
     closed: Callable[[], str],
     owner: Owner | None,
 ) -> None:
-    key = at.keys.node(worker, node.url)
+    key = at.keys.node(life.worker, node.url)
     poll_s = at.settings.poll_interval_s
     lives_ms = int((LIVES * poll_s + QUESTION_S) * 1000)
     pulse = Pulse(at, node)
@@ -133,13 +147,13 @@ async def _announce(
         while going_on():
             share = slots()  # of each model; what memory leaves of that its owner tells
             allowed = share if owner is None else owner.slots(share)
-            snapshot = await sample(worker, at, node, allowed, memory, started_at, pulse, closed())
+            snapshot = await sample(life, at, node, allowed, memory, pulse, closed())
             if owner is not None:
                 snapshot = snapshot.model_copy(update={"by_model": owner.by_model()})
             trouble = _log_change(trouble, snapshot)
             try:
                 async with at.redis.pipeline(transaction=False) as pipe:
-                    pipe.set(key, snapshot.told(), px=lives_ms)
+                    pipe.set(key, snapshot.model_dump_json(), px=lives_ms)
                     if names := names_of(node.models):
                         pipe.zadd(at.keys.models, dict.fromkeys(names, int(snapshot.seen_at * 1000)))
                     await pipe.execute()

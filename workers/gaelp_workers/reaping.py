@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gaelp_tasks.connections import SyncRedis
-from gaelp_workers.leases import Leases, Swept
+from gaelp_tasks.sweeping import Swept
+from gaelp_workers.leases import Leases
 
 __all__ = ["CountedLeases"]
 
@@ -19,6 +20,6 @@ class CountedLeases(Leases):
     def sweep(self, redis: SyncRedis, dead: Iterable[str] = ()) -> Swept:
         """Give back what nobody holds any more and publish what is due."""
         swept = super().sweep(redis, dead)
-        if taken := swept.back + len(swept.poison):
-            self._on_reaped(taken)
+        if swept.reaped:
+            self._on_reaped(swept.reaped)
         return swept

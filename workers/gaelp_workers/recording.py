@@ -14,14 +14,13 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.states import FAILURE, SUCCESS
 
 from gaelp_tasks import endings, errors
+from gaelp_tasks.asked import arguments, asked_for
 from gaelp_tasks.connections import Full, Replica, Trouble, connect, lost
 from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.ending import Ending
-from gaelp_tasks.models.invocation import DEFAULT_PRIORITY, Tier
-from gaelp_tasks.queues import CALLS, lower_tier
-from gaelp_tasks.tasks.base import ModelTask
+from gaelp_tasks.tasks.base import FETCHED, ModelTask
 
-__all__ = ["Recording", "dead_letter", "ended", "unread", "until_told", "watch"]
+__all__ = ["Recording", "ended", "unread", "until_told", "watch"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ ANSWER_S = 2.0
 AGAIN_S = 0.5
 LATER = (*lost, Full, Replica)  #: it refuses now, and will not later
 TOLD = "gaelp_told"  #: of a request: its run tells its end
-CHAT = "chat"  #: the agent where none is named
 FACTS = ("id", "agent", "model", "node", "tier", "priority", "stop_reason", "attempts")
 
 
@@ -38,8 +36,8 @@ def ended(task: str, request: Any, state: str, told: Any, *, text_bytes: int) ->
 
     `told` is what the task returned or raised. Prompt and answer are kept up to `text_bytes` each; 0: none.
     """
-    asked = _arguments(request)
-    common = _common(task, request, asked, text_bytes)
+    given = arguments(request)
+    common = _common(task, request, given, text_bytes)
     if state == SUCCESS:
         facts = {name: told[name] for name in FACTS if name in told}
         answer = told.get("text")
@@ -56,34 +54,23 @@ def ended(task: str, request: Any, state: str, told: Any, *, text_bytes: int) ->
     if state == FAILURE:
         attempts = (request.retries or 0) + 1
         failed = {"state": State.FAILED, "error": in_words(told), "attempts": attempts}
-        return Ending.model_validate({**common, **_asked(task, request, asked), **failed})
+        return Ending.model_validate({**common, **asked_for(task, request, given), **failed})
     return None
 
 
 def unread(task: str, request: Any, *, text_bytes: int) -> Ending:
     """The end of a message that Celery dropped unread, because it came after its `expires`."""
-    asked = _arguments(request)
+    given = arguments(request)
     end = {"state": State.CUT, "stop_reason": "expired"}
     return Ending.model_validate(
-        {**_common(task, request, asked, text_bytes), **_asked(task, request, asked), **end}
+        {**_common(task, request, given, text_bytes), **asked_for(task, request, given), **end}
     )
-
-
-def dead_letter(task_id: str, reason: str) -> Ending:
-    """The end of a message that never ran, or killed its workers; all else is with `gaelp dlq`."""
-    return Ending(id=task_id, task="", tier="", state=State.FAILED, error=f"DeadLettered: {reason}")
 
 
 def in_words(error: object) -> str:
     """Class and sentence of an error; the class alone where it is not ours, for it may repeat a prompt."""
     name = type(error).__name__
     return f"{name}: {error}" if hasattr(errors, name) else name
-
-
-def _arguments(request: Any) -> dict[str, Any]:
-    """By name; of those without a name only the first has one, for what is kept here."""
-    named = request.kwargs if isinstance(request.kwargs, dict) else {}
-    return {"prompt": request.args[0], **named} if request.args else dict(named)
 
 
 def _common(task: str, request: Any, asked: Mapping[str, Any], text_bytes: int) -> dict[str, Any]:
@@ -94,19 +81,7 @@ def _common(task: str, request: Any, asked: Mapping[str, Any], text_bytes: int) 
         "tenant": tenant if isinstance(tenant, str) else "",
         "worker": str(request.hostname or ""),
         "claims": request.get("gaelp_claim") or 0,
-        "prompt": _cut(_prompt(asked), text_bytes),
-    }
-
-
-def _asked(task: str, request: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for, where no result tells; anybody may have written anything into the arguments."""
-    tier, agent, model, priority = (asked.get(name) for name in ("tier", "agent", "model", "priority"))
-    queue = (request.delivery_info or {}).get("routing_key")
-    return {
-        "tier": lower_tier(Tier(tier) if tier in list(Tier) else None, queue),
-        "agent": "" if CALLS.get(task) else agent if isinstance(agent, str) else CHAT,
-        "model": model if isinstance(model, str) else "",
-        "priority": priority if isinstance(priority, int) and priority in range(1, 11) else DEFAULT_PRIORITY,
+        "prompt": _cut(_prompt({**asked, **(request.get(FETCHED) or {})}), text_bytes),
     }
 
 

@@ -13,7 +13,7 @@ from celery.app import trace
 from celery.exceptions import Ignore, NotRegistered, Reject
 from celery.utils.objects import Bunch
 
-from gaelp_workers.steps import beside
+from gaelp_tasks.threads import beside
 from gaelp_workers.transport import Transport
 
 __all__ = ["Brief", "Refusals", "give_back_quietly"]

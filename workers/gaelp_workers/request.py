@@ -4,15 +4,17 @@ import os
 from traceback import extract_tb
 from typing import Any
 
-from celery.exceptions import Retry
+from celery.exceptions import Ignore, Retry
 from celery.utils.functional import maybe_list
 from celery.worker import state
 from celery.worker.request import ExceptionWithTraceback
 from celery.worker.request import Request as CeleryRequest
 
 from gaelp_tasks import errors
+from gaelp_tasks.attachments import key_of
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.tasks.resources import shared_resources
+from gaelp_workers.transport import Transport
 
 __all__ = ["Request"]
 
@@ -42,6 +44,7 @@ class Request(CeleryRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._places: list[str] = []  # of what it raised
         self._asked_limits: tuple[float | None, float | None] = (None, None)
+        self._goes_on = False  # in another message, or another worker
         super().__init__(*args, **kwargs)
         given = self._kwargs if isinstance(self._kwargs, dict) else {}
         self._argsrepr = "()"
@@ -91,10 +94,18 @@ class Request(CeleryRequest):
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """It raised; without billiard's wrapping, which would hide in the event what it was."""
         raised = exc_info.exception
-        if isinstance(raised, ExceptionWithTraceback) and not isinstance(raised.exc, Retry):
-            exc_info.exception = raised.exc
+        told = raised.exc if isinstance(raised, ExceptionWithTraceback) else raised
+        self._goes_on = isinstance(told, Ignore | Retry)
+        if not isinstance(told, Retry):
+            exc_info.exception = told
         self._places = places_of(exc_info.exception)
         super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def acknowledge(self) -> None:
+        """Off its queue for good, and with it what lies beside it, unless the invocation goes on."""
+        if not self._goes_on and (key := key_of(self.task.app.keys, self._request_dict)) is not None:
+            Transport.leases.ends_with(self._request_dict["properties"]["delivery_tag"], key)
+        super().acknowledge()
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's signature
         """Tell who watches; of an exception that is not ours the name only, for its text may hold a prompt.

@@ -1,32 +1,20 @@
-"""The Lua scripts of this folder: each is one atomic step in Redis; its head names its keys."""
+"""The Lua scripts of this folder, and all that a worker runs."""
 
-import hashlib
-from importlib.resources import files
+from functools import partial
 
-__all__ = ["ALL", "BURY", "CLAIM", "GIVE_BACK", "HEADS", "RENEW", "SORT", "SWEEP", "TIDY", "Script"]
+from gaelp_tasks.scripts import Script
+from gaelp_tasks.sweeping import SWEEP
 
+__all__ = ["ALL", "BURY", "CLAIM", "GIVE_BACK", "HEADS", "PUT_OFF", "RENEW", "SORT", "TIDY"]
 
-class Script(str):
-    """The text of a script, with the name under which Redis keeps it."""
+_read = partial(Script.read, __package__)
 
-    __slots__ = ("sha",)
-    sha: str
-
-    @classmethod
-    def read(cls, name: str) -> "Script":
-        """The script of a file in lua/."""
-        text = (files(__package__) / "lua" / f"{name}.lua").read_text()
-        script = cls(text)
-        script.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        return script
-
-
-CLAIM = Script.read("claim")
-RENEW = Script.read("renew")
-GIVE_BACK = Script.read("give_back")
-SWEEP = Script.read("sweep")
-BURY = Script.read("bury")
-SORT = Script.read("sort")
-TIDY = Script.read("tidy")
-HEADS = Script.read("heads")
+CLAIM = _read("claim")
+RENEW = _read("renew")
+GIVE_BACK = _read("give_back")
+BURY = _read("bury")
+PUT_OFF = _read("put_off")
+SORT = _read("sort")
+TIDY = _read("tidy")
+HEADS = _read("heads")
 ALL = (CLAIM, RENEW, GIVE_BACK, SWEEP, BURY, SORT, TIDY, HEADS)

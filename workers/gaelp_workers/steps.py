@@ -3,42 +3,40 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import cache, partial
-from queue import SimpleQueue
+from functools import partial
 from time import sleep
 from typing import Any
 from uuid import uuid4
 
 from celery import bootsteps
 
-from gaelp_tasks import counts, endings
+from gaelp_tasks import counts
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.connections import connect, unavailable
-from gaelp_tasks.errors import DeadLettered
+from gaelp_tasks.dead_letters import POISON, give_up
 from gaelp_tasks.runtime import shared_runtime
+from gaelp_tasks.sweeping import LOOKS_PER_LEASE, claims_ttl_s, connection_name
 from gaelp_tasks.tasks.resources import shared_resources
 from gaelp_tasks.tasks.walk import AWAY_S
+from gaelp_tasks.threads import beside
 from gaelp_workers.dispatch import CLOSED, Capacity, free
-from gaelp_workers.keeper import Keeper, connection_name
+from gaelp_workers.keeper import Keeper
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.memory import memory_of
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
 from gaelp_workers.owners import allowed, names_of_pools, owners_of, queued
 from gaelp_workers.preemption import may_go
 from gaelp_workers.reaping import CountedLeases
-from gaelp_workers.recording import dead_letter
 from gaelp_workers.transport import Transport
 from gaelp_workers.turns import Turns
 
-__all__ = ["Holding", "NodeDuties", "beside"]
+__all__ = ["Holding", "NodeDuties"]
 
 logger = logging.getLogger(__name__)
 
-DAY_S = 86_400.0
-BEATS = 10  #: renewals per lease
 GOODBYE_S = 0.5  #: at most; without it the process often ends first, and its nodes look alive for seconds
 
 TASKS = "celery.worker.consumer.tasks:Tasks"
@@ -47,15 +45,6 @@ TASKS = "celery.worker.consumer.tasks:Tasks"
 def stop_run(task_id: str) -> None:
     """Stop a run whose lease has ended."""
     shared_resources().runs.stop(task_id, Reason.LEASE)
-
-
-def give_up(app: Any, task_id: str, reason: str) -> None:
-    """Tell who waits for a task that its message is a dead letter; replayed, it may still end well."""
-    with suppress(*unavailable):
-        app.backend.mark_as_failure(
-            task_id, DeadLettered(f"The message of {task_id} is a dead letter: {reason}.")
-        )
-        endings.tell(app.redis, app.keys, dead_letter(task_id, reason))
 
 
 def note_preemption(app: Any, task_id: str, kept_s: float) -> None:
@@ -77,27 +66,6 @@ def make_way(task_ids: Iterable[str]) -> None:
             Transport.preempt(tag)
 
 
-@cache
-def _errands() -> "SimpleQueue[Callable[[], None]]":
-    """What the one thread behind `beside` still has to do."""
-    errands: SimpleQueue[Callable[[], None]] = SimpleQueue()
-
-    def serve() -> None:
-        while True:
-            try:
-                errands.get()()
-            except Exception:
-                logger.exception("A task's end could not be told.")
-
-    threading.Thread(target=serve, name="gaelp-beside", daemon=True).start()
-    return errands
-
-
-def beside(what: Callable[..., None], *given: Any) -> None:
-    """Do it soon, on another thread: Celery's backend may wait for Redis; loop and keeper must not."""
-    _errands().put(partial(what, *given))
-
-
 class Holding(bootsteps.StartStopStep):
     """Fetch by claims while a slot is free, and keep the leases of what is held.
 
@@ -115,7 +83,7 @@ class Holding(bootsteps.StartStopStep):
             c.app.keys,
             holder=holder,
             ttl_s=settings.lease_ttl_s,
-            claims_ttl_s=max(settings.result_ttl_s, settings.stream_ttl_s) + DAY_S,
+            claims_ttl_s=claims_ttl_s(settings),
             poison_deaths=settings.poison_deaths,
             results=c.app.backend.get_key_for_task(".").decode().removesuffix(".") if same_redis else "",
             tenant_max=settings.tenant_max_running,
@@ -125,10 +93,10 @@ class Holding(bootsteps.StartStopStep):
         self._keeper = Keeper(
             self._leases,
             connect(settings, name=connection_name(holder), answer_s=settings.lease_ttl_s / 5),
-            every_s=settings.lease_ttl_s / BEATS,
+            every_s=settings.lease_ttl_s / LOOKS_PER_LEASE,
             on_lost=stop_run,
             on_beat=known.look,
-            on_poison=lambda task_id: beside(give_up, c.app, task_id, "it killed the workers that ran it"),
+            on_poison=lambda task_id: beside(give_up, c.app, task_id, POISON),
         )
         Transport.leases = self._leases
         Transport.known = known
@@ -137,7 +105,7 @@ class Holding(bootsteps.StartStopStep):
         Transport.preempt = partial(self.preempt, c.app)
         Transport.writing = lambda: shared_resources().demand.writing
         Transport.turns = Turns(settings.max_wait_s)
-        Transport.most_bytes = settings.most_message_bytes
+        Transport.most_bytes = int(settings.max_message_bytes)
 
     def capacity(self, c: Any) -> Capacity:
         """What may be held here at once; `pool.limit`, the slots of each model, may move at any time."""
@@ -220,6 +188,7 @@ class NodeDuties(bootsteps.StartStopStep):
                     memories.__getitem__,
                     lambda: c.pool.closed,
                     owners,
+                    Transport.leases.holder,
                 ),
                 *(owner.serve() for owner in owners.values()),
                 hear_cancellations(at),

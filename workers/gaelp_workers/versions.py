@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from gaelp_tasks.models.invocation import ENVELOPE_VERSION
-from gaelp_workers.scripts import Script
+from gaelp_workers.scripts import PUT_OFF
 
 __all__ = ["put_off", "too_new"]
 
 logger = logging.getLogger(__name__)
 
-PUT_OFF = Script.read("put_off")
 LONGEST_S = 60.0
 LARGEST_EXPONENT = 16
 

@@ -12,7 +12,8 @@
 --       prefixes of keys by task id: 11 claim number  12 holding tag  13 deaths  14 request to cancel
 --       15 Celery's result; empty where it is not in this Redis  16 stream  17 times it was preempted
 --       18 invocations of one tenant that run at once, 0 for any number  19 the set of tags of a tenant
---       20.. of each queue, as in '3i:1+2', its group; 'i' for an inbox, 's' for maintenance, 't' for the turn of a lower
+--       20 prefix of what lies beside a message, by task id and place
+--       21.. of each queue, as in '3i:1+2', its group; 'i' for an inbox, 's' for maintenance, 't' for the turn of a lower
 --       tier, which is one message; its pool, the first is 1; how many may be taken beyond the pool's free slots,
 --       because runs make way for them, all tiers of a pool together.
 --       A pool that is full holds up neither the queues of others nor the sorting of inboxes.
@@ -33,7 +34,7 @@ end
 local look, lease, holder, tags = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[6] .. ARGV[7]
 local held, life = tonumber(ARGV[8]), ARGV[10]
 local FIRST, STEPS, SEPARATOR = 9, 9, '\6\22'
-local GROUPS = 20 - FIRST -- from a queue's key to what is told of it
+local GROUPS = 21 - FIRST -- from a queue's key to what is told of it
 local DEFAULT = 5     -- the step of what is in an inbox
 local DEATHS = 2      -- of its workers, after which a message runs alone
 local MODELS = { ['gaelp.invoke_agent'] = true, ['gaelp.embed'] = true }
@@ -96,6 +97,13 @@ local function told(headers)
   local found = redis.pcall('GET', ARGV[15] .. headers['id'])
   local ok, result = pcall(cjson.decode, type(found) == 'string' and found or '')
   return ok and type(result) == 'table' and result['status'] == 'SUCCESS'
+end
+
+-- Forget what lies beside a message that is dropped
+local function forget_attachment(headers)
+  local told = headers['gaelp_attachment']
+  local place = type(told) == 'table' and told['place']
+  if text(place, 32) then redis.call('UNLINK', ARGV[20] .. headers['id'] .. ':' .. place) end
 end
 
 -- Whether somebody holds this very task now: two messages of one id never run at the same time
@@ -218,6 +226,7 @@ local function take(list, tag, headers, message, how)
   end
   if claim > 1 then
     if told(headers) then
+      forget_attachment(headers)
       dropped[#dropped + 1] = id
       return false
     end
