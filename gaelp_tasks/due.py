@@ -6,7 +6,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from gaelp_tasks.models import cron
-from gaelp_tasks.models.schedule import Missed, Overlap, Schedule
+from gaelp_tasks.models.schedule import YEARS, Missed, Overlap, Schedule
 
 __all__ = ["LATE", "Drop", "Fire", "Hold", "Standing", "candidate", "decide", "latest", "next_due", "times"]
 
@@ -50,7 +50,7 @@ def times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
     openings = 0
     while openings < MOST_OPENINGS:
         for due in _raw(schedule, after):
-            if schedule.end and due > schedule.end:
+            if due.year not in YEARS or (schedule.end and due > schedule.end):
                 return
             if not schedule.in_window(due):
                 openings += 1

@@ -39,9 +39,13 @@ class Leader:
         self._lease = ""  # as it was when we led last
 
     def lead(self) -> Term | None:
-        """Take the lease where nobody has it, or renew ours; None while another beat leads."""
+        """Take the lease where nobody has it, or renew ours; None while another beat leads.
+
+        Either way it is written down that this beat is there.
+        """
         fence, now_ms = self._lead(
-            keys=[self._keys.beat, self._keys.beat_fence], args=[self.name, self._ttl_ms]
+            keys=[self._keys.beat, self._keys.beat_fence, self._keys.beat_seen],
+            args=[self.name, self._ttl_ms],
         )
         self._lease = f"{self.name}|{fence}" if fence else ""
         return Term(int(fence), int(now_ms), self._lease) if fence else None

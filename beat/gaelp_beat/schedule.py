@@ -12,6 +12,11 @@ STATIC: dict[str, dict[str, Any]] = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600.0},  # a missed one is not made up for
     },
+    "expire lost attachments": {
+        "task": "gaelp.maintenance.expire_lost_attachments",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600.0},
+    },
     "record history": {
         "task": "gaelp.maintenance.record_history",
         "schedule": timedelta(seconds=10),
@@ -19,6 +24,11 @@ STATIC: dict[str, dict[str, Any]] = {
     },
     "prune history": {
         "task": "gaelp.maintenance.prune_history",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600.0},
+    },
+    "prune batches": {
+        "task": "gaelp.maintenance.prune_batches",
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600.0},
     },

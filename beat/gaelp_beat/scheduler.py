@@ -17,15 +17,17 @@ from celery.result import denied_join_result
 
 from gaelp_beat import fixed
 from gaelp_beat.leader import Leader, Term
+from gaelp_beat.previous import Previous, ResultsAway
 from gaelp_beat.publishing import Deposed, Press, Run
 from gaelp_beat.schedule import STATIC
+from gaelp_beat.sweeper import Sweeper
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import connect, in_words, unavailable
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.schedules import Kept, Timetable
 from gaelp_tasks.due import Drop, Fire, Hold, candidate, decide
 from gaelp_tasks.errors import BrokerUnavailable, DatabaseUnavailable, InvalidInvocation
-from gaelp_tasks.tasks.scheduled import goes_on, is_idle, publish
+from gaelp_tasks.tasks.scheduled import is_idle, publish
 
 __all__ = ["Scheduler"]
 
@@ -50,6 +52,9 @@ class Scheduler(beat.Scheduler):
         redis = connect(app.settings, answer_s=REDIS_S)
         self._leader = Leader(redis, app.keys)
         self._press = Press(redis, app.keys)
+        self._previous = Previous(app, redis, answer_s=REDIS_S)
+        self._redis = redis
+        self._sweeper = Sweeper(app)
         self._term: Term | None = None
         self._led_at = 0.0  # `monotonic` of the last renewal
         self._loop: asyncio.Runner | None = None
@@ -89,6 +94,7 @@ class Scheduler(beat.Scheduler):
         """
         if self._in_tick:
             return
+        self._sweeper.stop()
         try:
             self._leader.resign()
         except unavailable as error:
@@ -103,6 +109,7 @@ class Scheduler(beat.Scheduler):
     def _tick(self) -> float:
         if not self._looked:  # once before we lead: tables may have to be made
             self._looked = True
+            self._sweeper.start()  # not with the object: Celery makes one more, only to tell of it
             self._open_sql(None)
         began = monotonic()
         if not self._leads():
@@ -145,7 +152,7 @@ class Scheduler(beat.Scheduler):
         if not self.schedule:
             return now_ms + int(TICK_S * 1000)
         names = list(self.schedule)
-        found: Any = self.app.redis.hmget(self.app.keys.beat_published, list(map(fixed.id_of, names)))
+        found: Any = self._redis.hmget(self.app.keys.beat_published, list(map(fixed.id_of, names)))
         following = []
         for name, published in zip(names, found, strict=True):
             try:
@@ -160,8 +167,8 @@ class Scheduler(beat.Scheduler):
         entry = self.schedule[name]
         if published is None:  # its times count from now; another beat may say so first
             key = self.app.keys.beat_published
-            self.app.redis.hsetnx(key, fixed.id_of(name), now_ms)
-            published = str(self.app.redis.hget(key, fixed.id_of(name)))
+            self._redis.hsetnx(key, fixed.id_of(name), now_ms)
+            published = str(self._redis.hget(key, fixed.id_of(name)))
         done_ms = int(published)
         for _ in range(TURNS):
             turn = fixed.turn(entry.schedule, done_ms, now_ms)
@@ -185,7 +192,7 @@ class Scheduler(beat.Scheduler):
             ):
                 self._apply(one)
             if not self._press.passed:  # it went another way than through a list of ours, or nobody sent it
-                self.app.redis.hset(self.app.keys.beat_published, fixed.id_of(name), turn.until_ms)
+                self._redis.hset(self.app.keys.beat_published, fixed.id_of(name), turn.until_ms)
             done_ms = turn.until_ms
         self._well(f"Entry {name!r}")
         return fixed.next_ms(entry.schedule, done_ms)
@@ -247,13 +254,22 @@ class Scheduler(beat.Scheduler):
         return noted and not isinstance(decided, Hold)
 
     def _decide(self, kept: Kept, due: datetime, now: datetime) -> Fire | Hold | Drop:
-        schedule = kept.schedule
+        schedule, last = kept.schedule, kept.last_task
+        try:
+            goes_on = last is not None and self._previous.goes_on(str(kept.id), last, schedule)
+        except ResultsAway:  # nothing is decided then, and nothing left out
+            return Hold(kept.standing.waiting or due)
+        finally:
+            if trouble := self._previous.trouble:
+                self._tell("Results", f"their Redis does not answer ({trouble}); some schedules wait")
+            else:
+                self._well("Results")
         return decide(
             schedule,
             kept.standing,
             due,
             now,
-            goes_on=kept.last_task is not None and goes_on(self.app, kept.last_task),
+            goes_on=goes_on,
             is_idle=not schedule.only_when_idle or is_idle(self.app, schedule.higher),
         )
 

@@ -1,27 +1,26 @@
 """`gaelp batch`: thousands of requests from a file."""
 
-import asyncio
 import re
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from gaelp_tasks import app
-from gaelp_tasks.cli.batch_progress import duration, lines, outcomes, reading, watching
+from gaelp_tasks.cli.asking import Asking, Tenant, opened, readable
+from gaelp_tasks.cli.batch_progress import duration, lines, outcomes, watching
+from gaelp_tasks.cli.batch_submission import STDIN, take_in
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.connections import worded
-from gaelp_tasks.errors import BrokerUnavailable, DatabaseUnavailable
-from gaelp_tasks.models.batch import LONGEST_TENANT, Batch, BatchState, eta_s
+from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_tasks.models.batch import Batch, BatchState, eta_s
 from gaelp_tasks.models.batch_file import Defaults
 from gaelp_tasks.models.batch_work import TakenOver
 from gaelp_tasks.models.invocation import Tier
@@ -29,6 +28,7 @@ from gaelp_tasks.overview import live_nodes
 
 if TYPE_CHECKING:
     from gaelp_tasks.db.batches import Batches
+    from gaelp_tasks.db.database import Database
 
 __all__ = ["batch_app"]
 
@@ -40,8 +40,6 @@ batch_app = typer.Typer(
     "gaelp batch results $ID -o results.jsonl.",
 )
 
-T = TypeVar("T")
-STDIN = "-"
 LOOK_S = 0.5  #: between two looks while one waits
 AGO_S = 5.0  #: a batch that somebody worked on since needs no call
 WITHIN = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
@@ -56,49 +54,28 @@ class Low(StrEnum):
     BACKGROUND = Tier.BACKGROUND.value
 
 
-def _tenant(name: str) -> str:
-    if len(name) > LONGEST_TENANT:
-        raise typer.BadParameter(f"no name is longer than {LONGEST_TENANT} characters")
-    return name
-
-
-Id = Annotated[str, typer.Argument(metavar="ID", help="Of the batch, or how it begins.")]
-Tenant = Annotated[str, typer.Option(help="Whose it is; nobody's by name if not given.", callback=_tenant)]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Of the batch, or how it begins.", callback=readable)]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until it is over; Ctrl-C leaves it running.")]
 
 
-class _Asking:
-    """Runs questions to a tenant's batches."""
-
-    def __init__(self, loop: asyncio.Runner, batches: "Batches") -> None:
-        self._loop = loop
-        self._batches = batches
-
-    def __call__(self, ask: Callable[["Batches"], Coroutine[Any, Any, T]]) -> T:
-        return self._loop.run(ask(self._batches))
-
-    def find(self, beginning: str) -> Batch:
-        """The batch whose id begins so. Exit code 1 where there is none, or more than one."""
-        found = self(lambda batches: batches.find(beginning))
-        if len(found) == 1:
-            return found[0]
-        note(f"{'several batches begin' if found else 'no batch begins'} with {beginning!r}.")
-        raise typer.Exit(1)
-
-
-@contextmanager
-def _opened(tenant: str) -> Iterator[_Asking]:
+def _opened(tenant: str) -> "AbstractContextManager[Asking[Batches]]":
     """The batches of a tenant."""
-    from gaelp_tasks.db.batches import Batches  # noqa: PLC0415  SQLAlchemy takes a while to import
-    from gaelp_tasks.db.database import Database  # noqa: PLC0415
 
-    with asyncio.Runner() as loop:
-        db = Database(app.settings.sql_url)
-        try:
-            loop.run(db.migrate())
-            yield _Asking(loop, Batches(db, tenant))
-        finally:
-            loop.run(db.close())
+    def batches(db: "Database") -> "Batches":
+        from gaelp_tasks.db.batches import Batches  # noqa: PLC0415  SQLAlchemy takes a while to import
+
+        return Batches(db, tenant)
+
+    return opened(batches)
+
+
+def _find(ask: "Asking[Batches]", beginning: str) -> Batch:
+    """The batch whose id begins so. Exit code 1 where there is none, or more than one."""
+    found = ask(lambda batches: batches.find(beginning))
+    if len(found) == 1:
+        return found[0]
+    note(f"{'several batches begin' if found else 'no batch begins'} with {beginning!r}.")
+    raise typer.Exit(1)
 
 
 def _now() -> datetime:
@@ -138,7 +115,7 @@ def submit(
         app.redis.ping()
     defaults = Defaults(tier=Tier(tier), model=model, agent=agent)
     with _opened(tenant) as ask:
-        batch = _take_in(ask, file, defaults, within_s)
+        batch = take_in(ask, file, defaults, within_s)
         if batch.state is BatchState.IN_PROGRESS:
             _call(batch, 0)
             _warn_without_worker()
@@ -151,53 +128,9 @@ def submit(
     _tell_end(batch, waited=wait)
 
 
-def _take_in(ask: _Asking, path: Path, defaults: Defaults, within_s: float | None) -> Batch:
-    """Read the file; Ctrl-C meanwhile gives the batch up."""
-    from gaelp_tasks.services.batches import begin, pieces  # noqa: PLC0415  SQLAlchemy, see _opened
-
-    name = "" if str(path) == STDIN else path.name
-    batch = ask(lambda batches: batches.create(tier=defaults.tier, name=name, now=_now()))
-    count = bad = 0
-    try:
-        with _read(path) as file, reading() as progress:
-            for piece in pieces(file, defaults, app.settings):  # outside of the loop, or Ctrl-C would wait
-                count += len(piece)
-                bad += ask(partial(_add, batch.id, piece))
-                progress(count, bad)
-        batch = ask(lambda batches: begin(batches, batch.id, within_s=within_s))
-    except TakenOver:
-        note("It was cancelled while its file was read.")
-        batch = ask.find(batch.id)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        why = "Its submission was interrupted." if interrupted else str(error)
-        with suppress(DatabaseUnavailable):
-            ask(lambda batches: batches.move(batch.id, BatchState.FAILED, now=_now(), trouble=why))
-        if interrupted:
-            note(f"Interrupted: nothing of {batch.id} will run.")
-            raise typer.Exit(130) from None
-        raise
-    if bad:
-        note(f"{bad:,} of {count:,} lines cannot be read: gaelp batch results {batch.id} --errors")
-    return batch
-
-
-def _add(batch_id: str, piece: Any, batches: "Batches") -> Coroutine[Any, Any, int]:
-    return batches.add(batch_id, piece, now=_now())
-
-
 def _warn_without_worker() -> None:
     if not live_nodes(app):
         note("No worker is running: the batch waits until one is (`gaelp worker`, or `make up`).")
-
-
-@contextmanager
-def _read(path: Path) -> Iterator[BinaryIO]:
-    if str(path) == STDIN:
-        yield sys.stdin.buffer
-        return
-    with path.open("rb") as file:
-        yield file
 
 
 def _call(batch: Batch, ticket: int) -> None:
@@ -219,7 +152,7 @@ def status(batch_id: Id, *, wait: Wait = False, tenant: Tenant = "", as_json: Js
     Example: gaelp batch status batch_3f2a --wait
     """
     with _opened(tenant) as ask:
-        batch = ask.find(batch_id)
+        batch = _find(ask, batch_id)
         if wait:
             batch = _wait(ask, batch)
     if as_json:
@@ -238,7 +171,7 @@ def cancel(batch_id: Id, *, tenant: Tenant = "", as_json: Json = False) -> None:
     Example: gaelp batch cancel batch_3f2a
     """
     with _opened(tenant) as ask:
-        batch = ask.find(batch_id)
+        batch = _find(ask, batch_id)
         moved = ask(lambda batches: batches.move(batch.id, BatchState.CANCELLING, now=_now()))
         if moved is None and batch.state is not BatchState.CANCELLING:
             note(f"It is {batch.state} already.")
@@ -247,7 +180,7 @@ def cancel(batch_id: Id, *, tenant: Tenant = "", as_json: Json = False) -> None:
         if batch.state is BatchState.VALIDATING or quiet_s >= AGO_S:  # nobody is there who would notice
             with suppress(TakenOver):  # it is over by now
                 _call(batch, ask(lambda batches: batches.summon(batch.id, now=_now())))
-        batch = ask.find(batch.id)
+        batch = _find(ask, batch.id)
     if as_json:
         print_json(batch.facts(_now()))
     else:
@@ -276,7 +209,7 @@ def results(
     from gaelp_tasks.services.batches import write_out  # noqa: PLC0415  SQLAlchemy, see _opened
 
     with _opened(tenant) as ask:
-        batch = ask.find(batch_id)
+        batch = _find(ask, batch_id)
         if output is None:
             count = ask(lambda batches: write_out(batches, batch, sys.stdout, errors=errors))
             sys.stdout.flush()
@@ -285,7 +218,7 @@ def results(
             with part.open("w", encoding="utf-8", newline="\n") as file:
                 count = ask(lambda batches: write_out(batches, batch, file, errors=errors))
             part.replace(output)
-        batch = ask.find(batch.id)
+        batch = _find(ask, batch.id)
     what = "errors" if errors else "results"
     if output is not None:
         note(f"{count:,} {what} in {output}.")
@@ -337,7 +270,7 @@ def remove(
     Example: gaelp batch remove batch_3f2a --yes
     """
     with _opened(tenant) as ask:
-        batch = ask.find(batch_id)
+        batch = _find(ask, batch_id)
         if sys.stdin.isatty() and not yes:
             typer.confirm(f"Delete {batch.id} and its {batch.counts.total:,} lines for good?", abort=True)
         if not ask(lambda batches: batches.remove(batch.id)):
@@ -366,14 +299,14 @@ def _tell_end(batch: Batch, *, waited: bool) -> None:
         raise typer.Exit(1)
 
 
-def _wait(ask: _Asking, batch: Batch) -> Batch:
+def _wait(ask: "Asking[Batches]", batch: Batch) -> Batch:
     """Until it is over; Ctrl-C leaves it running."""
     try:
         with watching() as tell:
             while not batch.is_over:
                 tell(batch)
                 sleep(LOOK_S)
-                batch = ask.find(batch.id)
+                batch = _find(ask, batch.id)
             tell(batch)
     except KeyboardInterrupt:
         note(

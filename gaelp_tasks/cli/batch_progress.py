@@ -47,15 +47,21 @@ def lines(batch: Batch) -> Iterator[tuple[str, str]]:
     if not batch.is_over and batch.seen_at is not None:
         quiet_s = (now - batch.seen_at).total_seconds()
         if quiet_s >= QUIET_S:
-            yield (
-                "waits",
-                f"nobody has worked on it for {duration(quiet_s)}: does `gaelp status` show a worker?",
-            )
+            yield "waits", _why_quiet(batch, duration(quiet_s))
     if batch.expires_at is not None and not batch.is_over:
         left_s = (batch.expires_at - now).total_seconds()
         yield "window", f"closes in {duration(left_s)}" if left_s > 0 else "has closed"
     if batch.started_at is not None:
         yield "took", duration(((batch.ended_at or now) - batch.started_at).total_seconds())
+
+
+def _why_quiet(batch: Batch, since: str) -> str:
+    if batch.state is BatchState.VALIDATING:
+        return (
+            f"no line has come for {since}; after an hour of that it fails. If the program that submits it "
+            f"is gone, submit the file again, and: gaelp batch cancel {batch.id}"
+        )
+    return f"nobody has worked on it for {since}: does `gaelp status` show a worker?"
 
 
 def outcomes(batch: Batch) -> str:

@@ -1,30 +1,37 @@
 """`gaelp schedule`: what beat publishes, and when."""
 
-import asyncio
 import json
-import re
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import uuid4
-from zoneinfo import ZoneInfo
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from gaelp_tasks import app
+from gaelp_tasks.cli.asking import Asking, Tenant, opened, readable
 from gaelp_tasks.cli.output import Json, note, out, print_json
+from gaelp_tasks.cli.schedule_options import built, with_options
+from gaelp_tasks.cli.schedule_words import (
+    facts_of,
+    last_of,
+    local,
+    next_of,
+    printable,
+    state_of,
+    upcoming,
+    what_of,
+)
 from gaelp_tasks.connections import unavailable, worded
-from gaelp_tasks.due import times
-from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.models.schedule import INVOKE, InvalidSchedule, Missed, Overlap, Schedule, Window
-from gaelp_tasks.tasks.scheduled import check, publish
+from gaelp_tasks.models.schedule import InvalidSchedule
+from gaelp_tasks.tasks.scheduled import publish
 
 if TYPE_CHECKING:
+    from gaelp_tasks.db.database import Database
     from gaelp_tasks.db.schedules import Kept, Schedules
 
 __all__ = ["schedule_app"]
@@ -38,77 +45,26 @@ schedule_app = typer.Typer(
 )
 
 T = TypeVar("T")
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-TEXT_COLUMNS = 40  #: of a prompt
-TIMES = ("cron", "interval_s", "at")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the schedule, as `list` shows it.")]
-Tenant = Annotated[str, typer.Option(help="Whose it is; nobody's by name if not given.")]
-Cron = Annotated[
-    str | None, typer.Option(help="Five fields as in a crontab, '0 2 * * *', or @hourly, @daily, @weekly.")
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Of the schedule, as `list` shows it.", callback=readable)
 ]
-Zone = Annotated[
-    str | None, typer.Option(help="Time zone of --cron, --window and times without one; UTC if not given.")
-]
-Every = Annotated[str | None, typer.Option(help="An interval instead: 90, 30s, 10m, 2h or 1d.")]
-At = Annotated[str | None, typer.Option(help="Once instead: '2026-12-24 18:00'.")]
-Prompt = Annotated[str | None, typer.Option(help="What to ask an agent; '-' reads it from standard input.")]
-Agent = Annotated[str | None, typer.Option(help="Which agent answers; chat if not given.")]
-Model = Annotated[str | None, typer.Option(help="Model; the node's default if not given.")]
-Priority = Annotated[int | None, typer.Option(help="1 to 10 within the tier, 10 first.")]
-Task = Annotated[str | None, typer.Option(help="Another task than an invocation, by its Celery name.")]
-Args = Annotated[str | None, typer.Option("--args", help='Its arguments as JSON, ["a", 1].')]
-Kwargs = Annotated[str | None, typer.Option("--kwargs", help='Named ones as JSON, {"temperature": 0}.')]
-TierName = Annotated[Tier | None, typer.Option(help="How urgent; batch for invocations if not given.")]
-Queue = Annotated[str | None, typer.Option(help="A queue in place of the tier.")]
-Start = Annotated[str | None, typer.Option(help="Nothing is due before; intervals count from it.")]
-End = Annotated[str | None, typer.Option(help="Nothing is due after.")]
-Windows = Annotated[
-    list[str] | None,
-    typer.Option("--window", help="Due then only: '22:00-06:00', 'mon-fri 22:00-06:00'; may be repeated."),
-]
-Idle = Annotated[
-    bool | None,
-    typer.Option("--only-when-idle/--whenever-due", help="Wait while a higher tier has work."),
-]
-MissedRuns = Annotated[
-    Missed | None, typer.Option(help="Runs missed while no beat lived: none, one for all, or each. [once]")
-]
-Overlaps = Annotated[
-    Overlap | None,
-    typer.Option(help="Due while the run before is not over: leave out, wait, cancel the old one. [skip]"),
-]
-Expires = Annotated[
-    str | None, typer.Option(help="A run that has not begun so long after its time is dropped: 30m.")
-]
-
-
-class _Asking:
-    """Runs questions to a tenant's schedules."""
-
-    def __init__(self, loop: asyncio.Runner, schedules: "Schedules") -> None:
-        self._loop = loop
-        self._schedules = schedules
-
-    def __call__(self, ask: Callable[["Schedules"], Coroutine[Any, Any, T]]) -> T:
-        return self._loop.run(ask(self._schedules))
 
 
 @contextmanager
-def _opened(tenant: str) -> Iterator[_Asking]:
+def _opened(tenant: str) -> "Iterator[Asking[Schedules]]":
     """The schedules of a tenant. Raises BadParameter where they refuse what is asked of them."""
-    from gaelp_tasks.db.database import Database  # noqa: PLC0415  SQLAlchemy takes a while to import
-    from gaelp_tasks.db.schedules import Schedules  # noqa: PLC0415
 
-    with asyncio.Runner() as loop:
-        db = Database(app.settings.sql_url)
+    def schedules(db: "Database") -> "Schedules":
+        from gaelp_tasks.db.schedules import Schedules  # noqa: PLC0415  SQLAlchemy takes a while to import
+
+        return Schedules(db, tenant)
+
+    with opened(schedules) as ask:
         try:
-            loop.run(db.migrate())
-            yield _Asking(loop, Schedules(db, tenant))
+            yield ask
         except InvalidSchedule as error:
             raise typer.BadParameter(str(error)) from None
-        finally:
-            loop.run(db.close())
 
 
 def _now() -> datetime:
@@ -124,14 +80,14 @@ def list_(*, tenant: Tenant = "", as_json: Json = False) -> None:
     with _opened(tenant) as ask:
         found = ask(lambda schedules: schedules.listed())
     if as_json:
-        print_json([_facts(kept, 1) for kept in found])
+        print_json([facts_of(kept, 1) for kept in found])
         return
     if not found:
         out.print('There are no schedules: gaelp schedule add NAME --cron "0 2 * * *" --prompt "..."')
         return
     table = Table("name", "when", "what", "next", "last", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for kept in found:
-        row = (kept.schedule.name, kept.schedule.when, _what(kept.schedule), _next(kept), _last(kept))
+        row = (kept.schedule.name, kept.schedule.when, what_of(kept.schedule), next_of(kept), last_of(kept))
         table.add_row(*map(escape, row))
     out.print(table)
 
@@ -151,47 +107,29 @@ def show(
     with _opened(tenant) as ask:
         kept = _there(ask(lambda schedules: schedules.find(name)), name)
     if as_json:
-        print_json(_facts(kept, count))
+        print_json(facts_of(kept, count))
         return
-    facts = {key: value for key, value in _facts(kept, 0).items() if value not in (None, "", [], {})}
-    facts |= {"when": kept.schedule.when, "next": [], "last": _last(kept)}
+    facts = {key: value for key, value in facts_of(kept, 0).items() if value not in (None, "", [], {})}
+    facts |= {"when": kept.schedule.when, "next": [], "last": last_of(kept)}
     for key, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         if key != "next":
-            out.print(f"[bold]{escape(key)}[/] {escape(_printable(text))}")
-    state = _state(kept)
+            out.print(f"[bold]{escape(key)}[/] {escape(printable(text))}")
+    state = state_of(kept)
     out.print(f"[bold]next[/] {escape(state)}" if state else "[bold]next[/]")
-    for due in _upcoming(kept, count):
-        out.print(f"  {escape(_local(due, kept.schedule))}")
+    for due in upcoming(kept, count):
+        out.print(f"  {escape(local(due, kept.schedule))}")
 
 
 @schedule_app.command()
-def add(  # noqa: PLR0913  one option each
+@with_options
+def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A new one; unique for the tenant.")],
     *,
-    cron: Cron = None,
-    zone: Zone = None,
-    every: Every = None,
-    at: At = None,
-    prompt: Prompt = None,
-    agent: Agent = None,
-    model: Model = None,
-    priority: Priority = None,
-    task: Task = None,
-    args: Args = None,
-    kwargs: Kwargs = None,
-    tier: TierName = None,
-    queue: Queue = None,
-    start: Start = None,
-    end: End = None,
-    window: Windows = None,
-    only_when_idle: Idle = None,
-    missed: MissedRuns = None,
-    overlap: Overlaps = None,
-    expires: Expires = None,
     paused: Annotated[bool, typer.Option("--paused", help="Nothing is published until `resume`.")] = False,
     tenant: Tenant = "",
     as_json: Json = False,
+    **given: Any,
 ) -> None:
     """Have a prompt or a task published by the clock.
 
@@ -207,8 +145,7 @@ def add(  # noqa: PLR0913  one option each
     gaelp schedule add digest --every 1h --only-when-idle \\
         --overlap queue --expires 6h --prompt "What is new?"
     """  # noqa: D301  \b keeps the lines for click
-    given = dict(locals())
-    schedule = _built({"name": name, "paused": paused}, given)
+    schedule = built({"name": name, "paused": paused}, given)
     with _opened(tenant) as ask:
         kept = ask(lambda schedules: schedules.add(schedule, _now()))
     _say(kept, "added", as_json)
@@ -216,32 +153,14 @@ def add(  # noqa: PLR0913  one option each
 
 
 @schedule_app.command()
-def edit(  # noqa: PLR0913  one option each
+@with_options
+def edit(
     name: Name,
     *,
     rename: Annotated[str | None, typer.Option(help="Its new name.")] = None,
-    cron: Cron = None,
-    zone: Zone = None,
-    every: Every = None,
-    at: At = None,
-    prompt: Prompt = None,
-    agent: Agent = None,
-    model: Model = None,
-    priority: Priority = None,
-    task: Task = None,
-    args: Args = None,
-    kwargs: Kwargs = None,
-    tier: TierName = None,
-    queue: Queue = None,
-    start: Start = None,
-    end: End = None,
-    window: Windows = None,
-    only_when_idle: Idle = None,
-    missed: MissedRuns = None,
-    overlap: Overlaps = None,
-    expires: Expires = None,
     tenant: Tenant = "",
     as_json: Json = False,
+    **given: Any,
 ) -> None:
     """Change what is given and leave the rest; '' takes a start, end, window, expiry, queue or model away.
 
@@ -251,11 +170,10 @@ def edit(  # noqa: PLR0913  one option each
     gaelp schedule edit nightly --cron "30 3 * * *"
     gaelp schedule edit news --window "" --expires ""
     """  # noqa: D301  \b keeps the lines for click
-    given = dict(locals())
     with _opened(tenant) as ask:
         kept = _there(ask(lambda schedules: schedules.find(name)), name)
         before: dict[str, Any] = kept.schedule.model_dump()
-        schedule = _built(before | {"name": rename or name}, given)
+        schedule = built(before | {"name": rename or name}, given)
         kept = _there(ask(lambda schedules: schedules.change(name, schedule, _now())), name)
     _say(kept, "changed", as_json)
 
@@ -328,97 +246,6 @@ def run(name: Name, *, tenant: Tenant = "", as_json: Json = False) -> None:
         print(task_id)
 
 
-def _built(base: Mapping[str, Any], given: Mapping[str, Any]) -> Schedule:
-    """A schedule from options over what was there. Raises BadParameter, InvalidInvocation."""
-    new = dict(base) | _times_given(base, given)
-    task = given["task"]
-    if task is not None and task != base.get("task", INVOKE):
-        new |= {"task": task, "args": (), "kwargs": {}}
-    named = dict(new.get("kwargs") or {}) if given["kwargs"] is None else _json(given, "kwargs", dict)
-    named |= {key: given[key] for key in ("agent", "model", "priority") if given[key] is not None}
-    if given["prompt"] is not None:
-        named["prompt"] = sys.stdin.read() if given["prompt"] == "-" else given["prompt"]
-        named.pop("messages", None)
-    new["kwargs"] = {key: value for key, value in named.items() if (key, value) != ("model", "")}
-    if given["args"] is not None:
-        new["args"] = _json(given, "args", list)
-    new |= {
-        key: given[key] for key in ("only_when_idle", "missed", "overlap", "tier") if given[key] is not None
-    }
-    if given["tier"] is not None:
-        new["queue"] = None
-    if given["queue"] is not None:
-        new |= {"queue": given["queue"] or None} | ({"tier": None} if given["queue"] else {})
-    if given["expires"] is not None:
-        new["expires_s"] = _seconds("expires", given["expires"]) if given["expires"] else None
-    try:
-        schedule = Schedule.parse(new)
-    except InvalidSchedule as error:
-        raise typer.BadParameter(str(error)) from None
-    check(app, schedule)
-    return schedule
-
-
-def _times_given(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options say about when it is due."""
-    new: dict[str, Any] = {}
-    zone = given["zone"]
-    if zone is not None:
-        new["zone"] = zone
-    place = zone or base.get("zone") or "UTC"
-    asked = {
-        "cron": given["cron"],
-        "interval_s": None if given["every"] is None else _seconds("every", given["every"]),
-        "at": None if given["at"] is None else _moment("at", given["at"], place),
-    }
-    count = sum(value is not None for value in asked.values())
-    if count > 1 or (count == 0 and not any(base.get(key) is not None for key in TIMES)):
-        raise typer.BadParameter("say when by one of --cron, --every and --at.")
-    if count:
-        new |= asked
-    if asked["interval_s"] and not base.get("start"):  # else it would count from 1970
-        new["start"] = _now().replace(microsecond=0)
-    for key in ("start", "end"):
-        if given[key] is not None:
-            new[key] = _moment(key, given[key], place) if given[key] else None
-    if given["window"] is not None:
-        try:
-            new["windows"] = tuple(Window.parse(text) for text in given["window"] if text)
-        except InvalidSchedule as error:
-            raise typer.BadParameter(str(error)) from None
-    return new
-
-
-def _json(given: Mapping[str, Any], option: str, kind: type) -> Any:
-    try:
-        value = json.loads(given[option])
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, kind):
-        form = "an object" if kind is dict else "a list"
-        raise typer.BadParameter(f"--{option}: give {form} of JSON.")
-    return value
-
-
-def _seconds(option: str, text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
-    if not found:
-        raise typer.BadParameter(f"--{option}: {text!r} is no length of time; write 90, 30s, 10m, 2h or 1d.")
-    return float(found[1]) * SECONDS[found[2]]
-
-
-def _moment(option: str, text: str, zone: str) -> datetime:
-    """A time; one without a zone of its own is in `zone`."""
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))
-    except (OSError, LookupError, ValueError):
-        raise typer.BadParameter(
-            f"--{option}: {text!r} is no time; write one as '2026-12-24 18:00', or with +01:00 behind it "
-            "(and --zone as Europe/Berlin)."
-        ) from None
-
-
 def _there(found: T | None, name: str) -> T:
     if found is None:
         typer.echo(f"gaelp: there is no schedule {name!r}; `gaelp schedule list` shows them.", err=True)
@@ -428,67 +255,12 @@ def _there(found: T | None, name: str) -> T:
 
 def _say(kept: "Kept", done: str, as_json: bool) -> None:
     if as_json:
-        print_json(_facts(kept, 1))
+        print_json(facts_of(kept, 1))
     else:
-        out.print(escape(f"{kept.schedule.name}: {done}, next: {_next(kept)}"))
+        out.print(escape(f"{kept.schedule.name}: {done}, next: {next_of(kept)}"))
 
 
 def _warn_without_beat() -> None:
     with suppress(*unavailable):
         if not app.redis.exists(app.keys.beat):
             note("no beat is running: `gaelp beat` publishes what is due.")
-
-
-def _upcoming(kept: "Kept", most: int) -> list[datetime]:
-    since = max(kept.standing.until, _now())
-    return list(islice(times(kept.schedule, since), most))
-
-
-def _facts(kept: "Kept", most: int) -> dict[str, Any]:
-    """Everything as JSON values, with at most so many due times."""
-    return {
-        **kept.schedule.model_dump(mode="json"),
-        "id": str(kept.id),
-        "tenant": kept.tenant,
-        "created_at": kept.created_at.isoformat(),
-        "next": [] if kept.schedule.paused else [due.isoformat() for due in _upcoming(kept, most)],
-        "waiting_since": kept.standing.waiting and kept.standing.waiting.isoformat(),
-        "last_due": kept.last_due and kept.last_due.isoformat(),
-        "last_task": kept.last_task,
-    }
-
-
-def _state(kept: "Kept") -> str:
-    """Why its next due time is not simply the next; '' where it is."""
-    if kept.schedule.paused:
-        return "paused"
-    if kept.standing.waiting:
-        return f"waits since {_local(kept.standing.waiting, kept.schedule)}"
-    return "" if kept.next_due else "over"
-
-
-def _next(kept: "Kept") -> str:
-    state = _state(kept)
-    return state or "".join(_local(due, kept.schedule) for due in _upcoming(kept, 1)) or "now"
-
-
-def _last(kept: "Kept") -> str:
-    told = _local(kept.last_due, kept.schedule) if kept.last_due else "-"
-    return f"{told} {kept.last_task}" if kept.last_task else told
-
-
-def _local(moment: datetime, schedule: Schedule) -> str:
-    return f"{moment.astimezone(ZoneInfo(schedule.zone)):%Y-%m-%d %H:%M:%S %Z}"
-
-
-def _what(schedule: Schedule) -> str:
-    """A few words; of a prompt its beginning."""
-    if schedule.task != INVOKE:
-        return schedule.task
-    text = _printable(str(schedule.kwargs.get("prompt") or schedule.kwargs.get("messages")))
-    return text if len(text) <= TEXT_COLUMNS else f"{text[: TEXT_COLUMNS - 1]}…"
-
-
-def _printable(text: str) -> str:
-    """With everything that could move a terminal's cursor written out."""
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)

@@ -4,11 +4,30 @@ import json
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gaelp_tasks.db.base import Base, UtcTime
-from gaelp_tasks.models.batch import LONGEST_TENANT, Batch, BatchState, Counts, LineOutcome, task_id
+from gaelp_tasks.models.batch import (
+    LONGEST_TENANT,
+    TERMINAL,
+    Batch,
+    BatchState,
+    Counts,
+    LineOutcome,
+    task_id,
+)
 from gaelp_tasks.models.batch_file import LONGEST_ID, BadLine, EndedLine, Form, Line
 from gaelp_tasks.models.frozen import well_formed
 from gaelp_tasks.models.invocation import Tier
@@ -16,6 +35,7 @@ from gaelp_tasks.models.invocation import Tier
 __all__ = [
     "BATCHES",
     "LINES",
+    "OVER",
     "BatchLineRow",
     "BatchRow",
     "batch_of",
@@ -23,6 +43,9 @@ __all__ = [
     "ended_line_of",
     "storable",
 ]
+
+OVER = frozenset(state.value for state in TERMINAL)
+OPEN = text("outcome IS NULL")
 
 
 class BatchRow(Base):
@@ -62,7 +85,11 @@ class BatchLineRow(Base):
     """A line of a batch; the long texts are last, so that SQLite need not read them for the rest."""
 
     __tablename__ = "batch_lines"
-    __table_args__ = (UniqueConstraint("batch", "custom_id"),)
+    __table_args__ = (
+        UniqueConstraint("batch", "custom_id"),
+        # few, however long the file: who takes over asks for them
+        Index("ix_batch_lines_open", "batch", "number", sqlite_where=OPEN, postgresql_where=OPEN),
+    )
 
     batch: Mapped[int] = mapped_column(ForeignKey("batches.key", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)

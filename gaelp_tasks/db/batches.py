@@ -8,23 +8,21 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gaelp_tasks.db.batch_rows import BATCHES, LINES, batch_of, columns_of, ended_line_of, storable
+from gaelp_tasks.db.batch_pieces import close_some, fail_some, remove_some, write_outcomes
+from gaelp_tasks.db.batch_rows import BATCHES, LINES, OVER, batch_of, columns_of, ended_line_of, storable
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.models.batch import TERMINAL, Batch, BatchState, Counts, LineOutcome, may_move, new_id
 from gaelp_tasks.models.batch_file import BadLine, EndedLine, Line
-from gaelp_tasks.models.batch_work import Asked, Call, Ended, Held, Published, Reach, TakenOver
+from gaelp_tasks.models.batch_work import Asked, Ended, Held, Published, Reach, TakenOver
 from gaelp_tasks.models.invocation import Tier
 
-__all__ = ["Batches", "give_up", "stale"]
+__all__ = ["Batches"]
 
 PIECE = 500  #: lines of one question; databases bound what one may name
 PIECE_BYTES = 8 * 1024**2  #: of texts in memory at once; a longer one comes alone
-OVER = frozenset(state.value for state in TERMINAL)
-UNDER_WAY = (BatchState.IN_PROGRESS, BatchState.FINALIZING, BatchState.CANCELLING)
-NOT_READ = "The program that read its file ended before the end of the file: submit it again."
 
 
 class Batches:
@@ -90,20 +88,29 @@ class Batches:
             await session.execute(update(BATCHES).where(self._is(batch_id)).values(given))
             return batch_of(await self._row(session, batch_id))
 
-    async def remove(self, batch_id: str) -> bool:
-        """Delete it with its texts, a piece of its lines at a time; False where it is not over."""
-        while True:
+    async def abandon(self, batch_id: str, why: str, *, now: datetime) -> None:
+        """Fail one of which nothing will run; its lines become errors. Nothing where it is over already.
+
+        Should the caller die meanwhile, beat goes on. Raises TakenOver where there is none.
+        """
+        if await self.move(batch_id, BatchState.FAILED, now=now, trouble=storable(why)) is None:
+            return
+        closed = 1
+        while closed:
             async with self._db.writing() as session:
                 row = await self._row(session, batch_id, lock=True)
-                if row is None or row.state not in OVER:
-                    return row is None
-                first = select(LINES.c.number).where(LINES.c.batch == row.key).order_by(LINES.c.number)
-                to = (await session.scalars(first.limit(10 * PIECE))).all()
-                if not to:
-                    await session.execute(delete(BATCHES).where(self._is(batch_id)))
-                    return True
-                these = (LINES.c.batch == row.key, LINES.c.number <= to[-1])
-                await session.execute(delete(LINES).where(*these))
+                closed = 0 if row is None else await fail_some(session, row, now=now)
+
+    async def remove(self, batch_id: str) -> bool:
+        """Delete it with its texts, a piece of its lines at a time; False where it is not over."""
+        is_gone = False
+        while not is_gone:
+            async with self._db.writing() as session:
+                row = await self._row(session, batch_id, lock=True)
+                if row is not None and row.state not in OVER:
+                    return False
+                is_gone = row is None or await remove_some(session, row)
+        return True
 
     # --- of its lines, while the file is read ---
 
@@ -220,6 +227,19 @@ class Batches:
             rows = (await session.execute(asked)).all()
         return [Published(row.number, row.task_id, is_open=True) for row in rows]
 
+    async def open_lines(self, batch_id: str, *, to: int) -> list[Published]:
+        """Those without an outcome up to this number: no more than were out at a time."""
+        key = await self._key(batch_id)
+        asked = (
+            select(LINES.c.number, LINES.c.task_id)
+            .where(LINES.c.batch == key, LINES.c.tenant == self._tenant)
+            .where(LINES.c.number <= to, LINES.c.outcome.is_(None))
+            .order_by(LINES.c.number)
+        )
+        async with self._db.reading() as session:
+            rows = (await session.execute(asked)).all()
+        return [Published(row.number, row.task_id, is_open=True) for row in rows]
+
     async def asked(self, batch_id: str, numbers: Sequence[int]) -> AsyncIterator[list[Asked]]:
         """What these lines ask for, a few at once; those with an outcome are left out."""
         key = await self._key(batch_id)
@@ -237,11 +257,19 @@ class Batches:
                 yield [Asked(*row) for row in rows]
 
     async def progress(
-        self, batch_id: str, conductor: str, ended: Sequence[Ended], reach: Reach, *, now: datetime
+        self,
+        batch_id: str,
+        conductor: str,
+        ended: Sequence[Ended],
+        reach: Reach,
+        *,
+        now: datetime,
+        forgives: bool = True,
     ) -> Batch:
         """Note in one transaction what has ended and how far the conductor is; a line's first outcome counts.
 
-        Raises TakenOver where it is not the conductor's any more.
+        `forgives`: deaths of conductors before this do not count any more where a line has ended. Raises
+        TakenOver where it is not the conductor's any more.
         """
         async with self._db.writing() as session:
             row = await self._held(session, batch_id, conductor)
@@ -249,8 +277,8 @@ class Batches:
             fresh = [one for one in ended if one.number in open_ones]
             given: dict[str, Any] = {"seen_at": now} | reach._asdict()
             if fresh:
-                await _write_outcomes(session, row.key, fresh, now)
-                given["deaths"] = 0
+                await write_outcomes(session, row.key, fresh, now)
+                given |= {"deaths": 0} if forgives else {}
                 for outcome in {one.outcome for one in fresh}:
                     count = sum(one.outcome is outcome for one in fresh)
                     given[outcome.value] = getattr(row, outcome.value) + count
@@ -266,19 +294,7 @@ class Batches:
         """
         async with self._db.writing() as session:
             row = await self._held(session, batch_id, conductor)
-            rest = (LINES.c.batch == row.key, LINES.c.outcome.is_(None))
-            asked = select(LINES.c.number).where(*rest).order_by(LINES.c.number).limit(10 * PIECE)
-            numbers = (await session.scalars(asked)).all()
-            if not numbers:
-                return 0
-            await session.execute(
-                update(LINES)
-                .where(*rest, LINES.c.number >= numbers[0], LINES.c.number <= numbers[-1])
-                .values(outcome=outcome.value, why=why, ended_at=now)
-            )
-            counted = {outcome.value: getattr(row, outcome.value) + len(numbers), "seen_at": now}
-            await session.execute(update(BATCHES).where(self._is(batch_id)).values(counted))
-            return len(numbers)
+            return await close_some(session, row, outcome, why, now=now)
 
     # --- for who reads its files ---
 
@@ -338,59 +354,6 @@ class Batches:
         if key is None:
             raise TakenOver
         return int(key)
-
-
-async def stale(db: Database, *, before: datetime, now: datetime) -> list[Call]:
-    """A new call for each batch under way that nobody has worked on since, whosever it is.
-
-    Each counts as worked on now: who asks again at once gets others. Raises DatabaseUnavailable.
-    """
-    forsaken = BATCHES.c.state.in_([state.value for state in UNDER_WAY]) & (BATCHES.c.seen_at < before)
-    asked = select(BATCHES.c.key, BATCHES.c.tenant, BATCHES.c.id, BATCHES.c.ticket).where(forsaken)
-    async with db.writing() as session:
-        lock = asked.order_by(BATCHES.c.seen_at).limit(PIECE).with_for_update(skip_locked=True)
-        rows = (await session.execute(lock)).all()
-        called = BATCHES.c.key.in_([row.key for row in rows])
-        again = {"seen_at": now, "ticket": BATCHES.c.ticket + 1}
-        await session.execute(update(BATCHES).where(called).values(again))
-        return [Call(row.tenant, row.id, row.ticket + 1) for row in rows]
-
-
-async def give_up(db: Database, *, before: datetime, now: datetime) -> None:
-    """Fail the batches whose file nobody has gone on reading since. Raises DatabaseUnavailable."""
-    forsaken = (BATCHES.c.state == BatchState.VALIDATING.value) & (BATCHES.c.seen_at < before)
-    ends = {"state": BatchState.FAILED.value, "ended_at": now, "trouble": NOT_READ}
-    async with db.writing() as session:
-        await session.execute(update(BATCHES).where(forsaken).values(ends))
-
-
-async def _write_outcomes(session: AsyncSession, key: int, ended: Sequence[Ended], now: datetime) -> None:
-    # in pieces: the driver keeps the texts of all that one call is given
-    each = (
-        update(LINES)
-        .where(LINES.c.batch == key, LINES.c.number == bindparam("at_number"))
-        .values(
-            outcome=bindparam("with_outcome"),
-            code=bindparam("with_code"),
-            why=bindparam("with_why"),
-            result=bindparam("with_result"),
-            result_bytes=bindparam("with_bytes"),
-            ended_at=now,
-        )
-    )
-    given = [
-        {
-            "at_number": one.number,
-            "with_outcome": one.outcome.value,
-            "with_code": storable(one.code)[:100],
-            "with_why": storable(one.why),
-            "with_result": one.result,
-            "with_bytes": len(one.result),
-        }
-        for one in ended
-    ]
-    connection = await session.connection()
-    await connection.execute(each, given)
 
 
 def _portions(sizes: Iterable[tuple[int, int]]) -> Iterator[list[int]]:

@@ -73,10 +73,13 @@ class Database:
 
         Raises DatabaseUnavailable, also where a newer release has been here.
         """
-        async with self._engine.connect() as connection:
-            found = await connection.run_sync(migrations.current)
-        if found != migrations.revisions()[-1]:
+        if await self.revision() != migrations.revisions()[-1]:
             await self.move(migrations.revisions()[-1])
+
+    async def revision(self) -> str | None:
+        """How far the tables are, None where there are none of ours. Raises DatabaseUnavailable."""
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(migrations.current)
 
     async def move(self, revision: str) -> None:
         """Bring the tables up or down to a revision, "base" for none at all. Raises DatabaseUnavailable."""

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from gaelp_tasks.db.base import Base, JsonText, UtcTime
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.due import Drop, Fire, Hold, Standing, next_due
+from gaelp_tasks.models.batch import LONGEST_TENANT
 from gaelp_tasks.models.schedule import InvalidSchedule, Schedule
 
 __all__ = ["Kept", "ScheduleRow", "Schedules", "Timetable"]
@@ -31,7 +32,7 @@ class ScheduleRow(Base):
     __table_args__ = (UniqueConstraint("tenant", "name"), Index(None, "paused", "next_due"))
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    tenant: Mapped[str] = mapped_column(String(200))
+    tenant: Mapped[str] = mapped_column(String(LONGEST_TENANT))
     name: Mapped[str] = mapped_column(String(100))
     spec: Mapped[dict[str, Any]] = mapped_column(JsonText)
     paused: Mapped[bool] = mapped_column(Boolean)
@@ -100,6 +101,8 @@ class Schedules:
 
     async def add(self, schedule: Schedule, now: datetime) -> Kept:
         """Keep a new one. Raises InvalidSchedule where its name is taken, or it never comes due."""
+        if len(self._tenant) > LONGEST_TENANT:
+            raise InvalidSchedule(f"tenant: no name is longer than {LONGEST_TENANT} characters.")
         row = ScheduleRow(
             id=str(uuid4()),
             tenant=self._tenant,
@@ -235,7 +238,8 @@ class Timetable:
     async def note(self, seen: Kept, decided: Fire | Hold | Drop, now: datetime, fence: int) -> bool:
         """Write down what was decided; False where somebody else has decided meanwhile, or deposed us.
 
-        An edit that came in between is kept: what is due next is counted by it.
+        An edit that came in between is kept: what is due next is counted by it; where another release has
+        made it, that is found out at the next look.
         """
         mine = select(ScheduleRow).where(
             ScheduleRow.tenant == seen.tenant,
@@ -258,5 +262,8 @@ class Timetable:
             else:
                 row.decided_until = decided.until
             row.waiting_since = None
-            row.next_due = next_due(_kept(row).schedule, row.decided_until)
+            try:
+                row.next_due = next_due(_kept(row).schedule, row.decided_until)
+            except InvalidSchedule:
+                row.next_due = now + UNREAD
             return True

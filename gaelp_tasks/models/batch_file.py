@@ -45,7 +45,12 @@ NOT_OF_A_LINE = {
     "idempotency_key": "the custom_id is the key of a line",
     "tenant": "it belongs to the batch",
 }
-CODES = {LineOutcome.EXPIRED: "batch_expired", LineOutcome.CANCELLED: "batch_cancelled"}
+#: what has no code of its own: its batch has ended before it
+CODES = {
+    LineOutcome.EXPIRED: "batch_expired",
+    LineOutcome.CANCELLED: "batch_cancelled",
+    LineOutcome.FAILED: "batch_failed",
+}
 
 
 class Form(StrEnum):
@@ -165,7 +170,7 @@ class Reader:
 
 def _object(raw: bytes | None, most_bytes: int) -> dict[str, Any]:
     if raw is None:
-        raise InvalidInvocation(f"The line is longer than {most_bytes:,} bytes (GAELP_MAX_PROMPT_BYTES).")
+        raise InvalidInvocation(f"The line is longer than {most_bytes:,} bytes (GAELP_MAX_MESSAGE_BYTES).")
     try:
         told = json.loads(raw.decode())
     except UnicodeDecodeError as error:

@@ -5,14 +5,22 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.models import cron
 from gaelp_tasks.models.frozen import Frozen, JsonObject, JsonText
 from gaelp_tasks.models.invocation import Embedding, Invocation, PositiveSeconds, Tier, one_sentence
 
-__all__ = ["DAYS", "INVOKE", "Day", "InvalidSchedule", "Missed", "Overlap", "Schedule", "Window"]
+__all__ = ["DAYS", "INVOKE", "YEARS", "Day", "InvalidSchedule", "Missed", "Overlap", "Schedule", "Window"]
 
 INVOKE = "gaelp.invoke_agent"
 #: tasks that call a model, and what reads their arguments
@@ -24,6 +32,16 @@ RUN_ITSELF = {
     "tenant": "it is the schedule's",
 }
 
+YEARS = range(1970, 9001)  #: in which anything is due; zones cannot be reckoned with at the calendar's ends
+
+
+def _in_reach(moment: datetime) -> datetime:
+    if moment.year not in YEARS:
+        raise ValueError(f"take a year from {YEARS[0]} to {YEARS[-1]}")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_reach)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
 ORDER: tuple[str, ...] = DAYS
@@ -55,6 +73,13 @@ class Window(Frozen):
     start: time
     end: time  #: not in it any more; the same as start: all day
     days: Annotated[tuple[Day, ...], Field(min_length=1)] = DAYS
+
+    @field_validator("start", "end")
+    @classmethod
+    def _of_the_zone(cls, value: time) -> time:
+        if value.tzinfo is not None:
+            raise ValueError("leave the offset out: a window is in the time zone of its schedule")
+        return value
 
     @classmethod
     def parse(cls, text: str) -> "Window":
@@ -125,9 +150,9 @@ class Schedule(Frozen):
     cron: str | None = None  #: five fields, or a name such as @daily
     zone: str = "UTC"  #: IANA name; of the cron expression and the windows
     interval_s: Annotated[float, Field(ge=1, lt=366 * 86_400)] | None = None  #: counted from start, else 1970
-    at: AwareDatetime | None = None  #: once
-    start: AwareDatetime | None = None  #: not due before
-    end: AwareDatetime | None = None  #: not due after
+    at: Moment | None = None  #: once
+    start: Moment | None = None  #: not due before
+    end: Moment | None = None  #: not due after
     windows: Annotated[tuple[Window, ...], Field(max_length=50)] = ()  #: due in any of them only; (): always
     only_when_idle: bool = False  #: waits while anything is queued or running in a higher tier
     missed: Missed = Missed.ONCE

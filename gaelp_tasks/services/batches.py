@@ -1,44 +1,52 @@
-"""A batch's file taken in, and its results written out: a piece at a time, whatever its size."""
+"""A batch from its file to the day when it is thrown away: a piece at a time, whatever its size."""
 
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from time import monotonic
 from typing import Any, BinaryIO, TextIO
 
+from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.db import batch_upkeep
 from gaelp_tasks.db.batches import Batches
+from gaelp_tasks.db.database import Database
 from gaelp_tasks.models.batch import Batch, BatchState
 from gaelp_tasks.models.batch_file import BadLine, Defaults, Line, Reader, numbered, record
 from gaelp_tasks.models.batch_work import TakenOver
 from gaelp_tasks.models.frozen import well_formed
 from gaelp_tasks.registry import refuse_unknown
+from gaelp_tasks.runtime import Runtime
 from gaelp_tasks.settings import Settings
 
-__all__ = ["begin", "pieces", "take_in", "write_out"]
+__all__ = ["begin", "pieces", "prune", "take_in", "write_out"]
 
 PIECE = 500  #: lines of one transaction
 PIECE_BYTES = 4 * 1024**2  #: of lines in memory at once; a longer one comes with those before it
+PIECE_S = 10.0  #: lines that come slowly are kept after this, and the batch is known to be read on
 NOTHING = "No line of the file could be read: `gaelp batch results ID --errors` says why."
 EMPTY = "The file has no lines."
 
 
-def pieces(file: BinaryIO, defaults: Defaults, settings: Settings) -> Iterator[list[Line | BadLine]]:
+def pieces(
+    file: BinaryIO, defaults: Defaults, settings: Settings, *, tick: Callable[[], float] = monotonic
+) -> Iterator[list[Line | BadLine]]:
     """Every line of the file, checked, some at a time. Raises what reading the file raises."""
-    most_bytes = settings.most_message_bytes
+    most_bytes = int(settings.max_message_bytes)
     reader = Reader(
         defaults,
         most_bytes=most_bytes,
-        max_prompt_bytes=int(settings.max_prompt_bytes),
+        max_prompt_bytes=settings.most_prompt_bytes,
         check=partial(refuse_unknown, settings=settings),
     )
     piece: list[Line | BadLine] = []
-    size_bytes = 0
+    size_bytes, since = 0, tick()
     for number, raw in numbered(file, most_bytes=most_bytes):
         piece.append(reader.read(number, raw))
         size_bytes += len(raw or b"")
-        if len(piece) >= PIECE or size_bytes >= PIECE_BYTES:
+        if len(piece) >= PIECE or size_bytes >= PIECE_BYTES or tick() - since >= PIECE_S:
             yield piece
-            piece, size_bytes = [], 0
+            piece, size_bytes, since = [], 0, tick()
     if piece:
         yield piece
 
@@ -82,6 +90,12 @@ async def take_in(
         [batch] = await batches.find(batch.id)
         return batch
     return await begin(batches, batch.id, within_s=within_s, now=now())
+
+
+def prune(app: GaelpApp, db: Database, loop: Runtime) -> int:
+    """Throw away what was over longer ago than the setting says; how many. Raises DatabaseUnavailable."""
+    keep_s = app.settings.batch_keep_s
+    return loop.run(batch_upkeep.prune(db, datetime.now(UTC) - timedelta(seconds=keep_s))) if keep_s else 0
 
 
 def _json(told: Any) -> str:

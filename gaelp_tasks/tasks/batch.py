@@ -196,7 +196,7 @@ async def _waits(call: Call) -> bool:
 
 
 async def _forsaken() -> list[Call]:
-    from gaelp_tasks.db.batches import give_up, stale  # noqa: PLC0415  see run_batch
+    from gaelp_tasks.db.batch_upkeep import give_up, stale  # noqa: PLC0415  see run_batch
 
     db, now = await _database(), datetime.now(UTC)
     await give_up(db, before=now - timedelta(seconds=UNREAD_S), now=now)

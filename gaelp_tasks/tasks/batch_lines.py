@@ -22,7 +22,7 @@ from gaelp_tasks.tasks.invoke import invoke_agent
 __all__ = ["LineTasks", "Redis", "verdict"]
 
 LOOK_BYTES = 8 * 1024**2  #: of results in one look; a longer one comes alone
-VOID_S = 30 * 86_400  #: what is queued for a node that is away finds the end of its line for so long
+STOP_S = 30 * 86_400  #: what is queued for a node that is away finds the end of its line for so long
 WHOLE = ("stop", "length")
 CUT = {
     "deadline": "It was cut at its deadline.",
@@ -92,8 +92,8 @@ class LineTasks:
                 )
             pipe.execute()
 
-    def void(self, ids: Sequence[str], *, all_of_them: bool) -> None:
-        """The same where another message of an id may still come: it is to find a mark, and be dropped.
+    def void(self, ids: Sequence[str], *, all_of_them: bool, for_s: int) -> None:
+        """The same where a message of an id may still come: for so long it finds a mark, and is dropped.
 
         `all_of_them`: those too of which Redis keeps no result.
         """
@@ -103,19 +103,19 @@ class LineTasks:
         with backend.client.pipeline(transaction=False) as pipe:
             for one in ids:
                 mark = {"status": SUCCESS, "result": None, "traceback": None, "children": [], "task_id": one}
-                pipe.set(backend.get_key_for_task(one), json.dumps(mark), ex=VOID_S, xx=not all_of_them)
+                pipe.set(backend.get_key_for_task(one), json.dumps(mark), ex=for_s, xx=not all_of_them)
             pipe.execute()
         with self._app.redis.pipeline(transaction=False) as pipe:
             for one in ids:
                 pipe.unlink(keys.stream(one), keys.preempted(one))
-                pipe.expire(keys.claims(one), VOID_S)
-                pipe.expire(keys.holder(one), VOID_S)
+                pipe.expire(keys.claims(one), for_s)
+                pipe.expire(keys.holder(one), for_s)
             pipe.execute()
 
     def stop(self, ids: Sequence[str]) -> None:
         """Cancel them, queued or running."""
         if ids:
-            request_cancel(self._app.redis, self._app.keys, *ids, ttl_s=VOID_S)
+            request_cancel(self._app.redis, self._app.keys, *ids, ttl_s=STOP_S)
 
     def redis(self) -> Redis:
         """How Redis is."""

@@ -8,7 +8,7 @@ have been published and have not ended. Their ids are always the same: of two me
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from math import inf
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 AWAY = (*unavailable, BrokerUnavailable)
+ONE_S = 3600  #: a line's only message may come again, where who had told its end could not acknowledge it
+TWO_S = 30 * 86_400  #: a second one may be queued for a node that is away
 #: what becomes of a batch that is stopped, and what its lines without an outcome are told
 STOPS = {
     BatchState.CANCELLED: (
@@ -53,8 +55,8 @@ class Invocations(Protocol):
     def clear(self, ids: Sequence[str]) -> None:
         """Forget them."""
 
-    def void(self, ids: Sequence[str], *, all_of_them: bool) -> None:
-        """Forget them, and drop what still comes of them."""
+    def void(self, ids: Sequence[str], *, all_of_them: bool, for_s: int) -> None:
+        """Forget them, and drop what still comes of them within `for_s`."""
 
     def stop(self, ids: Sequence[str]) -> None:
         """Cancel them."""
@@ -119,6 +121,7 @@ class Conductor:
         self._clearing: deque[tuple[float, str, int]] = deque()  # when it was noted, task id, number
         self._reach = Reach()
         self._deaths = 0  # of conductors, one after another, without any progress
+        self._fails = False  # for too many of them: a line that ends meanwhile is no progress
         self._exhausted = False  # every line was published
         self._beat_at = self._asked_at = -inf  # `tick` of the last note in SQL, and of the last look at Redis
         self._life = ""  # of Redis
@@ -197,7 +200,10 @@ class Conductor:
         return fresh
 
     async def _note(self, ended: Sequence[Ended]) -> Batch:
-        batch = await self._batches.progress(self.id, self.name, ended, self._reach, now=self._now())
+        self._keep(one.number for one in ended)
+        batch = await self._batches.progress(
+            self.id, self.name, ended, self._reach, now=self._now(), forgives=not self._fails
+        )
         self._beat_at = self._tick()
         self._refused = []
         numbers = {one.number for one in ended}
@@ -230,13 +236,17 @@ class Conductor:
             old = [one for one in islice(self._clearing, self._window) if one[0] <= until]
             disturbed = [task_id for _, task_id, number in old if number <= self._reach.disturbed_to]
             others = [task_id for _, task_id, number in old if number > self._reach.disturbed_to]
-            await self._blocking(self._lines.void, disturbed, all_of_them=True)
+            await self._blocking(self._lines.void, disturbed, all_of_them=True, for_s=TWO_S)
             await self._blocking(self._lines.clear, others)
             for _ in old:
                 self._clearing.popleft()
-        kept = [*self._out.values(), *(number for _, _, number in self._clearing)]
-        lowest = min(kept, default=self._reach.published_to + 1)
-        self._reach = self._reach._replace(cleared_to=lowest - 1)
+        self._reach = self._reach._replace(cleared_to=self._reach.published_to)
+        self._keep(number for _, _, number in self._clearing)
+
+    def _keep(self, numbers: Iterable[int]) -> None:
+        """Redis holds something of these, which have ended."""
+        lowest = min(numbers, default=self._reach.cleared_to + 1)
+        self._reach = self._reach._replace(cleared_to=min(self._reach.cleared_to, lowest - 1))
 
     def _disturb(self, number: int) -> None:
         """There may be more than one message of the lines up to this one."""
@@ -267,10 +277,15 @@ class Conductor:
     async def _find_out(self, *, in_order: bool) -> None:
         """What of the lines published before us is still open; Redis is to forget the others."""
         reach = self._reach
+        there = await self._batches.open_lines(self.id, to=reach.published_to)
+        self._out = {line.task_id: line.number for line in there}
+        self._clearing.clear()
         async for some in self._batches.published(self.id, after=reach.cleared_to, to=reach.published_to):
-            self._out |= {line.task_id: line.number for line in some if line.is_open}
-            over = [line.task_id for line in some if not line.is_open]
-            await self._blocking(self._lines.void, over, all_of_them=False)
+            over = [line for line in some if not line.is_open]
+            twice = [line.task_id for line in over if line.number <= reach.disturbed_to]
+            await self._blocking(self._lines.void, twice, all_of_them=False, for_s=TWO_S)
+            once = [line for line in over if line.number > reach.disturbed_to]
+            self._clearing.extend((self._tick(), line.task_id, line.number) for line in once)
             if self._tick() - self._beat_at >= self._paces.beat:
                 await self._note([])  # or it would be taken for dead where there are very many
         if not in_order and self._out:
@@ -306,6 +321,7 @@ class Conductor:
     async def _end(self, to: BatchState) -> None:
         """Stop what runs, keep what has ended, and give all other lines the same outcome."""
         outcome, why = STOPS[to]
+        self._fails = to is BatchState.FAILED
         for number, task_id in [one for one in self._due.items() if one[0] > self._reach.disturbed_to]:
             if number not in self._tried:  # it never was published
                 del self._out[task_id], self._due[number]
@@ -316,6 +332,7 @@ class Conductor:
             ended = await self._look()
             await self._note([_stopped(one, outcome, why) for one in ended])
             await self._sleep(self._paces.soonest)
+        self._keep(self._out.values())  # who comes after us, should we die here, clears them away
         await self._note(self._refused)
         while await self._batches.close_rest(self.id, self.name, outcome, why, now=self._now()):
             await self._sleep(0)
@@ -323,7 +340,7 @@ class Conductor:
         if to is BatchState.EXPIRED and not batch.counts.expired:  # the last line ended just then
             await self._finalize()
             return
-        await self._blocking(self._lines.void, list(self._out), all_of_them=True)
+        await self._blocking(self._lines.void, list(self._out), all_of_them=True, for_s=TWO_S)
         await self._clear_all()
         also = {}
         if to is BatchState.FAILED:
@@ -343,8 +360,10 @@ class Conductor:
 
     async def _clear_all(self) -> None:
         """At once: some may not be acknowledged yet, so marks are left for them."""
-        ids = [task_id for _, task_id, _ in self._clearing]
-        await self._blocking(self._lines.void, ids, all_of_them=False)
+        twice = [task_id for _, task_id, number in self._clearing if number <= self._reach.disturbed_to]
+        once = [task_id for _, task_id, number in self._clearing if number > self._reach.disturbed_to]
+        await self._blocking(self._lines.void, twice, all_of_them=False, for_s=TWO_S)
+        await self._blocking(self._lines.void, once, all_of_them=False, for_s=ONE_S)
         self._clearing.clear()
 
     async def _blocking(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -8,7 +8,13 @@ from gaelp_tasks.celery_app import app
 from gaelp_tasks.connections import Refused
 from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
 
-__all__ = ["expire_abandoned_streams", "prune_history", "record_history"]
+__all__ = [
+    "expire_abandoned_streams",
+    "expire_lost_attachments",
+    "prune_batches",
+    "prune_history",
+    "record_history",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +42,14 @@ def expire_abandoned_streams(idle_s: float = ABANDONED_S) -> int:
     return expired
 
 
+@app.task(name="gaelp.maintenance.expire_lost_attachments", ignore_result=True)
+def expire_lost_attachments(idle_s: float = ABANDONED_S) -> int:
+    """Give a time to live to what lies beside a message that is nowhere any more; returns how many."""
+    from gaelp_tasks import leftovers  # noqa: PLC0415  only a running task needs it
+
+    return leftovers.expire(app, idle_s=idle_s)
+
+
 @app.task(name="gaelp.maintenance.record_history", ignore_result=True)
 def record_history() -> int:
     """Move what has become of invocations from Redis into the database; returns how many.
@@ -45,7 +59,7 @@ def record_history() -> int:
     if not app.redis.exists(app.keys.history) or not _recording.acquire(blocking=False):
         return 0
     try:
-        return _in_database("record")
+        return _in_database("record history")
     finally:
         _recording.release()
 
@@ -53,7 +67,13 @@ def record_history() -> int:
 @app.task(name="gaelp.maintenance.prune_history", ignore_result=True)
 def prune_history() -> int:
     """Throw away what ended longer ago than GAELP_HISTORY_KEEP_S; returns how many."""
-    return _in_database("prune")
+    return _in_database("prune history")
+
+
+@app.task(name="gaelp.maintenance.prune_batches", ignore_result=True)
+def prune_batches() -> int:
+    """Throw away batches that were over longer ago than GAELP_BATCH_KEEP_S; returns how many."""
+    return _in_database("prune batches")
 
 
 def _in_database(duty: str) -> int:
@@ -66,12 +86,17 @@ def _in_database(duty: str) -> int:
         if not is_here(url):
             return 0
         from gaelp_tasks.db.database import Database  # noqa: PLC0415  SQLAlchemy is no small thing
-        from gaelp_tasks.services import history  # noqa: PLC0415
+        from gaelp_tasks.services import batches, history  # noqa: PLC0415
 
+        duties = {
+            "record history": history.record,
+            "prune history": history.prune,
+            "prune batches": batches.prune,
+        }
         db, loop = Database(url), shared_runtime()
         try:
             loop.run(db.migrate())
-            done: int = getattr(history, duty)(app, db, loop)
+            done = duties[duty](app, db, loop)
         finally:
             loop.run(db.close())
     except (DatabaseUnavailable, SettingsError, ModuleNotFoundError) as error:

@@ -5,15 +5,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from celery.result import denied_join_result
-from celery.states import PENDING, READY_STATES
 
 from gaelp_tasks.celery_app import GaelpApp
-from gaelp_tasks.connections import worded
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.models.schedule import Schedule
-from gaelp_tasks.overview import find_queued, live_nodes, of_tiers, runners, waiting_in
+from gaelp_tasks.overview import live_nodes, of_tiers, runners, waiting_in
 
-__all__ = ["check", "goes_on", "is_idle", "publish"]
+__all__ = ["check", "is_idle", "publish"]
 
 
 def _call(schedule: Schedule, tenant: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,32 +65,6 @@ def publish(
             task.apply_async(schedule.args, given, **options)
         else:
             app.send_task(schedule.task, schedule.args, given, **options)
-
-
-def goes_on(app: GaelpApp, task_id: str) -> bool:
-    """Whether a task is queued, waits for its time or runs. Raises BrokerUnavailable.
-
-    Of one on a queue that is not ours only its result record tells, from its start on.
-    """
-    with worded(app.settings):
-        status = app.backend.get_task_meta(task_id, cache=False)["status"]
-        if status in READY_STATES:
-            return False
-        if _is_held(app, task_id) or app.redis.zscore(app.keys.parked, task_id) is not None:
-            return True
-    if find_queued(app, task_id) is not None:
-        return True
-    with worded(app.settings):
-        if _is_held(app, task_id):  # it was taken while we looked
-            return True
-        status = app.backend.get_task_meta(task_id, cache=False)["status"]
-    # a task of ours that nobody holds, and whose result is not kept, is over
-    return status != PENDING and status not in READY_STATES
-
-
-def _is_held(app: GaelpApp, task_id: str) -> bool:
-    tag: Any = app.redis.get(app.keys.holder(task_id))
-    return bool(tag) and app.redis.zscore(app.keys.leases, tag) is not None
 
 
 def is_idle(app: GaelpApp, tiers: tuple[Tier, ...]) -> bool:

@@ -1,10 +1,13 @@
 """`gaelp batch` with a real worker: a file in, results and errors out, cancelled or closed in between."""
 
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +19,7 @@ from gaelp_tasks.cli.app import cli
 from gaelp_tasks.models.batch import task_id
 from gaelp_tasks.queues import lists
 from gaelp_tasks.tasks.batch import call_for, resume_batches
+from gaelp_tasks.tasks.maintenance import prune_batches
 from support.eventually import eventually
 from support.terminal import CTRL_C, Terminal
 
@@ -145,8 +149,10 @@ def test_many_lines_keep_the_queue_short_and_leave_redis_empty(start, file):
         longest = max(longest, sum(app.redis.llen(name) for name in lists("batch.any")))
     assert 0 < longest <= 8
     assert [line["custom_id"] for line in results(batch_id)] == [f"q{number}" for number in range(120)]
-    tokens = [key for key in keys_of_lines() if "stream" in key]
-    assert tokens == [], "streams of lines that were told"
+    lines = {task_id(batch_id, f"q{number}") for number in range(120)}
+    left = [key for key in keys_of_lines() if key[-36:] in lines]
+    assert [key for key in left if "stream" in key] == [], "streams of lines that were told"
+    assert {key: app.redis.ttl(key) for key in left if not 0 < app.redis.ttl(key) <= 3600} == {}
 
 
 def test_a_batch_that_is_cancelled_keeps_what_is_done_and_stops_what_runs(start, file):
@@ -207,17 +213,58 @@ def test_a_bar_is_shown_on_a_terminal_and_ctrl_c_leaves_the_batch_running(
     assert over(batch_id)["state"] == "cancelled"
 
 
-def test_a_submission_that_is_interrupted_gives_its_batch_up(broker, database, tmp_path):
+def test_a_submission_that_is_interrupted_at_the_terminal_gives_its_batch_up(broker, database, tmp_path):
     command = [sys.executable, "-m", "gaelp_tasks.cli", "batch", "submit", "-"]
     env = {"GAELP_BROKER_URL": broker.url, "GAELP_DATABASE_URL": database}
     with Terminal(command, env, tmp_path) as screen:
         eventually(lambda: "validating" in gaelp("list"), within_s=60)
         screen.enter('{"prompt": "Hi"}')
         screen.press(CTRL_C)
-        screen.expect("will run.")
+        screen.expect("will run. Submit the file again.")
         assert screen.process.wait(timeout=20) == 130
+    assert json.loads(gaelp("list", "--json"))[0]["state"] == "failed"
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_line_of_a_submission_that_is_interrupted_is_told(broker, database, blow):
+    program = subprocess.Popen(
+        [sys.executable, "-m", "gaelp_tasks.cli", "batch", "submit", "-"],
+        env=os.environ | {"GAELP_BROKER_URL": broker.url, "GAELP_DATABASE_URL": database},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for number in range(600):  # more than a piece
+            program.stdin.write(json.dumps({"custom_id": f"c{number}", "prompt": "Hi"}) + "\n")
+        program.stdin.flush()
+        eventually(lambda: '"total": 500' in gaelp("list", "--json"), within_s=60)
+        program.send_signal(blow)
+        assert program.wait(timeout=20) == 130
+        assert "will run. Submit the file again." in program.stderr.read()
+    finally:
+        program.kill()
+        program.wait()
+        with suppress(BrokenPipeError):
+            program.stdin.close()
+        program.stderr.close()
     [found] = json.loads(gaelp("list", "--json"))
-    assert (found["state"], found["trouble"]) == ("failed", "Its submission was interrupted.")
+    trouble = "Its submission was interrupted: submit the file again."
+    assert (found["state"], found["trouble"]) == ("failed", trouble)
+    assert (found["counts"]["failed"], found["counts"]["open"]) == (500, 0)
+    assert [line["custom_id"] for line in results(found["id"], "--errors")] == [f"c{n}" for n in range(500)]
+
+
+def test_one_that_was_killed_while_its_file_was_read_says_what_to_do(database, file, monkeypatch):
+    monkeypatch.setattr("gaelp_tasks.cli.batch_submission._read_all", lambda ask, batch, *_: batch)
+    batch_id = gaelp("submit", file("{}")).strip()
+    monkeypatch.setattr("gaelp_tasks.cli.batch_progress.QUIET_S", 0.0)
+    assert f"submit the file again, and: gaelp batch cancel {batch_id}" in " ".join(
+        gaelp("status", batch_id).split()
+    )
+    monkeypatch.setattr("gaelp_tasks.tasks.batch.UNREAD_S", 0.0)
+    assert resume_batches() == 0
+    assert status(batch_id)["state"] == "failed"
 
 
 def test_a_worker_that_stops_hands_the_batch_on_at_once(start, file):
@@ -304,3 +351,21 @@ def test_way_is_made_for_a_line_that_must_run_alone(start, file):
     worker = start(GAELP_BATCH_WINDOW="16")
     assert over(batch_id, within_s=90)["counts"]["done"] == 40
     assert "making way, a message needs a worker that runs nothing else" in worker.log()
+
+
+def test_old_batches_are_thrown_away_as_the_setting_says(database, broker, file, monkeypatch):
+    batch_id = gaelp("submit", file("{bad"), code=1).strip()
+    kept = app.settings
+    for keep_s, gone in ((0.0, 0), (3600.0, 0), (1e-6, 1)):
+        monkeypatch.setattr(app, "settings", kept.model_copy(update={"batch_keep_s": keep_s}))
+        assert prune_batches() == gone
+    gaelp("status", batch_id, code=1)
+
+
+@pytest.mark.parametrize("words", [("list",), ("status", "x"), ("results", "x")])
+def test_a_name_that_no_tenant_can_have_is_refused(database, words):
+    for name, why in (("t" * 201, "200 characters"), ("\udcff", "not UTF-8")):
+        done = CliRunner().invoke(cli, ["batch", *words, "--tenant", name])
+        assert done.exit_code == 2
+        assert why in " ".join(done.stderr.split())
+    assert CliRunner().invoke(cli, ["batch", "status", "\udcff"]).exit_code == 2

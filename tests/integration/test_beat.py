@@ -1,11 +1,9 @@
 """Beats on a real Redis and a real database: one leads, a due run comes once, an edit counts at once."""
 
-import asyncio
-import json
 import os
 import signal
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from time import monotonic, time
 
 import pytest
@@ -15,110 +13,14 @@ from gaelp_beat.leader import Leader
 from gaelp_beat.publishing import Deposed, Press, Run
 from gaelp_beat.schedule import STATIC
 from gaelp_beat.scheduler import TICK_S, Scheduler
-from gaelp_tasks import app as session_app
-from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import unavailable
-from gaelp_tasks.db.database import Database
-from gaelp_tasks.db.schedules import Schedules, Timetable
+from gaelp_tasks.db.schedules import Timetable
 from gaelp_tasks.due import Fire
-from gaelp_tasks.models.schedule import Schedule
-from gaelp_tasks.queues import lists
-from gaelp_tasks.settings import Settings
-from gaelp_tasks.tasks.scheduled import goes_on
 from support.beat import BeatProcess
+from support.beats import Place, fixed, now, ticking
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.redis]
-
-NEVER = timedelta(days=300)
-
-
-def now():
-    return datetime.now(UTC)
-
-
-def fixed(name, every_s, **more):
-    """Entries of beat_schedule."""
-    return {name: {"task": "shop.count", "schedule": every_s, "options": {"queue": "shop"}, **more}}
-
-
-class Place:
-    """A Redis, a database, and any number of beats in this process."""
-
-    def __init__(self, url, folder, namespace=""):
-        self.settings = Settings(
-            broker_url=url, namespace=namespace, database_url=f"sqlite:///{folder / 'gaelp.db'}"
-        )
-        self._loop = asyncio.Runner()
-        self._db = Database(self.settings.sql_url)
-        self._loop.run(self._db.migrate())
-        self._beats = []
-        self.app = self._app({})
-        self.redis, self.keys = self.app.redis, self.app.keys
-
-    def _app(self, entries):
-        made = GaelpApp(self.settings)
-        made.conf.beat_schedule = entries
-        return made
-
-    def ask(self, question, tenant=""):
-        return self._loop.run(question(Schedules(self._db, tenant)))
-
-    def timetable(self, question):
-        return self._loop.run(question(Timetable(self._db)))
-
-    def add(self, tenant="", **given):
-        timing = {} if {"cron", "at"} & given.keys() else {"interval_s": 1}
-        schedule = Schedule.parse({"name": "x", "task": "shop.count", "queue": "shop", **timing, **given})
-        return self.ask(lambda schedules: schedules.add(schedule, now()), tenant)
-
-    def change(self, name, **given):
-        there = self.find(name).schedule
-        new = Schedule.parse(there.model_dump() | given)
-        return self.ask(lambda schedules: schedules.change(name, new, now()))
-
-    def find(self, name="x"):
-        return self.ask(lambda schedules: schedules.find(name))
-
-    def beat(self, entries=None):
-        made = Scheduler(self._app(entries or {}))
-        self._beats.append(made)
-        return made
-
-    def published(self, queue="shop"):
-        """Every message in the queue, the first first."""
-        places = map(self.keys.queue, lists(queue))
-        return [json.loads(text) for key in places for text in reversed(self.redis.lrange(key, 0, -1))]
-
-    def ids(self, queue="shop"):
-        return [message["headers"]["id"] for message in self.published(queue)]
-
-    def close(self):
-        for beat in self._beats:
-            beat.close()
-        self._loop.run(self._db.close())
-        self._loop.close()
-        self.redis.close()
-
-
-@pytest.fixture
-def place(broker, tmp_path):
-    session_app.redis.flushdb()
-    made = Place(broker.url, tmp_path)
-    yield made
-    made.close()
-    session_app.set_current()
-
-
-def ticking(*beats, until, within_s=20.0):
-    """Have these beats tick in turn until something is true."""
-
-    def step():
-        for beat in beats:
-            beat.tick()
-        return until()
-
-    return eventually(step, within_s=within_s)
 
 
 def test_a_due_run_is_published_once_with_the_id_of_its_time(place):
@@ -297,108 +199,6 @@ def test_a_run_that_was_published_and_not_noted_is_published_once(place, monkeyp
     assert place.ids() == [kept.run_id(kept.next_due)]
 
 
-def test_an_edit_counts_from_the_next_tick(place):
-    place.add(at=(now() + NEVER).isoformat())
-    beat = place.beat()
-    beat.tick()
-    soon = now() + timedelta(seconds=0.2)
-    place.change("x", at=soon)
-    ticking(beat, until=place.ids)
-    assert (now() - soon).total_seconds() < 2 * TICK_S + 2
-    assert place.find().next_due is None
-
-
-def test_a_paused_one_is_not_published_and_nothing_is_made_up_for_when_it_goes_on(place):
-    place.add(missed="all", overlap="queue")
-    beat = place.beat()
-    ticking(beat, until=place.ids)
-    place.ask(lambda schedules: schedules.pause("x", now(), paused=True))
-    count, until = len(place.ids()), monotonic() + 2.5
-    ticking(beat, until=lambda: monotonic() > until)
-    assert len(place.ids()) == count
-    place.ask(lambda schedules: schedules.pause("x", now(), paused=False))
-    resumed = now()
-    ticking(beat, until=lambda: len(place.ids()) > count)
-    assert place.find().last_due > resumed
-
-
-def test_one_that_waits_for_a_quiet_moment_is_published_when_it_comes(place):
-    place.add(at=(now() + timedelta(seconds=0.2)).isoformat(), only_when_idle=True)
-    place.redis.lpush("interactive", "{}")
-    beat = place.beat()
-    ticking(beat, until=lambda: place.find().standing.waiting)
-    assert place.ids() == []
-    place.redis.delete("interactive")
-    ticking(beat, until=place.ids)
-    assert place.find().standing.waiting is None
-
-
-@pytest.mark.parametrize(("overlap", "count"), [("skip", 1), ("queue", 1), ("cancel", 2)])
-def test_a_run_that_overlaps_is_left_out_waits_or_takes_the_place_of_the_old_one(place, overlap, count):
-    place.add(queue="batch", overlap=overlap)
-    beat = place.beat()
-    ticking(beat, until=lambda: place.ids("batch"))
-    first = place.ids("batch")[0]
-    until = monotonic() + 2.2
-    ticking(beat, until=lambda: monotonic() > until)
-    there = place.find()
-    if overlap == "cancel":
-        assert len(place.ids("batch")) >= count
-        assert place.redis.exists(place.keys.cancel(first))
-        return
-    assert place.ids("batch") == [first]
-    assert (there.standing.waiting is not None) == (overlap == "queue")
-    place.redis.delete("batch")  # it is over: nobody holds it, and it has no result
-    ticking(beat, until=lambda: place.ids("batch"))
-
-
-def test_a_task_goes_on_while_it_is_parked_held_or_started_and_no_longer(place):
-    app, redis, keys = place.app, place.redis, place.keys
-    assert not goes_on(app, "a"), "nobody knows it"
-    redis.zadd(keys.parked, {"a": 1})
-    assert goes_on(app, "a")
-    redis.delete(keys.parked)
-    redis.set(keys.holder("a"), "tag")
-    assert not goes_on(app, "a"), "it was held once"
-    redis.zadd(keys.leases, {"tag": 1})
-    assert goes_on(app, "a")
-    redis.delete(keys.leases)
-    redis.set("celery-task-meta-a", json.dumps({"status": "STARTED", "result": None}))
-    assert goes_on(app, "a")
-    redis.set("celery-task-meta-a", json.dumps({"status": "SUCCESS", "result": "told"}))
-    redis.zadd(keys.parked, {"a": 1})  # a second message of it, which finds the result
-    assert not goes_on(app, "a")
-
-
-def test_the_tenants_have_their_own_names_and_beat_serves_them_all(place):
-    for tenant in ("", "acme"):
-        place.add(tenant=tenant)
-    assert [kept.tenant for kept in place.ask(lambda schedules: schedules.listed(), "acme")] == ["acme"]
-    ticking(place.beat(), until=lambda: len(place.ids()) >= 2)
-    place.ask(lambda schedules: schedules.remove("x"), "acme")
-    assert place.find() is not None
-
-
-def test_an_invocation_goes_to_its_model_in_its_tier_with_its_tenant(place, monkeypatch):
-    mine = Schedule.parse(
-        {
-            "name": "x",
-            "interval_s": 1,
-            "kwargs": {"prompt": "hi", "model": "llama3.2:3b"},
-            "tier": "background",
-        }
-    )
-    place.ask(lambda schedules: schedules.add(mine, now()), "acme")
-    monkeypatch.setitem(session_app.__dict__, "settings", place.settings)  # it has our tasks
-    beat = Scheduler(session_app)
-    place._beats.append(beat)
-    ticking(beat, until=lambda: place.ids("background.llama3.2_3b"))
-    assert not beat._troubles
-    headers = place.published("background.llama3.2_3b")[0]["headers"]
-    assert headers["gaelp_tenant"] == "acme"
-    assert "hi" not in json.dumps(headers)
-
-
 def test_beat_lives_on_while_redis_is_away(place, broker):
     place.add(at=(now() + timedelta(seconds=0.1)).isoformat())
     beat = place.beat()
@@ -417,25 +217,10 @@ def test_beat_lives_on_while_redis_is_away(place, broker):
     ticking(beat, until=place.ids)
 
 
-def test_a_schedule_that_cannot_be_decided_on_keeps_no_other_from_its_turn(place, monkeypatch):
-    """The result record of another service's task may hold anything."""
-
-    def spoiled(app, task_id):
-        raise TypeError("a record of its own kind")
-
-    monkeypatch.setattr("gaelp_beat.scheduler.goes_on", spoiled)
-    place.add(name="broken")
-    beat = place.beat()
-    ticking(beat, until=lambda: "Schedule 'broken'" in beat._troubles)
-    place.add(name="whole")
-    before = len(place.ids())
-    ticking(beat, until=lambda: len(place.ids()) > before)
-
-
 def test_an_entry_that_puts_nothing_into_a_list_has_had_its_turn(place):
     beat = place.beat(fixed("silent", 0.2))
     beat._apply = lambda entry: None  # as a fan-out, or a task that only runs where no other one does
-    key = session_app.keys.beat_published
+    key = place.keys.beat_published
     first = eventually(lambda: beat.tick() and place.redis.hget(key, "fixed:silent"))
     eventually(lambda: beat.tick() and place.redis.hget(key, "fixed:silent") != first)
 
@@ -449,20 +234,6 @@ def test_beat_lives_on_without_its_database(place, tmp_path):
     place._beats.append(beat)
     ticking(beat, until=lambda: len(place.ids()) >= 2)
     assert "SQL" in beat._troubles
-
-
-def test_what_another_release_wrote_is_passed_over(place):
-    place.add(name="ours")
-    place.add(name="theirs")
-
-    async def spoil(schedules):
-        async with schedules._db.writing() as session:
-            row = await schedules._row(session, "theirs")
-            row.spec = {**row.spec, "of_the_future": True}
-
-    place.ask(spoil)
-    ticking(place.beat(), until=lambda: len(place.ids()) >= 2)
-    assert place.find("ours").last_task in place.ids()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gaelp_tasks.db.schedules import LOOK_AGAIN, Schedules, Timetable
+from gaelp_tasks.db.schedules import LOOK_AGAIN, UNREAD, Schedules, Timetable
 from gaelp_tasks.due import Drop, Fire, Hold, Standing
 from gaelp_tasks.models.schedule import InvalidSchedule, Schedule
 
@@ -108,6 +108,25 @@ async def test_an_edit_between_a_publication_and_its_note_is_kept(mine, timetabl
     there = await mine.find("x")
     assert there.schedule.kwargs == {"a": 1}
     assert there.standing == Standing(NOON + MINUTE)
+
+
+async def test_an_edit_of_another_release_in_between_does_not_undo_the_note(db, mine, timetable):
+    kept = await mine.add(minutely(), NOON)
+    async with db.writing() as session:
+        row = await mine._row(session, "x")
+        row.spec = {**row.spec, "of_the_future": True}
+    now = NOON + MINUTE
+    assert await timetable.note(kept, Fire(now, cancel=False), now, 1)
+    async with db.reading() as session:
+        row = await mine._row(session, "x")
+    assert (row.decided_until, row.last_task, row.next_due) == (now, kept.run_id(now), now + UNREAD)
+    [sentence] = (await timetable.due(now + UNREAD, 9)).unread
+    assert "another release" in sentence
+
+
+async def test_a_tenant_whose_name_is_too_long_has_no_schedules(db):
+    with pytest.raises(InvalidSchedule, match="tenant: no name is longer than 200 characters"):
+        await Schedules(db, "t" * 201).add(minutely(), NOON)
 
 
 async def test_new_times_count_from_the_edit_and_other_edits_drop_nothing(mine):

@@ -53,7 +53,7 @@ class Echo:
         for one in ids:
             self._records.pop(one, None)
 
-    def void(self, ids: list[str], *, all_of_them: bool) -> None:
+    def void(self, ids: list[str], *, all_of_them: bool, for_s: int) -> None:
         self.clear(ids)
 
     def stop(self, ids: list[str]) -> None:

@@ -1,5 +1,6 @@
 """`gaelp schedule` on a database of its own; nothing here needs a Redis."""
 
+import inspect
 import json
 import sqlite3
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from gaelp_tasks import app
 from gaelp_tasks.cli.app import cli
+from gaelp_tasks.cli.schedule_options import _options
 from gaelp_tasks.settings import Settings
 
 NIGHTLY = ("nightly", "--cron", "0 2 * * *", "--zone", "Europe/Berlin", "--prompt", "Sum up the day.")
@@ -119,6 +121,16 @@ def test_tenants_have_schedules_of_their_own(gaelp):
             "no tier is higher",
         ),
         (("--cron", "@daily"), "the prompt is empty"),
+        (("--at", "9999-12-31 23:59", "--prompt", "x"), "take a year from 1970 to 9000"),
+        (("--at", "0001-01-01T00:00+14:00", "--prompt", "x"), "take a year from 1970 to 9000"),
+        (("--every", "1h", "--start", "0001-01-01", "--zone", "Asia/Tokyo", "--prompt", "x"), "take a year"),
+        (("--every", "1h", "--end", "9999-12-31", "--zone", "America/Lima", "--prompt", "x"), "take a year"),
+        (("--every", "9" * 400, "--prompt", "x"), "interval_s"),
+        (("--every", "1h", "--expires", "9" * 400, "--prompt", "x"), "expires_s"),
+        (("--cron", "@daily", "--window", "22:00+02:00-06:00+02:00", "--prompt", "x"), "write one as"),
+        (("--cron", "@daily", "--window", "22:00Z-06:00", "--prompt", "x"), "write one as"),
+        (("--cron", "@daily", "--prompt", "x", "--tenant", "t" * 201), "200 characters"),
+        (("--cron", "@daily", "--prompt", "x", "--tenant", "\udcff"), "not UTF-8"),
     ],
 )
 def test_what_cannot_be_is_a_usage_error_in_one_sentence(gaelp, words, said):
@@ -130,6 +142,27 @@ def test_a_name_that_is_taken_is_refused(gaelp):
     assert "There is a schedule 'nightly' already" in gaelp("add", *NIGHTLY, code=2)
     gaelp("add", "other", *NIGHTLY[1:])
     assert "There is a schedule 'nightly' already" in gaelp("edit", "other", "--rename", "nightly", code=2)
+
+
+def test_times_far_away_are_shown_and_have_an_end(gaelp):
+    gaelp("add", "a", "--every", "365d", "--start", "8990-01-01", "--prompt", "x")
+    assert len(json.loads(gaelp("show", "a", "--next", "1000", "--json"))["next"]) == 12
+    words = ("--start", "8990-01-01", "--window", "00:00-12:00", "--prompt", "x")
+    gaelp("add", "b", "--cron", "@yearly", *words)
+    assert len(json.loads(gaelp("show", "b", "--next", "1000", "--json"))["next"]) == 11
+
+
+def test_both_verbs_that_take_the_options_show_and_pass_all_of_them(gaelp):
+    help_of = {verb: gaelp(verb, "--help") for verb in ("add", "edit")}
+    for option in inspect.signature(_options).parameters:
+        name = f"--{option.replace('_', '-')}"
+        assert all(name in text for text in help_of.values()), name
+    assert "--paused" in help_of["add"]
+    assert "--rename" in help_of["edit"]
+
+
+def test_a_name_that_no_terminal_can_type_is_a_usage_error(gaelp):
+    assert "not UTF-8" in gaelp("show", "\udcff", code=2)
 
 
 @pytest.mark.parametrize("verb", ["show", "pause", "resume", "run", "edit"])

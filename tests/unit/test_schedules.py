@@ -50,6 +50,11 @@ def at(text: str, zone: str = "UTC") -> datetime:
         ({"task": "gaelp.embed"}, "does not know prompt"),
         ({"windows": [{"start": "22:00", "end": "06:00", "days": []}]}, "days: "),
         ({"surprise": 1}, "surprise: "),
+        ({"start": "0001-01-01T00:00:00+14:00"}, "start: take a year from 1970 to 9000"),
+        ({"end": "9999-12-31T23:59:59-14:00"}, "end: take a year from 1970 to 9000"),
+        ({"cron": None, "at": "9999-12-31T23:59:59Z"}, "at: take a year from 1970 to 9000"),
+        ({"windows": [{"start": "22:00Z", "end": "06:00"}]}, "leave the offset out"),
+        ({"windows": [{"start": "22:00", "end": "06:00-02:00"}]}, "leave the offset out"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(wrong, said):
@@ -122,7 +127,7 @@ def test_a_window_holds_what_lies_in_it(text, inside, outside):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "22:00", "nights", "xyz 22:00-06:00", "mon-fri", "25:00-26:00", "1-2-3"]
+    "text", ["", "22:00", "nights", "xyz 22:00-06:00", "mon-fri", "25:00-26:00", "1-2-3", "22:00+01-06:00"]
 )
 def test_what_is_no_window_is_refused(text):
     with pytest.raises(InvalidSchedule, match=r"write one as '22:00-06:00'"):

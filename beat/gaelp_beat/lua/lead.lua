@@ -1,9 +1,12 @@
 -- Lead, or go on leading: the lease belongs to whoever wrote it, until it ends by Redis' own clock.
--- KEYS 1 the lease: <holder>|<fence>; 2 the fence, which only grows
+-- KEYS 1 the lease: <holder>|<fence>; 2 the fence, which only grows; 3 sorted set: every beat by its last tick
 -- ARGV 1 holder; 2 ms that the lease lives from now
 -- Gives the fence under which the holder leads, or 0; and Unix time in ms
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('ZADD', KEYS[3], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - 60000)
+redis.call('PEXPIRE', KEYS[3], 60000)
 local mine = ARGV[1] .. '|'
 local there = redis.call('GET', KEYS[1])
 if there then

@@ -1,0 +1,88 @@
+"""A batch's lines in pieces, each within the caller's transaction: closed, told, deleted."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gaelp_tasks.db.batch_rows import BATCHES, LINES, storable
+from gaelp_tasks.models.batch import LineOutcome
+from gaelp_tasks.models.batch_work import Ended
+
+__all__ = ["close_some", "fail_some", "remove_some", "write_outcomes"]
+
+AT_ONCE = 5000  #: lines of one transaction, so that no writer keeps the others out for long
+NOT_RUN = "The batch failed before this line could be run."
+
+
+async def close_some(
+    session: AsyncSession, row: Any, outcome: LineOutcome, why: str, *, now: datetime
+) -> int:
+    """Give this outcome to a piece of the lines of a batch that have none, and count them; how many.
+
+    0 where none is left. `row` is that of the batch, locked.
+    """
+    rest = (LINES.c.batch == row.key, LINES.c.outcome.is_(None))
+    asked = select(LINES.c.number).where(*rest).order_by(LINES.c.number).limit(AT_ONCE)
+    numbers = (await session.scalars(asked)).all()
+    if not numbers:
+        return 0
+    await session.execute(
+        update(LINES)
+        .where(*rest, LINES.c.number >= numbers[0], LINES.c.number <= numbers[-1])
+        .values(outcome=outcome.value, why=why, ended_at=now)
+    )
+    counted = {outcome.value: getattr(row, outcome.value) + len(numbers), "seen_at": now}
+    await session.execute(update(BATCHES).where(BATCHES.c.key == row.key).values(counted))
+    return len(numbers)
+
+
+async def fail_some(session: AsyncSession, row: Any, *, now: datetime) -> int:
+    """The same for a batch that has failed before it could begin."""
+    return await close_some(session, row, LineOutcome.FAILED, NOT_RUN, now=now)
+
+
+async def remove_some(session: AsyncSession, row: Any) -> bool:
+    """Delete a piece of a batch's lines, or itself where none is left; whether it is gone.
+
+    `row` is that of the batch, locked.
+    """
+    first = select(LINES.c.number).where(LINES.c.batch == row.key).order_by(LINES.c.number)
+    numbers = (await session.scalars(first.limit(AT_ONCE))).all()
+    if numbers:
+        await session.execute(delete(LINES).where(LINES.c.batch == row.key, LINES.c.number <= numbers[-1]))
+        return False
+    await session.execute(delete(BATCHES).where(BATCHES.c.key == row.key))
+    return True
+
+
+async def write_outcomes(session: AsyncSession, key: int, ended: Sequence[Ended], now: datetime) -> None:
+    """What has become of these lines of the batch with this key; none of them has an outcome yet."""
+    # in pieces: the driver keeps the texts of all that one call is given
+    each = (
+        update(LINES)
+        .where(LINES.c.batch == key, LINES.c.number == bindparam("at_number"))
+        .values(
+            outcome=bindparam("with_outcome"),
+            code=bindparam("with_code"),
+            why=bindparam("with_why"),
+            result=bindparam("with_result"),
+            result_bytes=bindparam("with_bytes"),
+            ended_at=now,
+        )
+    )
+    given = [
+        {
+            "at_number": one.number,
+            "with_outcome": one.outcome.value,
+            "with_code": storable(one.code)[:100],
+            "with_why": storable(one.why),
+            "with_result": one.result,
+            "with_bytes": len(one.result),
+        }
+        for one in ended
+    ]
+    connection = await session.connection()
+    await connection.execute(each, given)
