@@ -15,6 +15,7 @@ __all__ = [
     "expected",
     "has",
     "name_of",
+    "nobody",
     "same",
     "slots_of",
     "why_not_begun",
@@ -88,8 +89,8 @@ def same(listed: str, asked: str) -> bool:
 
 def why_queued(waiting: Waiting, nodes: Sequence[NodeSnapshot]) -> str:
     """One or a few sentences on what it waits for."""
-    if nobody := _nobody(waiting, nodes):
-        return nobody
+    if sentence := nobody(waiting, nodes):
+        return sentence
     able = _able(waiting, nodes)
     where = f", {waiting.higher} of them in higher tiers" if waiting.higher else f" in queue {waiting.queue}"
     first = f"{waiting.ahead} ahead of it{where}"
@@ -100,7 +101,7 @@ def why_queued(waiting: Waiting, nodes: Sequence[NodeSnapshot]) -> str:
     return f"{first}; {busy} of {slots} slots{of_it} are busy."
 
 
-def _nobody(waiting: Waiting, nodes: Sequence[NodeSnapshot]) -> str:
+def nobody(waiting: Waiting, nodes: Sequence[NodeSnapshot]) -> str:
     """Why no node at all takes it; '' where one does."""
     if not nodes:
         return NO_WORKER

@@ -1,12 +1,14 @@
 """What `gaelp doctor` looks at: one small check each, every finding with its advice."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from gaelp_tasks import dead_letters
 from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.cli.database import database
+from gaelp_tasks.cli.findings import Check
 from gaelp_tasks.cli.planning import UNSEEN, memory_of, reserve_bytes
 from gaelp_tasks.cli.server import Away, Server
 from gaelp_tasks.connections import eviction_policy, worded
@@ -17,18 +19,9 @@ from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.registry import AGENTS, PARSERS, TOOLS
 from gaelp_tasks.settings import Settings
 
-__all__ = ["Check", "all_checks"]
+__all__ = ["all_checks", "broker", "letters", "machines_of", "versions", "worker"]
 
 GIB = 1024**3
-
-
-class Check(NamedTuple):
-    """One finding."""
-
-    name: str
-    verdict: Literal["ok", "warn", "fail"]
-    finding: str
-    advice: str = ""
 
 
 def all_checks(app: GaelpApp) -> Iterator[Check]:
@@ -38,6 +31,7 @@ def all_checks(app: GaelpApp) -> Iterator[Check]:
     yield safety(app.settings.safety_factor)
     yield from broker(app)
     yield from letters(app)
+    yield from database(app.settings, machines_of(_nodes(app)))
     for url in app.settings.ollama_nodes:
         yield from node(app, url)
         yield from room(app, url)
@@ -237,6 +231,19 @@ def parallelism(declared: int, real: int | None, *, at: str) -> Check:
         f"the node has {real} slots and GAELP_NUM_PARALLEL is {declared}",
         f"Set GAELP_NUM_PARALLEL={real}.",
     )
+
+
+def machines_of(nodes: Iterable[NodeSnapshot]) -> int:
+    """On how many machines these workers run, by what stands behind the @ of their names."""
+    return len({node.worker.partition("@")[2] for node in nodes})
+
+
+def _nodes(app: GaelpApp) -> list[NodeSnapshot]:
+    """What is announced; nothing where Redis does not tell, of which another check tells."""
+    try:
+        return live_nodes(app)
+    except GaelpError:
+        return []
 
 
 def workers(app: GaelpApp) -> Iterator[Check]:

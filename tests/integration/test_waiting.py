@@ -98,7 +98,7 @@ def test_who_waits_for_a_model_that_no_node_has_is_told_so_at_once(redis):
         worker="w@h", pid=1, url="http://a:1", healthy=True, models=(MODEL,), slots=1, memory=memory,
         started_at=1.0, seen_at=1.0,
     )  # fmt: skip
-    redis.set(app.keys.node("w@h", other.url), other.told())
+    redis.set(app.keys.node("w@h", other.url), other.model_dump_json())
     missing = invoke_agent.delay("Hi", model="green:1b", options=SHORT)
     assert "No node has model green:1b: `gaelp models pull green:1b` fetches it." in " ".join(
         gaelp("show", missing.id).split()

@@ -108,11 +108,13 @@ class Prometheus(_Program):
             ],
         )
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
     def ask(self, query: str) -> list[dict[str, Any]]:
         """The series that a query gives now."""
-        answer = requests.get(
-            f"http://127.0.0.1:{self._port}/api/v1/query", params={"query": query}, timeout=20
-        ).json()
+        answer = requests.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=20).json()
         assert answer["status"] == "success", answer
         assert answer["data"]["resultType"] == "vector"
         found: list[dict[str, Any]] = answer["data"]["result"]
