@@ -39,5 +39,15 @@ def server(context: typer.Context) -> None:
     sys.exit(main(context.args))
 
 
+@demo_app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def scripted(context: typer.Context) -> None:
+    """An Ollama whose models only say your words again: for trying a cluster without any model."""
+    from gaelp_tasks.demo.model_server.scripted import main  # noqa: PLC0415  a server, which no other verb is
+
+    sys.exit(main(context.args))
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
