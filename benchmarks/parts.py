@@ -2,8 +2,10 @@
 
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from plain import URL_VARIABLE
 from witness import FORBIDDEN
@@ -15,7 +17,9 @@ from gaelp_tasks.demo.programs import announced, worker_part
 from gaelp_tasks.demo.stack import Stack
 
 __all__ = [
+    "Beside",
     "cpu_s",
+    "start_beside",
     "start_deaf",
     "start_node",
     "start_ours",
@@ -30,6 +34,15 @@ __all__ = [
 
 HERE = Path(__file__).parent
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Beside(NamedTuple):
+    """A node: a model server and the worker beside it."""
+
+    name: str  #: of the worker
+    url: str
+    server: Child
+    worker: Child
 
 
 def start_redis(stack: Stack, folder: Path, cache: Path) -> None:
@@ -76,6 +89,16 @@ def start_worker(stack: Stack, folder: Path, *, slots: int) -> Child:
     child = stack.start(worker_part(env, log=folder / "worker.log"))
     stack.wait_for(child, partial(announced, settings=app.settings))
     return child
+
+
+def start_beside(stack: Stack, folder: Path, name: str, *, slots: int) -> Beside:
+    """A paced server and a `gaelp worker` of this name beside it, ready."""
+    server, url = start_node(stack, folder, f"server-of-{name}", program="paced_server.py")
+    env = {"GAELP_NUM_PARALLEL": str(slots), "GAELP_DRAIN_GRACE_S": "10", "GAELP_OLLAMA_NODES": url}
+    part = worker_part(env, log=folder / f"{name}.log")
+    worker = stack.start(replace(part, name=name, command=(*part.command, f"--name={name}")))
+    stack.wait_for(worker, partial(announced, settings=app.settings))
+    return Beside(name, url, server, worker)
 
 
 def start_deaf(stack: Stack, folder: Path, *, slots: int) -> Child:

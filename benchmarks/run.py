@@ -1,8 +1,8 @@
 """`make bench`: measures this machine, prints a table and keeps the figures in .run/bench.json.
 
-    benchmarks/run.py [--quick] [--only tasks|streams|clients|mixed] [--seconds 60]
+    benchmarks/run.py [--quick] [--only tasks|streams|clients|mixed|nodes] [--seconds 60]
 
-`mixed` takes its ten minutes only where it is asked for.
+`mixed` takes its ten minutes, and `nodes` its five, only where they are asked for.
 
 Ours and what it is compared with take turns in every round, and a ratio or difference is taken within the
 round: neighbours on the machine disturb both alike. The median of the rounds counts.
@@ -41,14 +41,16 @@ def scrub() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="40 s instead of 3 minutes")
-    parser.add_argument("--only", choices=("tasks", "streams", "clients", "mixed"), help="one part")
-    parser.add_argument("--seconds", type=float, help="of mixed load, per side and size in a round")
+    parts = ("tasks", "streams", "clients", "mixed", "nodes")
+    parser.add_argument("--only", choices=parts, help="one part")
+    parser.add_argument("--seconds", type=float, help="of mixed load or nodes, for each case in a round")
     asked = parser.parse_args()
     scrub()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
     import clients  # noqa: PLC0415  reads the environment that scrub() has cleaned
     import mixed_load  # noqa: PLC0415
+    import nodes  # noqa: PLC0415
     import streams  # noqa: PLC0415  reads the environment that scrub() has cleaned
     import tasks  # noqa: PLC0415
     from figures import table  # noqa: PLC0415
@@ -73,6 +75,10 @@ def main() -> None:
                 plan = mixed_load.QUICK if asked.quick else mixed_load.FULL
                 seconds = plan.seconds if asked.seconds is None else asked.seconds
                 figures += mixed_load.measure_mixed(FOLDER, replace(plan, seconds=seconds))
+            if asked.only == "nodes":
+                plan = nodes.QUICK if asked.quick else nodes.FULL
+                seconds = plan.seconds if asked.seconds is None else asked.seconds
+                figures += nodes.measure_nodes(FOLDER, replace(plan, seconds=seconds))
     except GaelpError as error:
         sys.exit(f"make bench: {error}")
     print(table(figures))

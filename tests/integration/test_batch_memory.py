@@ -1,23 +1,27 @@
-"""A long file takes no more memory than a short one, and less than 200 MB; `--long` tries a million lines."""
+"""A long file takes no more memory than a short one, and less than 200 MB; `--long` tries a million lines.
+
+Twice: of the program alone, with invocations that end at once in it, and of it and a real Redis together.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from faults.history.probes import PATH
+
 MOST_MIB = 200
-TESTS = Path(__file__).parents[1]
 
 
-def measured(count, folder):
-    """What batch_measure tells of a file of so many lines."""
+def measured(count, folder, program="support.batch_measure", **settings):
+    """What the program tells of a file of so many lines."""
     folder.mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "support.batch_measure", str(count), str(folder)],
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        [sys.executable, "-m", program, str(count), str(folder)],
+        env=os.environ | PATH | settings,
         capture_output=True,
         text=True,
         check=False,
@@ -34,7 +38,32 @@ def test_a_long_file_takes_no_more_memory_than_a_short_one(request, tmp_path):
     long = measured(many, tmp_path / "many")
     request.config.get_terminal_writer().line(f"{few}\n{long}")
     assert long["results"] == many
-    with (tmp_path / "many" / "out.jsonl").open() as out:
-        assert all(json.loads(line)["custom_id"] == f"line-{number}" for number, line in enumerate(out))
+    assert in_order(tmp_path / "many" / "out.jsonl")
     assert long["written_mib"] < MOST_MIB
     assert long["written_mib"] - few["written_mib"] < (MOST_MIB / 4 if many > 10_000 else 16)
+    shutil.rmtree(tmp_path)  # of a million lines pytest would keep a gigabyte or more
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+@pytest.mark.timeout(10_800)
+def test_redis_holds_a_few_of_its_lines_at_a_time(request, broker, tmp_path):
+    many = 1_000_000 if request.config.getoption("--long") else 1_200
+    with broker.client() as store:
+        store.flushall()
+    told = measured(many, tmp_path / "many", program="support.batch_in_redis", GAELP_BROKER_URL=broker.url)
+    request.config.get_terminal_writer().line(f"{told}")
+    assert (told["results"], told["state"]) == (many, "completed")
+    assert in_order(tmp_path / "many" / "out.jsonl")
+    assert told["process_mib"] < MOST_MIB
+    # what ended within the last ten seconds is there, whatever the length of the file
+    assert told["redis_mib"] < (MOST_MIB / 4 if many > 10_000 else 16)
+    with broker.client() as store:
+        assert not list(store.scan_iter("gaelp:stream:*", count=1000)), "all was cleared away"
+        store.flushall()
+    shutil.rmtree(tmp_path)
+
+
+def in_order(file):
+    with file.open() as out:
+        return all(json.loads(line)["custom_id"] == f"line-{number}" for number, line in enumerate(out))

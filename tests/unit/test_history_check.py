@@ -243,6 +243,10 @@ def test_a_frozen_worker_excuses_only_what_it_held_meanwhile():
     assert found(check(thawed_with_it)) == {}, "a worker that thaws may begin what it was given before"
     another_one = replace(frozen_later, outages=(Outage("worker-9", 0.2),))
     assert found(check(another_one)) == {"needless": ("task-0",)}
+    begun_at_a_thaw = replace(frozen_later, outages=(Outage("worker-0", -9.0, 0.09),))
+    assert found(check(begun_at_a_thaw)) == {}, "its lease ended meanwhile"
+    long_awake = replace(frozen_later, outages=(Outage("worker-0", -9.0, -0.91),))
+    assert found(check(long_awake)) == {"needless": ("task-0",)}
 
 
 def test_work_that_a_stopping_worker_hands_back_is_no_needless_restart_and_a_late_stop_is_told():

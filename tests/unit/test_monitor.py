@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from importlib.metadata import version
 
 import pytest
 from redis.asyncio.client import Pipeline
@@ -15,7 +16,7 @@ from gaelp_tasks.tasks.resources import Node
 from gaelp_workers import monitor
 from gaelp_workers.health import Pulse
 from gaelp_workers.memory import Reading
-from gaelp_workers.monitor import announce, hear_cancellations, sample, sweep_cancellations
+from gaelp_workers.monitor import Life, announce, hear_cancellations, sample, sweep_cancellations
 from support.fakes import NODE, FakeBroker, Workbench
 
 MEMORY = MemorySnapshot(total_bytes=100, free_bytes=40, source="test")
@@ -69,7 +70,7 @@ async def until(look):
 
 async def look(at, number=0, *, slots=3):
     node = at.nodes[number]
-    return await sample("w@host", at, node, slots, measured, 5.0, Pulse(at, node))
+    return await sample(Life("w@host", 5.0, "h"), at, node, slots, measured, Pulse(at, node))
 
 
 def add_node(bench, url):
@@ -87,6 +88,7 @@ async def test_a_snapshot_tells_what_the_node_has_and_runs(bench):
         worker="w@host", pid=os.getpid(), url=NODE, healthy=True,
         version="scripted", models=("scripted",), loaded=("scripted",), slots=3, running=("a",),
         tokens=(7,), memory=MEMORY, held_bytes=RESIDENT_BYTES, started_at=5.0, seen_at=bench.now(),
+        release=version("gaelp-tasks"), num_parallel=bench.at.settings.num_parallel, num_ctx=0, holder="h",
     )  # fmt: skip
 
 

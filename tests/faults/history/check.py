@@ -136,7 +136,8 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 def _needless(runs: Sequence[Start], history: History) -> bool:
     """Whether some run was followed by another though both workers could work all the time.
 
-    The later one counts, too: one that thaws may begin what it was given long ago and others have done.
+    The later one counts, too: one that thaws may begin what it was given long ago and others have done. What
+    the earlier one begins at its thaw it has under a lease that ended while it was frozen.
     """
     excuses = (*history.outages, *(Outage(stop.worker, stop.asked_at) for stop in history.stops))
     return any(
@@ -144,6 +145,7 @@ def _needless(runs: Sequence[Start], history: History) -> bool:
             one.worker in {earlier.worker, later.worker} and one.touches(earlier.at, later.at)
             for one in excuses
         )
+        and not _at_a_thaw(earlier, history)
         for earlier, later in pairwise(runs)
     )
 

@@ -78,6 +78,11 @@ class Cluster:
         """Strikes at workers that are not over."""
         return len(self._under_way)
 
+    @property
+    def everybody(self) -> set[Worker]:
+        """All whose process may live, those that are being stopped, too."""
+        return {*self.workers, *(victim for victim, _ in self._under_way)}
+
     def look(self) -> None:
         """See what has started; end strikes; put new workers in the places of those that ended."""
         for strike in tuple(self._under_way):
@@ -136,7 +141,7 @@ class Cluster:
 
     def close(self) -> None:
         """End them all at once."""
-        for worker in {*self.workers, *(victim for victim, _ in self._under_way)}:
+        for worker in self.everybody:
             with suppress(ProcessLookupError):
                 worker.signal(signal.SIGKILL)
             worker.child.stop()

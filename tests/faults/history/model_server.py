@@ -17,7 +17,7 @@ from faults.history.journal import Journal
 from faults.history.probes import PATH
 from gaelp_tasks.demo.parts import Child, Part
 from gaelp_tasks.tasks.resuming import QUESTION
-from support.scripted_server import Reply, Request, ScriptedServer
+from support.scripted_server import Handler, Reply, Request, ScriptedServer
 
 WORKER_HEADER = "X-History-Worker"
 
@@ -39,10 +39,13 @@ def model_server(folder: Path, journal: Path) -> Iterator[str]:
         child.stop()
 
 
-async def main(journal: Journal) -> None:
+def chat_of(server: ScriptedServer, journal: Journal) -> Handler:
+    """What answers /api/chat."""
+
     async def chat(request: Request, reply: Reply) -> None:
         asked = request.json()["messages"][-1]["content"]
-        if asked == QUESTION:  # whether it goes on from a text that was cut: each call has a text of its own
+        # whether it goes on from a text that was cut, which it never does, or whether it is alive
+        if asked == QUESTION or not asked.startswith("["):
             reply.head()
             reply.token("no")
             reply.last(eval_count=1)
@@ -62,8 +65,12 @@ async def main(journal: Journal) -> None:
         reply.last(eval_count=tokens)
         reply.end()
 
+    return chat
+
+
+async def main(journal: Journal) -> None:
     async with ScriptedServer() as server:
-        server.on("/api/chat", chat)
+        server.on("/api/chat", chat_of(server, journal))
         sys.stdout.write(server.url + "\n")
         sys.stdout.flush()
         await asyncio.Event().wait()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import redis
+
 from faults.history import plain
 from faults.history.cluster import READY_S, Cluster, Worker
 from faults.history.faults import Fault
@@ -215,19 +217,29 @@ class _Run:
     def left(self) -> set[str]:
         """Ids of messages that wait, or that a worker holds."""
         with closing(self.cluster.server.client()) as store:
-            lists = [store.lrange(key, 0, -1) for key in store.scan_iter(_type="list", count=1000)]
-            held = [store.hvals(key) for key in HELD]
-        return {task_id for texts in (*lists, *held) for text in texts if (task_id := asked_for(text))}
+            return left(store)
 
     def buried(self) -> tuple[str, ...]:
         """The reason for each dead letter, with its id."""
         with closing(self.cluster.server.client()) as store:
-            return tuple(map(reason, store.hvals(DEAD)))
+            return buried(store)
 
     def suspects(self) -> int:
         """How many messages wait to run alone."""
         with closing(self.cluster.server.client()) as store:
             return store.llen(SUSPECTS)
+
+
+def left(store: redis.Redis) -> set[str]:
+    """Ids of messages that wait, or that a worker holds."""
+    lists = [store.lrange(key, 0, -1) for key in store.scan_iter(_type="list", count=1000)]
+    held = [store.hvals(key) for key in HELD]
+    return {task_id for texts in (*lists, *held) for text in texts if (task_id := asked_for(text))}
+
+
+def buried(store: redis.Redis) -> tuple[str, ...]:
+    """The reason for each dead letter, with its id."""
+    return tuple(map(reason, store.hvals(DEAD)))
 
 
 def reason(letter: str) -> str:

@@ -23,6 +23,7 @@ from gaelp_tasks.streams import End, Piece, Start, parse
 
 RECORD = "celery-task-meta-"
 BATCH = 500  #: ids per question to Redis
+FAILED = "failed"  #: in place of an answer: record and stream tell the same failure in other words
 
 
 class Subject(Protocol):
@@ -142,7 +143,7 @@ def acceptance(record: str) -> Acceptance | None:
     if isinstance(result, dict) and "text" in result:
         text, attempt = result["text"], result["attempts"]
     ok = told["status"] == "SUCCESS"
-    return Acceptance(told["task_id"], _answer(text), monotonic(), ok=ok, attempt=attempt)
+    return Acceptance(told["task_id"], answer_of(text) if ok else FAILED, monotonic(), ok=ok, attempt=attempt)
 
 
 def ends(task_id: str, entries: list[tuple[str, dict[str, str]]]) -> Iterator[Acceptance]:
@@ -158,10 +159,11 @@ def ends(task_id: str, entries: list[tuple[str, dict[str, str]]]) -> Iterator[Ac
             case End(claim=claim, facts=facts):
                 parts = range(firsts.get(claim, claim), claim + 1)
                 text = "".join(texts.get(part, "") for part in parts)
-                yield Acceptance(task_id, _answer(text), monotonic(), ok=facts["outcome"] != "failed")
+                ok = facts["outcome"] != "failed"
+                yield Acceptance(task_id, answer_of(text) if ok else FAILED, monotonic(), ok=ok)
 
 
-def _answer(told: Any) -> str:
+def answer_of(told: Any) -> str:
     """Short, and different for different answers."""
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 

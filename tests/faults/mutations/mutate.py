@@ -79,8 +79,8 @@ HEADERS = (
     "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit",
     "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting",
     "stamped_headers", "stamps", "compression", "gaelp_version", "gaelp_published_at", "gaelp_claim",
-    "delivery_info", "properties", "headers", "args", "kwargs", "hostname", "callbacks", "chain",
-    "chord", "reply_to",
+    "gaelp_attachment", "delivery_info", "properties", "headers", "args", "kwargs", "hostname", "callbacks",
+    "chain", "chord", "reply_to",
     "called_directly",
 )  # fmt: skip
 PROPERTIES = (

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -28,6 +29,7 @@ GOOD_EVERY = 10  #: one good message after so many mutated ones
 BACKLOG = 300  #: messages that may wait while more are published
 DUE_SOON_S = 120.0  #: what is parked for longer than this is left where it is
 QUIET_S = 1.0  #: without anything to do
+STUCK_S = 30.0  #: without any progress, and no more is waited for
 PARTS = {  # of a prompt in base64, at each of the three places where it may begin
     base64.b64encode(b"x" * at + PROMPT.encode())[4:-4].decode() for at in range(3)
 }
@@ -121,13 +123,25 @@ class _Run:
             + self.store.zcount(app.keys.parked, "-inf", soon)
         )
 
-    def drain(self, within_s: float = 30) -> None:
+    def drain(self) -> None:
         """Until nothing is left; what does not go away is judged."""
-        self.wait(lambda: not self.left(), within_s=within_s)
+        self.dwindle()
         quiet_from = time.monotonic()
-        self.wait(lambda: self.left() or time.monotonic() - quiet_from > QUIET_S, within_s=within_s)
-        self.wait(lambda: not self.left(), within_s=within_s)
+        self.wait(lambda: self.left() or time.monotonic() - quiet_from > QUIET_S, within_s=STUCK_S)
+        self.dwindle()
         self.wait(lambda: not self.running(), within_s=5)
+
+    def dwindle(self) -> None:
+        """Until nothing is left, or no less for a while: a machine that others keep busy is slow."""
+        left = self.left()
+        while left:
+            self.wait(partial(self.less_than, left), within_s=STUCK_S)
+            before, left = left, self.left()
+            if left >= before:
+                return
+
+    def less_than(self, before: int) -> bool:
+        return self.left() < before
 
     def wait(self, look: Callable[[], object], *, within_s: float) -> None:
         deadline = time.monotonic() + within_s
