@@ -20,10 +20,10 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up test faults lint bench sollol lock clean
+.PHONY: help setup demo up test faults acceptance lint bench sollol lock clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## make .venv with every program and the locked dependencies
 
@@ -38,6 +38,9 @@ test: setup ## unit, contract and integration tests
 
 faults: setup ## the fault suites: killed, frozen, cut off
 	@$(PYTEST) -n $(JOBS) --dist loadfile tests/faults $(ARGS)
+
+acceptance: setup ## the whole product as its users run it: the demo, the cluster's parts, the pages' commands
+	@$(PYTEST) -n 2 --dist loadfile tests/acceptance $(ARGS)
 
 lint: setup ## style, format and types
 	@$(VENV)/bin/ruff check .
