@@ -21,9 +21,10 @@ class Queues:
 
     def __init__(self) -> None:
         self.there: dict[str, Head] = {}
+        self.elsewhere: set[str] = set()
 
     def named(self, redis: Any, since_s: float) -> tuple[set[str], set[str]]:
-        return set(), set()
+        return set(), self.elsewhere
 
     def waiting(self, redis: Any, known: Any, *, also: Any, tidy: bool) -> set[str]:
         return {name.partition(SEPARATOR)[0] for name in self.there}
@@ -74,6 +75,17 @@ def test_only_the_queues_served_here_are_looked_at(known, queues, clock):
     clock.advance(60)
     known.look(REDIS)
     assert "batch.x" in known.waiting, "by then it is known that nobody has it"
+
+
+def test_what_comes_with_its_own_node_is_left_to_it(known, queues, clock):
+    clock.advance(60)
+    known.look(REDIS)
+    queues.elsewhere = {"x"}  # said after our look
+    known.heard("batch.x", QUEUE)
+    assert known.served == [QUEUE]
+    queues.there = {"batch.x": Head(1, "1", None)}
+    known.look(REDIS)
+    assert known.served == []
 
 
 def test_what_waits_no_more_is_forgotten(known, queues):

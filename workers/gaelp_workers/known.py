@@ -61,7 +61,7 @@ class KnownQueues:
         waiting = self._leases.waiting(redis, named, also={*mine, *self._known}, tidy=tidy)
         with self._lock:
             self._known = self._news.union(waiting, () if self.told else mine)
-        self._age(self._leases.heads(redis, self.served))
+        self._age(self._leases.heads(redis, self._takes()))
 
     def _age(self, heads: Mapping[str, Head]) -> None:
         """Note what waits where, and since when."""
@@ -81,9 +81,20 @@ class KnownQueues:
             waiting[queue] = found
         self.waiting = waiting
 
+    def _takes(self) -> list[str]:
+        """Those that are this node's business, as of the last look."""
+        if not self._mine or self._now() - self._began < GRACE_S:  # what is nobody's cannot be told yet
+            return [queue for queue in self._known if self._has(queue)]
+        return [queue for queue in self._known if takes(queue, self._mine, self._elsewhere)]
+
+    def _has(self, queue: str) -> bool:
+        return model_of(queue) in {ANY, EMBED, *self._mine}
+
     @property
     def served(self) -> list[str]:
-        """Those that this node takes from."""
-        if not self._mine or self._now() - self._began < GRACE_S:  # what is nobody's cannot be told yet
-            return [queue for queue in self._known if model_of(queue) in {ANY, EMBED, *self._mine}]
-        return [queue for queue in self._known if takes(queue, self._mine, self._elsewhere)]
+        """Those that this node takes from.
+
+        What is nobody's only where the last look saw it wait: its own node may have come since, and what was
+        put there afterwards is for that one.
+        """
+        return [queue for queue in self._takes() if self._has(queue) or queue in self.waiting]
