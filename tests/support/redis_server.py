@@ -13,6 +13,7 @@ import redis
 
 from gaelp_tasks.demo.broker import find_server, start_broker
 from gaelp_tasks.demo.parts import Child, PartFailed
+from support.eventually import eventually
 
 CACHE = Path(__file__).parents[2] / ".cache"
 
@@ -38,11 +39,13 @@ class RedisServer:
         self.port = 0  #: 0 until it was started
 
     def start(self) -> None:
-        """Start it, on the same port and with the same file as the time before."""
+        """Start it, on the same port and with the same file as the time before; it has read that by then."""
         log = self.directory / "redis.log"
         self._child, self.port = start_broker(
             redis_binary(), self.directory / "data", log=log, port=self.port or None
         )
+        with self.client() as client:
+            eventually(lambda: not client.info("persistence")["loading"])
 
     @property
     def url(self) -> str:
