@@ -35,6 +35,8 @@ PARTS = {  # of a prompt in base64, at each of the three places where it may beg
 }
 #: a mutated name may hold brackets and line breaks
 ENDED = re.compile(r"\[([^\[\]\n]+)\] (?:succeeded|raised|ignored|retry)")
+DISCARDED = re.compile(r"Discarding revoked task: .*\[([^\[\]\n]+)\]")
+LONG_AGO = "2020-01-01T00:00:00+00:00"
 #: for the worker: little patience, and little room, so that huge messages are refused in a short run
 SETTINGS = {
     "GAELP_NUM_PARALLEL": "8",
@@ -94,6 +96,7 @@ class _Run:
         self.good: list[str] = []
 
     def verdict(self, messages: int) -> Verdict:
+        self.publish_expired()
         while len(self.mutants) < messages:
             self.publish()
             if len(self.mutants) % BACKLOG == 0:
@@ -102,6 +105,16 @@ class _Run:
         found = self.aftermath()
         verdict = judge(found)
         return verdict._replace(broken=verdict.broken + self.replayed(found) + self.purged())
+
+    def publish_expired(self) -> None:
+        """One of each kind: they are dropped unread, and not every task stores that as its result."""
+        for template in map(renamed, self.templates):
+            told = json.loads(template.message)
+            if "id" in told["headers"]:  # protocol 1 keeps it elsewhere
+                told["headers"]["expires"] = LONG_AGO
+                mutant = Mutant("headers", json.dumps(told).encode())
+                self.store.lpush(template.queue, mutant.message)
+                self.mutants.append(mutant)
 
     def publish(self) -> None:
         template = renamed(self.rng.choice(self.templates))
@@ -160,7 +173,7 @@ class _Run:
             mutants=self.mutants,
             good=self.good,
             states=dict(self.states({task_id for task_id in ids if task_id})),
-            ended=set(ENDED.findall(log)),
+            ended={*ENDED.findall(log), *DISCARDED.findall(log)},
             dead=[letter.message for letter in dead_letters.listed(app, most=10**9)],
             parked=self.parked(),
             queued=self.left(),
