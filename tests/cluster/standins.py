@@ -102,9 +102,14 @@ def recipe(image: str, certificates: bool, pip: Iterable[tuple[str, str]]) -> st
 
 
 def mirror(sources: str) -> str:
-    """The first address of Debian's packages in apt's own list, '' where there is none."""
-    found = re.search(r"(?m)^(?:deb(?: \[[^\]]*\])? |URIs: )(https?://\S+)", sources)
-    return found[1] if found else ""
+    """The address of SUITE in apt's lists, which may name others before it; '' where they have none."""
+    if found := re.search(rf"(?m)^deb(?: \[[^\]]*\])? (https?://\S+) {SUITE} ", sources):
+        return found[1]
+    for stanza in re.split(r"\n\s*\n", sources):
+        where = re.search(r"(?m)^URIs: (https?://\S+)", stanza)
+        if where and re.search(rf"(?m)^Suites:(?: \S+)* {SUITE}(?: |$)", stanza):
+            return where[1]
+    return ""
 
 
 def have(engine: Engine, images: Iterable[str], *, public: bool) -> list[str]:
@@ -140,8 +145,9 @@ def _have_base(engine: Engine) -> None:
     try:
         engine.run(["docker", "image", "inspect", BASE])
     except Failed:
-        lists = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
-        where = mirror("\n".join(one.read_text() for one in lists if one.is_file()))
+        more = Path("/etc/apt/sources.list.d")
+        lists = [Path("/etc/apt/sources.list"), *more.glob("*.list"), *more.glob("*.sources")]
+        where = mirror("\n\n".join(one.read_text() for one in lists if one.is_file()))
         with TemporaryDirectory(prefix="gaelp-debian-") as folder:
             try:
                 engine.run(

@@ -193,7 +193,13 @@ def test_there_is_a_stand_in_for_every_public_image():
     [
         ("deb http://here/debian bookworm main\n", "http://here/debian"),
         ("# x\ndeb [signed-by=/a] https://here/debian bookworm main\n", "https://here/debian"),
-        ("Types: deb\nURIs: http://here/debian\n", "http://here/debian"),
+        ("Types: deb\nURIs: http://here/debian\nSuites: bookworm x\n", "http://here/debian"),
+        ("deb http://other/x nodistro main\ndeb http://here/debian bookworm main\n", "http://here/debian"),
+        (
+            "URIs: http://other/x\nSuites: nodistro\n\nURIs: http://here/debian\nSuites: bookworm\n",
+            "http://here/debian",
+        ),
+        ("URIs: http://other/x\nSuites: bookworm-security\n", ""),
         ("# deb http://here x\n", ""),
     ],
 )
