@@ -24,8 +24,9 @@ from cluster import judge
 from gaelp_tasks.demo.broker import free_port
 from support.eventually import eventually
 from support.exporter import scrape
+from support.needs import needs
 from support.postgres_server import PostgresServer
-from support.prometheus import ALERTMANAGER, PROGRAM, Alertmanager, Prometheus
+from support.prometheus import Alertmanager, Prometheus
 from support.redis_server import redis_binary
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(300)]
@@ -253,7 +254,7 @@ def test_nobody_was_refused_anything_that_it_needs(cluster):
     assert {each for each in refused if each[2] not in HARMLESS and each[1] != "auth"} == set()
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="no prometheus on PATH (Debian: prometheus)")
+@needs("prometheus", "prometheus")
 def test_prometheus_is_well_while_it_asks_somebody(tmp_path, cluster):
     [query] = re.findall(r"query=([^']+)'", SERVICES["prometheus"]["healthcheck"]["test"][1])
     with Prometheus(
@@ -264,7 +265,7 @@ def test_prometheus_is_well_while_it_asks_somebody(tmp_path, cluster):
         eventually(lambda: len(prometheus.ask("up == 1")) == 2, within_s=20)
 
 
-@pytest.mark.skipif(ALERTMANAGER is None, reason="no alertmanager on PATH (Debian: prometheus-alertmanager)")
+@needs("prometheus-alertmanager", "prometheus-alertmanager")
 def test_the_example_of_a_receiver_writes_what_alertmanager_tells_it(tmp_path):
     port = free_port()
     with (tmp_path / "receiver.log").open("wb") as log:

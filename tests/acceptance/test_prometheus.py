@@ -12,13 +12,14 @@ from gaelp_tasks.demo.broker import free_port
 from support.claims import publish
 from support.eventually import eventually
 from support.exporter import Exporter
-from support.prometheus import PROGRAM, Prometheus
+from support.needs import needs
+from support.prometheus import Prometheus
 from support.scripted_server import ScriptedServer
 
 pytestmark = [
     pytest.mark.redis,
     pytest.mark.slow,
-    pytest.mark.skipif(PROGRAM is None, reason="no prometheus on PATH (Debian: prometheus)"),
+    needs("prometheus", "prometheus"),
 ]
 
 DASHBOARDS = sorted((Path(__file__).parents[2] / "docker/grafana/dashboards").glob("*.json"))

@@ -17,13 +17,14 @@ from support.browser import Browser, chromium
 from support.claims import message, publish
 from support.eventually import eventually
 from support.exporter import Exporter
-from support.prometheus import FOLDER, PROGRAM, Prometheus
+from support.needs import needs
+from support.prometheus import FOLDER, Prometheus
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.redis,
     pytest.mark.slow,
-    pytest.mark.skipif(PROGRAM is None, reason="no prometheus on PATH (Debian: prometheus)"),
+    needs("prometheus", "prometheus"),
 ]
 
 QUERY = 'gaelp_queue_depth{model="phi"}'

@@ -102,3 +102,21 @@ def doors(codes: Mapping[str, tuple[int, int]]) -> list[str]:
     return wrong + [
         f"{page} answers {status} to its login." for page, (_, status) in codes.items() if status != 200
     ]
+
+
+def rules(answer: Mapping[str, Any], wanted: Collection[str]) -> list[str]:
+    """Prometheus has every alert of ours and could evaluate it."""
+    found = {rule["name"]: rule["health"] for group in answer["data"]["groups"] for rule in group["rules"]}
+    wrong = [f"Prometheus lacks the alert {name}." for name in wanted if name not in found]
+    return wrong + [f"The alert {name} is {health}." for name, health in found.items() if health == "err"]
+
+
+def figures(answers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Prometheus has figures of every name."""
+    return [f"Prometheus has no {name}." for name, answer in answers.items() if not answer["data"]["result"]]
+
+
+def seen(workers: Mapping[str, bool], wanted: int) -> list[str]:
+    """Flower sees as many workers at work as wanted."""
+    there = sum(workers.values())
+    return [] if there == wanted else [f"Flower sees {there} of {wanted} workers."]

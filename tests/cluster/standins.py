@@ -17,6 +17,7 @@ BASE = "gaelp-standin-base:bookworm"
 SUITE = "bookworm"
 BUILD_S = 900.0
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+INSIDE = "/etc/ssl/theirs.crt"  #: where no package of Debian writes its own
 FILES = Path(__file__).parent / "files"
 #: taken over from whoever runs this, so that pip finds packages from inside, too
 PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
@@ -96,7 +97,7 @@ def recipe(image: str, certificates: bool, pip: Iterable[tuple[str, str]]) -> st
     """The Dockerfile of a stand-in. Raises KeyError for an image that has none."""
     lines = [f"FROM {BASE}"]
     if certificates:
-        lines += [f"COPY {CERTIFICATES.name} {CERTIFICATES}", f"ENV PIP_CERT={CERTIFICATES}"]
+        lines += [f"COPY {CERTIFICATES.name} {INSIDE}", f"ENV PIP_CERT={INSIDE}"]
     lines += [f"ENV {name}={value}" for name, value in pip]
     return "\n".join([*lines, STANDINS[image.rpartition(":")[0]], ""])
 

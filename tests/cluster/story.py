@@ -3,10 +3,12 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -25,6 +27,13 @@ UP_S = 900.0  #: images are built, too
 WORK_S = 900.0
 WELL_S = 180.0  #: until everybody is well after the last fault
 FAULT_S = 10.0
+#: of a container's own process, which its first one started
+KILL = "import os; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), 9)"
+ALERT = "GaelpOfThisCheck"
+PROMETHEUS = "http://127.0.0.1:9090/api/v1"
+#: figures of the exporter and of the workers that must have come to Prometheus
+FIGURES = ("gaelp_queue_depth", "gaelp_invocations_total")
+ALERTS = re.findall(r"- alert: (\w+)", (ROOT / "docker/prometheus/alerts.yaml").read_text())
 BOARDS = sorted((ROOT / "docker/grafana/dashboards").glob("*.json"))
 
 
@@ -59,7 +68,9 @@ class Story:
         made = standins.have(self.engine, images, public=public)
         self._say(f"images: {', '.join(images)}; stand-ins made now: {', '.join(made) or 'none'}")
         began = time.monotonic()
-        run(compose("up", "-d", "--build", "--wait"), within_s=UP_S)
+        run(compose("build"), within_s=UP_S)
+        # `up --build` of some releases says that all is well after a build that failed
+        run(compose("up", "-d", "--no-build", "--wait"), within_s=UP_S)
         self._say(f"up after {time.monotonic() - began:.0f} s")
         wrong = self._worked()
         self._say("waiting until everybody is well")
@@ -104,9 +115,9 @@ class Story:
         run, at = self.engine.run, self.engine.container
         self._pause()
         self._say("a worker is killed")
-        run(["docker", "kill", "--signal", "KILL", at("worker", 1)])
+        # from inside: an engine takes `docker kill` for meant, and starts nothing anew
+        run(["docker", "exec", "--detach", at("worker", 1), "python", "-c", KILL])
         self._pause()
-        run(["docker", "start", at("worker", 1)])  # an engine takes a kill for meant, and starts nothing anew
         self._say("Redis is paused")
         run(["docker", "pause", at("redis", 1)])
         self._pause()
@@ -124,6 +135,7 @@ class Story:
     def _until_well(self) -> list[str]:
         """What is wrong in the end: [] as soon as nothing is."""
         late = time.monotonic() + WELL_S
+        self._alert()
         while (wrong := self._looked()) and time.monotonic() < late:
             time.sleep(5)
         return wrong
@@ -134,8 +146,14 @@ class Story:
             listed = objects(run(compose("ps", "--all", "--format", "json")))
             status = json.loads(run(compose("exec", "-T", "beat", "gaelp", "status", "--json")))
             dead = json.loads(run(compose("exec", "-T", "beat", "gaelp", "dlq", "list", "--json")))
-            page = "http://127.0.0.1:9090/api/v1/targets"
-            targets = json.loads(run(compose("exec", "-T", "prometheus", "wget", "-qO-", page)))
+            restarts = run(
+                ["docker", "inspect", "-f", "{{.RestartCount}}", self.engine.container("worker", 1)]
+            )
+            targets = self._prometheus("targets")
+            rules = self._prometheus("rules")
+            figures = {name: self._prometheus(f"query?query={name}") for name in FIGURES}
+            received = run(compose("logs", "--no-log-prefix", "receiver"))
+            workers = json.loads(self._flower("workers?status=true")[1])
             grafana = f"http://127.0.0.1:{self._ports['grafana']}/api"
             login = f"admin:{(self._secrets / 'grafana_password').read_text().strip()}"
             boards = json.loads(fetched(f"{grafana}/search", login)[1])
@@ -148,16 +166,37 @@ class Story:
             *judge.containers([one for one in listed if one["Service"] != "producer"], WANTED),
             *judge.nodes(status, servers),
             *(["There are dead letters."] if dead else []),
+            *(["The worker that was killed was not started anew."] if restarts.strip() == "0" else []),
+            *judge.rules(rules, ALERTS),
+            *judge.figures(figures),
+            *judge.seen(workers, NODES),
+            *(["The receiver was not told of an alert."] if ALERT not in received else []),
             *judge.targets(targets, {"gaelp": 1, "gaelp-worker": NODES}),
             *judge.boards(boards, sources, [json.loads(path.read_text())["uid"] for path in BOARDS]),
             *judge.doors(doors),
         ]
 
-    def _doors(self, grafana: str, login: str) -> dict[str, tuple[int, int]]:
-        flower = f"http://127.0.0.1:{self._ports['flower']}/api/workers"
+    def _prometheus(self, page: str) -> Any:
+        words = ("exec", "-T", "prometheus", "wget", "-qO-", f"{PROMETHEUS}/{page}")
+        return json.loads(self.engine.run(self.engine.compose(*words)))
+
+    def _alert(self) -> None:
+        """Tell Alertmanager of an alert, as Prometheus would."""
+        alert = json.dumps([{"labels": {"alertname": ALERT, "severity": "critical"}}])
+        words = ("wget", "-qO-", "--header", "Content-Type: application/json", f"--post-data={alert}")
+        self.engine.run(
+            self.engine.compose(
+                *("exec", "-T", "prometheus", *words, "http://alertmanager:9093/api/v2/alerts"),
+            )
+        )
+
+    def _flower(self, page: str, *, login: bool = True) -> tuple[int, str]:
         known = (self._secrets / "flower_login").read_text().strip()
+        return fetched(f"http://127.0.0.1:{self._ports['flower']}/api/{page}", known if login else "")
+
+    def _doors(self, grafana: str, login: str) -> dict[str, tuple[int, int]]:
         return {
-            "Flower": (fetched(flower)[0], fetched(flower, known)[0]),
+            "Flower": (self._flower("workers", login=False)[0], self._flower("workers")[0]),
             "Grafana": (fetched(grafana)[0], fetched(grafana, login)[0]),
         }
 

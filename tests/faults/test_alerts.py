@@ -17,17 +17,16 @@ from gaelp_tasks.errors import NodeFailed
 from support.claims import message, publish
 from support.eventually import eventually
 from support.exporter import Exporter
-from support.prometheus import ALERTMANAGER, FOLDER, PROGRAM, Alertmanager, Prometheus, Receiver
+from support.needs import needs
+from support.prometheus import FOLDER, Alertmanager, Prometheus, Receiver
 from support.scripted_server import Reply, Request, ScriptedServer
 
 pytestmark = [
     pytest.mark.redis,
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        PROGRAM is None or ALERTMANAGER is None,
-        reason="no prometheus or no alertmanager on PATH (Debian: prometheus prometheus-alertmanager)",
-    ),
+    needs("prometheus", "prometheus"),
+    needs("prometheus-alertmanager", "prometheus-alertmanager"),
 ]
 
 ALERTS = {

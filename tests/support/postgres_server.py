@@ -19,6 +19,7 @@ from urllib.parse import quote
 import pytest
 
 from support.eventually import eventually
+from support.needs import lacking
 
 NOBODY = ("postgres", "nobody")  #: PostgreSQL refuses to run as root
 
@@ -31,7 +32,7 @@ def postgres_binaries() -> Path:
     for folder in [*on_path, *known]:
         if all((folder / name).exists() for name in ("initdb", "postgres")):
             return folder
-    pytest.skip("no PostgreSQL server: neither initdb nor postgres on PATH or under /usr/lib/postgresql")
+    return lacking("no PostgreSQL server: neither initdb nor postgres on PATH or under /usr/lib/postgresql")
 
 
 def _unprivileged() -> dict[str, Any]:

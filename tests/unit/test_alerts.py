@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from gaelp_tasks.metrics.series import CLUSTER, WORKER
+from support.needs import needs
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker/prometheus"
@@ -162,7 +162,7 @@ def test_what_nobody_tells_is_seen(expr, found):
     assert list(wrong(expr)) == found
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on PATH (Debian: prometheus)")
+@needs("promtool", "prometheus")
 @pytest.mark.parametrize(
     "words",
     [
@@ -177,9 +177,7 @@ def test_prometheus_own_tool_finds_nothing_wrong(words):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(
-    shutil.which("amtool") is None, reason="no amtool on PATH (Debian: prometheus-alertmanager)"
-)
+@needs("amtool", "prometheus-alertmanager")
 def test_alertmanagers_own_tool_finds_nothing_wrong():
     words = ("amtool", "check-config", "alertmanager.yaml")
     done = subprocess.run(words, cwd=FOLDER, capture_output=True, text=True, check=False)

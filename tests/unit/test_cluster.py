@@ -163,6 +163,24 @@ def test_prometheus_reaches_everybody(there, wrong):
     assert judge.targets({"data": {"activeTargets": there}}, {"w": 2}) == wrong
 
 
+def test_prometheus_has_every_alert_and_can_evaluate_it():
+    answer = {
+        "data": {"groups": [{"rules": [{"name": "A", "health": "ok"}, {"name": "B", "health": "err"}]}]}
+    }
+    assert judge.rules(answer, ["A"]) == ["The alert B is err."]
+    assert judge.rules(answer, ["C"]) == ["Prometheus lacks the alert C.", "The alert B is err."]
+
+
+def test_prometheus_has_the_figures():
+    some, none = {"data": {"result": [{}]}}, {"data": {"result": []}}
+    assert judge.figures({"a": some, "b": none}) == ["Prometheus has no b."]
+
+
+def test_flower_sees_the_workers_that_are_at_work():
+    assert judge.seen({"a": True, "b": True, "old": False}, 2) == []
+    assert judge.seen({"a": True}, 2) == ["Flower sees 1 of 2 workers."]
+
+
 def test_grafana_has_its_boards_and_its_source():
     source = {"uid": "gaelp-prometheus"}
     assert judge.boards([{"uid": "a"}], [source], ["a"]) == []

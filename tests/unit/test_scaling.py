@@ -1,7 +1,6 @@
 """The queries to scale by, as docs/metrics.md has them: evaluated by promtool on figures that are known."""
 
 import re
-import shutil
 import subprocess
 from math import ceil
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from gaelp_tasks.metrics.series import CLUSTER
+from support.needs import needs
 
 PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 SECTION = PAGE.partition("\n## Scaling\n")[2].partition("\n## ")[0]
@@ -71,7 +71,7 @@ NOBODY = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on PATH (Debian: prometheus)")
+@needs("promtool", "prometheus")
 @pytest.mark.parametrize(
     ("figures", "query", "value"),
     [
