@@ -17,6 +17,8 @@ ARGS ?=
 # A caller's own paths must not reach into the virtual environment; `up` alone hands them on, to its worker.
 export PYTHONPATH_OF_CALLER := $(value PYTHONPATH)
 unexport PYTHONPATH PYTHONHOME
+# Else every program would compile everything that it imports, and a suite starts hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

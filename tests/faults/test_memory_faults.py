@@ -20,8 +20,13 @@ from faults.memory.record import Moment, Record
 from faults.memory.trace import LIMIT_BYTES, NUM_PARALLEL, RESERVE_BYTES, Ask, trace
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.cli import top
+from gaelp_tasks.demo.broker import free_port
 from support.cgroups import MemoryGroup
 from support.eventually import eventually
+from support.exporter import Exporter
+from support.needs import needs
+from support.paging_server import answer
+from support.prometheus import Alertmanager, Prometheus, Receiver
 
 MIB = 1024**2
 SEEDS = (0,)  #: of the short form
@@ -94,6 +99,41 @@ def test_who_takes_memory_cuts_the_slots_and_giving_it_back_restores_them_as_top
             lambda: seen_slots(place) == NUM_PARALLEL, within_s=BELIEVED_S, what="slots are there again"
         )
         assert told_by_top(place)["slots"] == NUM_PARALLEL
+        assert place.group.kills == 0
+
+
+@pytest.mark.redis
+@pytest.mark.timeout(180)
+@needs("prometheus", "prometheus")
+@needs("prometheus-alertmanager", "prometheus-alertmanager")
+def test_a_neighbour_that_takes_memory_raises_the_alerts_of_it(cgroups, broker, tmp_path):
+    lived = trace(0)
+    model = min(lived.models, key=lambda model: model.true_bytes)
+    app.redis.flushdb()
+    port = free_port()
+    exporter = Exporter(tmp_path, broker.url)
+    with (
+        node(replace(lived, models=(model,)), tmp_path) as place,
+        worker_of(place, tmp_path, GAELP_METRICS_PORT=str(port)) as worker,
+        exporter,
+        Receiver() as receiver,
+        Alertmanager(tmp_path, receiver.port) as manager,
+        Prometheus(
+            tmp_path, {"gaelp": [exporter.port], "gaelp-worker": [port]}, alertmanager=manager.port
+        ) as prometheus,
+    ):
+        eventually(announced(worker, place), within_s=30, what="the node is announced by its cgroup")
+        run = ask_for(Ask(id="run", at_s=0, model=model.name, tier="background", tokens=600, pace_s=0.05))
+        next(run.stream(timeout=30))
+        eventually(lambda: prometheus.ask("gaelp_node_open == 1"), within_s=20, what="a first look")
+        place.neighbour.do(f"take {place.group.free_bytes - RESERVE_BYTES // 2} 0")
+        eventually(lambda: seen_slots(place) == 0, within_s=30, what="its model had to go")
+        place.neighbour.do(f"take {place.group.free_bytes - RESERVE_BYTES // 2} 0")
+        raised = {"GaelpEvictions", "GaelpMemoryUnderFloor"}
+        eventually(lambda: receiver.heard("firing") >= raised, within_s=30, what="somebody was told of both")
+        place.neighbour.do("give")
+        place.neighbour.do("give")
+        assert run.get(timeout=90)["text"] == answer(600)
         assert place.group.kills == 0
 
 
