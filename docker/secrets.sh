@@ -31,14 +31,18 @@ put() { printf '%s\n' "$2" >"$new/$1"; }
 
 # each user's patterns carry the namespace, but for Redis' own channel; passwords are there as digests only
 rules="s/\\([~&]\\)/\\1$namespace/g; s/&${namespace}__redis__/\\&__redis__/"
-for user in worker beat producer reader; do
+for user in worker beat producer reader metrics; do
   secret=$(password)
   put "${user}_broker_url" "redis://$user:$secret@redis:6379/0"
   rules="$rules; s/@$user@/$(digest "$secret")/"
 done
 secret=$(password)
 put redis_health "$secret"
-sed "$rules; s/@health@/$(digest "$secret")/" "$here/redis/users.acl" >"$new/redis_users"
+rules="$rules; s/@health@/$(digest "$secret")/"
+secret=$(password)
+put redis_backup "$secret"
+rules="$rules; s/@backup@/$(digest "$secret")/"
+sed "$rules" "$here/redis/users.acl" >"$new/redis_users"
 
 secret=$(password)
 put postgres_password "$secret"

@@ -22,6 +22,7 @@ __all__ = [
     "ANSWER_S",
     "NOT_NOW",
     "AsyncRedis",
+    "Forbidden",
     "Full",
     "Refused",
     "Replica",
@@ -46,6 +47,8 @@ AsyncRedis = redis.asyncio.Redis
 
 #: The server answered, with an error.
 Refused = redis.ResponseError
+#: Its ACL does not let this user do that.
+Forbidden = redis.exceptions.NoPermissionError
 #: The server does not know a script (any more).
 ScriptUnknown = redis.exceptions.NoScriptError
 #: The server has no room.

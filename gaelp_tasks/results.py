@@ -4,6 +4,7 @@ Celery's remote control is here as well: revoking one of ours needs no living wo
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
 from time import monotonic, sleep
@@ -13,10 +14,11 @@ from celery.app.control import Control as CeleryControl
 from celery.exceptions import TimeoutError as CeleryTimeout
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
+from kombu.exceptions import OperationalError
 
 from gaelp_tasks import errors
 from gaelp_tasks.cancellation import request_cancel
-from gaelp_tasks.connections import worded
+from gaelp_tasks.connections import Forbidden, worded
 from gaelp_tasks.errors import StreamUnavailable
 from gaelp_tasks.line import open_line
 from gaelp_tasks.streams import FIRST, Event, Reading, abefore_text, afollow, before_text, follow
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from gaelp_tasks.celery_app import GaelpApp
 
 __all__ = ["Control", "InvocationHandle"]
+
+logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 RELOOK_S = 5.0
@@ -150,14 +154,20 @@ class Control(CeleryControl):
     def revoke(self, task_id: Any, *args: Any, **options: Any) -> Any:
         """Leave a standing request to cancel, then tell the workers as Celery does.
 
-        Celery's own message is heard only by workers that live right now. Raises BrokerUnavailable.
+        Celery's own message is heard only by workers that live right now; a producer's user of Redis may not
+        send it. Raises BrokerUnavailable.
         """
         settings = self.app.settings
         with worded(settings):
             request_cancel(
                 self.app.redis, self.app.keys, *(maybe_list(task_id) or ()), ttl_s=settings.cancel_ttl_s
             )
-        return super().revoke(task_id, *args, **options)
+        try:
+            return super().revoke(task_id, *args, **options)
+        except OperationalError as error:
+            if not isinstance(error.__cause__, Forbidden):
+                raise
+            logger.warning("The request to cancel is left in Redis, whose ACL lets this user call no worker.")
 
 
 class _Patience:

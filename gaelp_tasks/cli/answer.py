@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from gaelp_tasks import app
 from gaelp_tasks.cli.output import note
-from gaelp_tasks.errors import StreamRestarted
+from gaelp_tasks.connections import Forbidden
+from gaelp_tasks.errors import BrokerUnavailable, StreamRestarted
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.overview import live_nodes
 from gaelp_tasks.results import InvocationHandle
@@ -35,8 +36,14 @@ def printable(text: str) -> str:
 
 
 def warn_without_worker(tier: Tier) -> None:
-    """Say at once that nobody is there to work. Raises BrokerUnavailable."""
-    if not live_nodes(app):
+    """Say at once that nobody is there to work, where our Redis user may know. Raises BrokerUnavailable."""
+    try:
+        nodes = live_nodes(app)
+    except BrokerUnavailable as error:
+        if isinstance(error.__cause__, Forbidden):
+            return  # a producer's user sees no keys but its own
+        raise
+    if not nodes:
         note(
             f"No worker is running; what is asked waits in queue {tier} until one is (`gaelp worker`, or "
             "`make up`). Ctrl-C cancels it."

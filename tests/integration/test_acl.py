@@ -9,11 +9,18 @@ import pytest
 import redis as redis_py
 from celery import chord
 
+from gaelp_beat.leader import Leader, script
+from gaelp_beat.previous import Previous
+from gaelp_beat.sweeper import Sweeper
 from gaelp_tasks import attachments, dead_letters
+from gaelp_tasks.cli import answer
 from gaelp_tasks.models.attachment import REFERENCE
+from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.models.schedule import Schedule
+from gaelp_tasks.survey import Survey
 from support.elsewhere import elsewhere
 from support.eventually import eventually
-from support.redis_server import RedisServer
+from support.redis_server import RedisServer, redis_7_binary
 from support.worker import WorkerProcess
 
 pytestmark = [pytest.mark.redis, pytest.mark.engine]
@@ -22,14 +29,104 @@ PAGE = Path(__file__).parents[2] / "docs" / "redis.md"
 LINES = re.findall(r"^ACL SETUSER .*$", PAGE.read_text(), flags=re.MULTILINE)
 SHORT = {"num_predict": 5, "seed": 5}
 ENDLESS = {"num_predict": 1_000_000}
-USERS = {"worker", "producer", "reader"}
-#: a reader shows what workers hold, and kombu runs a script; Redis 6 gives a key to read and write
-MAY = {("reader", "HGETALL"), ("reader", "EVALSHA"), ("reader", "SCRIPT"), ("producer", "SET")}
+USERS = ("worker", "beat", "producer", "reader", "metrics", "backup")
+#: who may do what; every other user is refused. Ids are known to whoever asked, and cannot be looked up.
+MAY = {
+    # queues
+    "LPUSH interactive m": "worker beat producer",
+    "LPUSH batch.llama3_1b m": "worker beat producer",
+    "RPUSH background m": "worker beat",
+    "LPUSH system m": "worker beat",
+    "LPUSH celery m": "worker beat",
+    "LPUSH somebody-elses m": "",
+    "LLEN interactive": "worker beat producer reader metrics",
+    "LRANGE batch.llama3_1b 0 -1": "worker beat reader metrics",
+    "LINDEX interactive 0": "worker beat",
+    "GETRANGE interactive 0 1": "worker beat",
+    "RPOP interactive": "worker",
+    "LPOP batch.llama3_1b": "worker",
+    "BRPOP interactive 1": "worker",
+    "LMOVE interactive batch LEFT LEFT": "worker",
+    "LTRIM interactive 1 0": "worker",
+    "LREM interactive 0 m": "worker",
+    "DEL interactive": "worker",
+    "UNLINK batch.llama3_1b": "worker",
+    "PEXPIRE interactive 1": "worker",
+    "RENAME interactive gaelp:x": "worker",
+    "SET interactive x": "worker",
+    # what workers hold, what waits for its time, and dead letters
+    "HGETALL gaelp:unacked": "worker beat reader metrics",
+    "HVALS gaelp:unacked": "worker beat reader",
+    "DEL gaelp:unacked": "worker beat",
+    "HDEL gaelp:unacked x": "worker beat",
+    "ZREM gaelp:leases x": "worker beat",
+    "ZADD gaelp:leases 1 x": "worker beat",
+    "ZADD gaelp:parked XX 0 x": "worker beat producer",
+    "ZREM gaelp:parked x": "worker beat",
+    "ZRANGE gaelp:parked 0 -1": "worker beat reader",
+    "HGET gaelp:parked:messages x": "worker beat reader",
+    "HGETALL gaelp:dead:messages": "worker beat reader",
+    "DEL gaelp:dead": "worker beat",
+    "LPOP gaelp:suspects": "worker beat",
+    "SADD gaelp:queues batch.m": "worker beat producer",
+    "SREM gaelp:queues batch.m": "worker beat",
+    "SMEMBERS gaelp:queues": "worker beat reader metrics",
+    # one invocation
+    "GET celery-task-meta-x": "worker beat producer reader",
+    "SETEX celery-task-meta-x 9 {}": "worker beat",
+    "DEL celery-task-meta-x": "worker beat producer",
+    "XRANGE gaelp:stream:x - +": "worker beat producer reader metrics",
+    "XADD gaelp:stream:x * t word": "worker beat",
+    "DEL gaelp:stream:x": "worker beat producer",
+    "SET gaelp:attachment:x:y text": "worker beat producer",
+    "GET gaelp:attachment:x:y": "worker beat reader",
+    "GETRANGE gaelp:attachment:x:y 0 9": "worker beat",
+    "SET gaelp:attachment:x:y text GET": "worker beat",
+    "DEL gaelp:attachment:x:y": "worker beat",
+    "SET gaelp:cancel:x user": "worker beat producer",
+    "SET gaelp:claims:x 9": "worker beat",
+    "GET gaelp:asked:x": "worker beat producer reader",
+    "XRANGE gaelp:history - +": "worker beat reader",
+    "XLEN gaelp:history": "worker beat reader metrics",
+    # who works
+    "SET gaelp:cordon:w hand-back": "worker beat",
+    "SET gaelp:beat:leader me": "worker beat",
+    "SET gaelp:node:w:url {}": "worker beat",
+    "GET gaelp:node:w:url": "worker beat reader metrics",
+    "PUBLISH gaelp:cancellations x": "worker beat producer",
+    "PUBLISH /0.celery.pidbox x": "worker beat reader",
+    "SUBSCRIBE celery-task-meta-x": "worker beat producer reader",
+    "PSUBSCRIBE celery-task-meta-*": "worker beat reader",
+    "PSUBSCRIBE /0.celeryev/*": "worker reader",
+    "PUBLISH /0.celeryev/task.sent x": "worker beat producer",
+    "PUBLISH /0.celeryev/worker.heartbeat x": "worker",
+    "SADD _kombu.binding.interactive x": "worker beat producer",
+    "DEL _kombu.binding.interactive": "worker beat",
+    "DEL _kombu.binding.reply.celery.pidbox": "worker beat reader",
+    # the server
+    "SCAN 0": "worker beat reader metrics",
+    "INFO": "worker beat reader backup",
+    "EVAL return 0": "worker beat",
+    "EVALSHA x 0": "worker beat reader metrics",
+    "SCRIPT LOAD x": "worker beat reader metrics",
+    "CLIENT LIST": "worker beat",
+    "SYNC": "backup",
+    "BGSAVE": "backup",
+    "GET somebody:else": "",
+    **dict.fromkeys(
+        (
+            *("FLUSHALL", "FLUSHDB", "SCRIPT FLUSH", "KEYS *", "CONFIG GET *", "CONFIG SET a b", "ACL LIST"),
+            *("MONITOR", "SHUTDOWN", "DEBUG SLEEP 0", "REPLICAOF no one", "CLIENT KILL 127.0.0.1:1", "SAVE"),
+            *("SWAPDB 0 1", "FUNCTION FLUSH", "SORT interactive", "MIGRATE h 1 k 0 1", "RESTORE k 0 v"),
+        ),
+        "",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
 def server():
-    with RedisServer() as running:
+    with RedisServer(redis_7_binary()) as running:
         with running.client() as admin:
             for line in LINES:
                 admin.execute_command(*line.split())
@@ -106,7 +203,8 @@ def test_what_a_producer_lays_beside_its_message_is_read_and_taken_away(places, 
     )
     attachments.keep(app.redis, app.keys, "long", reference)
     assert sent.get(timeout=20)["stop_reason"] == "length"
-    eventually(lambda: not app.redis.exists(app.keys.attachment("long", reference.place)))
+    key = app.keys.attachment("long", reference.place)
+    eventually(lambda: not places["worker"].app.redis.exists(key))
 
 
 def test_a_chord_of_a_producer_ends(places, worker):
@@ -136,36 +234,132 @@ def test_the_reader_asks_workers_and_sees_their_nodes(places, worker):
     assert list(app.redis.scan_iter(match=app.keys.node("*")))
 
 
-@pytest.mark.parametrize("user", ["producer", "reader"])
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("EVAL", "return 1", 0),
-        ("EVALSHA", "0" * 40, 0),
-        ("SCRIPT", "LOAD", "return 1"),
-        ("FLUSHALL",),
-        ("CONFIG", "GET", "*"),
-        ("KEYS", "*"),
-        ("HGETALL", "gaelp:unacked"),
-        ("SET", "gaelp:claims:x", 9),
-        ("GET", "somebody:else"),
-    ],
-    ids=lambda command: command[0],
-)
-def test_what_a_user_is_not_for_is_refused(places, server, denied, user, command):
-    if (user, command[0]) in MAY:
-        return
-    with pytest.raises(redis_py.exceptions.NoPermissionError):
-        places[user].app.redis.execute_command(*command)
+def test_the_command_line_goes_on_where_a_producer_may_not_look_for_workers(
+    places, server, denied, monkeypatch, capsys
+):
+    monkeypatch.setattr(answer, "app", places["producer"].app)
+    answer.warn_without_worker(Tier.INTERACTIVE)
+    assert "".join(capsys.readouterr()) == ""
     with server.client() as admin:
+        assert [entry["object"] for entry in admin.acl_log()][:1] == ["scan"]
         admin.acl_log_reset()
 
 
+def test_a_producer_revokes_by_our_app_without_calling_workers(places, worker, server, denied):
+    app = places["producer"].app
+    endless = places["producer"].invoke("Never stop", options=ENDLESS)
+    next(endless.stream(timeout=20))
+    app.control.revoke(endless.id)
+    assert endless.get(timeout=20)["stop_reason"] == "cancelled"
+    with server.client() as admin:
+        assert {entry["object"] for entry in admin.acl_log()} <= {"/0.celery.pidbox", "client"}
+        admin.acl_log_reset()
+
+
+def test_a_reader_waits_for_answers_that_do_not_come_and_hears_events(places, worker):
+    app = places["reader"].app
+    assert app.control.inspect(["nobody@nowhere"], timeout=0.5).ping() is None
+    heard = []
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": heard.append})
+        events = receiver.itercapture(timeout=20, wakeup=False)
+        next(events)  # a worker's heartbeat: it listens
+        sent = places["producer"].invoke("Hi", options=SHORT)
+        next(None for _ in events if any(one.get("uuid") == sent.id for one in heard))
+        events.close()
+        connection.default_channel.sweep_bindings()
+
+
+def test_the_exporter_looks_at_everything(places, worker, server):
+    with server.client() as admin:
+        admin.lpush("batch.nowhere", json.dumps({"headers": {"id": "a", "gaelp_published_at": 1.0}}))
+        admin.sadd("gaelp:queues", "batch.nowhere")
+    found = Survey(places["metrics"].app).take()
+    assert found.loads["batch", "nowhere"].oldest_s > 1e6
+    assert [node.worker for node in found.nodes] == [worker.name]
+    with server.client() as admin:
+        admin.delete("batch.nowhere")
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery, which stores the failure
+def test_a_beat_leads_sweeps_tells_of_poison_looks_back_and_revokes(places, worker, server):
+    app = places["beat"].app
+    leader = Leader(app.redis, app.keys)
+    assert leader.lead()
+    publish = app.redis.register_script(script("publish"))
+    assert publish(keys=[app.keys.beat, app.keys.beat_published, "batch.nowhere"], args=["x"] * 5) == -1
+    app.send_task("shop.count", queue="celery")
+    with server.client() as admin:
+        about = {"id": "bad", "queue": "batch.nowhere", "alone": True}
+        admin.hset("gaelp:unacked", "gone|1", json.dumps(about) + "\n{}")
+        admin.zadd("gaelp:leases", {"gone|1": 1})
+        admin.set("gaelp:deaths:bad", 99)
+        due = {"id": "due", "queue": "celery"}  # no worker takes it there
+        admin.hset("gaelp:parked:messages", "due", json.dumps(due) + "\n{}")
+        admin.zadd("gaelp:parked", {"due": 1})
+    previous = Previous(app, app.redis, answer_s=5.0)
+    schedule = Schedule(name="s", interval_s=1, kwargs={"prompt": "Hi"})
+    assert not previous.goes_on("s", "somebody", schedule)
+    sweeper = Sweeper(app)
+    sweeper.sweep()
+    assert dead_letters.count(app) == 1
+    eventually(lambda: places["producer"].handle("bad").status == "FAILURE")
+    assert dead_letters.purge(app, [letter.id for letter in dead_letters.listed(app, most=5)]) == 1
+    app.control.revoke("somebody")
+    leader.resign()
+    sweeper._redis.close()
+    with server.client() as admin:
+        assert admin.llen("celery") == 2
+        admin.delete("celery")
+
+
+@pytest.mark.parametrize("command", MAY)
+def test_a_user_may_do_what_it_is_for_and_is_refused_the_rest(server, command):
+    with server.client() as admin:
+        answers = {user: admin.execute_command("ACL DRYRUN", user, *command.split()) for user in USERS}
+    assert " ".join(user for user in USERS if answers[user] == "OK") == MAY[command]
+    assert all("no permissions" in answer for answer in answers.values() if answer != "OK")
+
+
+@pytest.mark.parametrize("user", ["reader", "metrics"])
+@pytest.mark.parametrize("line", ["'RPOP', 'interactive'", "'DEL', KEYS[1]", "'LPUSH', KEYS[1], 'm'"])
+def test_a_script_may_do_no_more_than_its_user(places, server, denied, user, line):
+    redis = places[user].app.redis
+    sha = redis.script_load(f"return redis.call({line})")
+    with server.client() as admin:
+        admin.lpush("background.x", "kept")
+        with pytest.raises(redis_py.exceptions.ResponseError, match="executing the script can't"):
+            redis.evalsha(sha, 1, "background.x")
+        assert admin.lrange("background.x", 0, -1) == ["kept"]
+        admin.delete("background.x")
+        admin.acl_log_reset()
+
+
+def test_the_exporters_user_has_no_command_that_writes(server):
+    with server.client() as admin:
+        writing = {name.upper() for name in admin.execute_command("COMMAND LIST FILTERBY ACLCAT write")}
+    [line] = [line for line in LINES if line.split()[2] == "metrics"]
+    given = {word.strip("()")[1:].upper() for word in line.split() if word.startswith("+")}
+    assert {"DEL", "RPOP", "XADD"} <= writing
+    assert {"SCAN", "EVALSHA"} <= given
+    assert not given & writing
+
+
 @pytest.mark.parametrize(
-    "command", [("FLUSHALL",), ("SCRIPT", "FLUSH"), ("KEYS", "*"), ("CONFIG", "SET", "a", "b")]
+    ("user", "command"),
+    [
+        ("producer", "RPOP interactive"),
+        ("producer", "LRANGE interactive 0 -1"),
+        ("reader", "RPOP interactive"),
+        ("reader", "DEL gaelp:unacked"),
+        ("metrics", "DEL interactive"),
+        ("beat", "RPOP interactive"),
+        ("backup", "GET interactive"),
+        ("worker", "FLUSHALL"),
+    ],
 )
-def test_a_worker_cannot_harm_what_is_not_its_own(places, server, command):
+def test_what_a_user_is_not_for_is_refused_indeed(places, server, denied, user, command):
     with pytest.raises(redis_py.exceptions.NoPermissionError):
-        places["worker"].app.redis.execute_command(*command)
+        places[user].app.redis.execute_command(*command.split())
     with server.client() as admin:
         admin.acl_log_reset()

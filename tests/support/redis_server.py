@@ -1,6 +1,7 @@
 """A private Redis for a test: real, on loopback, append-only, and gone afterwards whatever happens."""
 
 import os
+import shutil
 import signal
 from functools import cache
 from pathlib import Path
@@ -11,16 +12,24 @@ from typing import Self
 import pytest
 import redis
 
-from gaelp_tasks.demo.broker import find_server, start_broker
+from gaelp_tasks.demo.broker import find_server, server_version, start_broker
 from gaelp_tasks.demo.parts import Child, PartFailed
 from support.eventually import eventually
+from support.needs import lacking
 
 CACHE = Path(__file__).parents[2] / ".cache"
 
 
 @cache
 def redis_binary() -> Path:
-    """The server program; without one the test is skipped, in CI it fails."""
+    """The server program: ours, the oldest that all must run with, before one on PATH.
+
+    Without one the test is skipped, in CI it fails.
+    """
+    try:
+        return find_server(CACHE, path="")
+    except PartFailed:
+        pass  # there is none to fetch for this machine
     try:
         return find_server(CACHE)
     except PartFailed as error:
@@ -29,10 +38,27 @@ def redis_binary() -> Path:
         pytest.skip(f"no redis-server: {error}")
 
 
-class RedisServer:
-    """`with RedisServer() as server: ... server.url`; database 0 of a server that nobody else uses."""
+@cache
+def redis_7_binary() -> Path:
+    """A server of Redis 7 or later, which tells reading a key from writing it.
 
-    def __init__(self) -> None:
+    Without one the test is skipped; in CI as root, which installs it, it fails.
+    """
+    on_path = shutil.which("redis-server")
+    for found in (on_path and Path(on_path), redis_binary()):
+        if found and (server_version(found) or (0,)) >= (7, 0):
+            return found
+    return lacking("no redis-server 7.0 or later on PATH (Debian: redis-server)")
+
+
+class RedisServer:
+    """`with RedisServer() as server: ... server.url`; database 0 of a server that nobody else uses.
+
+    `binary` None: `redis_binary()`.
+    """
+
+    def __init__(self, binary: Path | None = None) -> None:
+        self._binary = binary or redis_binary()
         self._folder = TemporaryDirectory(prefix="gaelp-redis-")
         self.directory = Path(self._folder.name)
         self._child: Child | None = None
@@ -42,7 +68,7 @@ class RedisServer:
         """Start it, on the same port and with the same file as the time before; it has read that by then."""
         log = self.directory / "redis.log"
         self._child, self.port = start_broker(
-            redis_binary(), self.directory / "data", log=log, port=self.port or None
+            self._binary, self.directory / "data", log=log, port=self.port or None
         )
         with self.client() as client:
             eventually(lambda: not client.info("persistence")["loading"])
