@@ -6,12 +6,14 @@ from typing import Any
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import unavailable, worded
 
-__all__ = ["EVICTED", "FENCED", "PREEMPTED", "REAPED", "count", "counted"]
+__all__ = ["EVICTED", "FENCED", "LATE_MS", "PREEMPTED", "REAPED", "SCHEDULED", "count", "counted"]
 
 EVICTED = "evicted"  #: runs whose model was unloaded under them, because memory was short
 PREEMPTED = "preempted"  #: runs that made way for a higher tier
 REAPED = "reaped"  #: messages that were taken from workers which had died, or were taken for dead
 FENCED = "fenced"  #: runs that a later claim had overtaken: what they still wrote was refused
+SCHEDULED = "scheduled"  #: due runs that beat has published
+LATE_MS = "scheduled_late_ms"  #: how late those were, all together, by the clock of their beat
 
 
 def count(app: GaelpApp, what: str, times: int = 1) -> None:

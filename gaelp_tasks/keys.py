@@ -152,9 +152,18 @@ class Keys:
         return f"{self.namespace}gaelp:beat:fence"
 
     @property
+    def beat_read(self) -> str:
+        """When the leading beat last read its schedules in the database, Unix time in ms."""
+        return f"{self.namespace}gaelp:beat:read"
+
+    @property
     def beat_published(self) -> str:
         """Up to when each schedule's runs are published: its id -> Unix time in ms."""
         return f"{self.namespace}gaelp:beat:published"
+
+    def beside(self, server: str) -> str:
+        """The container of the worker that a model server of a compose project has."""
+        return f"{self.namespace}gaelp:beside:{server}"
 
     @property
     def history(self) -> str:

@@ -25,7 +25,7 @@ INBOX = "inbox"  #: in place of a model: what no worker has sorted yet
 MOST_QUEUES = 2000  #: looked at; callers may name as many models as they like
 AT_ONCE = 50  #: queues in one script: 500 lists, a millisecond of Redis
 NODES_EVERY_S = 10.0  #: between two searches for workers; to search is to go through all keys
-FIXED = 8  #: questions of each look; then comes one for each node
+FIXED = 10  #: questions of each look; then comes one for each node
 PAUSE = 50  #: times as long as a search took, at least, until the next
 
 #: KEYS lists of queues. ARGV 1 bytes of the largest message that is read, 2 prefix of the keys that say how
@@ -79,6 +79,9 @@ class Figures(NamedTuple):
     held: int  #: messages that workers have claimed and not settled
     beat_leads: bool
     beat_terms: int  #: how often a beat began to lead; 0: none ever did
+    #: since the leading beat last read its schedules in the database; None: none ever did
+    schedules_age_s: float | None = None
+    history: int = 0  #: ends of invocations that are not in the database yet
 
 
 class _Head(NamedTuple):
@@ -120,16 +123,19 @@ class Survey:
                 pipe.hlen(keys.unacked)
                 pipe.exists(keys.beat)
                 pipe.get(keys.beat_fence)
+                pipe.get(keys.beat_read)
+                pipe.xlen(keys.history)
                 for key in self._node_keys:
                     pipe.get(key)
                 replies = pipe.execute()
-            known, counts, dead, parked, suspects, held, leads, terms = replies[:FIXED]
+            known, counts, dead, parked, suspects, held, leads, terms, read_ms, history = replies[:FIXED]
             nodes = tuple(_snapshots(replies[FIXED:]))
             heads = self._heads(_queues(known, nodes))
         loads = self._loads(heads, nodes)
         times = {what: int(number) for what, number in counts.items()}
-        beat = bool(leads), int(terms or 0)
-        return Figures(loads, nodes, times, dead, parked, suspects, held, *beat)
+        age_s = None if read_ms is None else max(0.0, self._now() - int(read_ms) / 1000)
+        beat = bool(leads), int(terms or 0), age_s
+        return Figures(loads, nodes, times, dead, parked, suspects, held, *beat, history)
 
     def _search(self) -> None:
         """Find who announces nodes; it goes through every key that is there."""

@@ -3,15 +3,17 @@
 A beat that dies while it publishes has either done all of it or nothing, and whoever leads next can tell.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import time
 from typing import Any, NamedTuple
 
 from kombu.connection import Connection
 from kombu.utils import json as kombu_json
 
 from gaelp_beat.leader import script
-from gaelp_tasks.connections import SyncRedis
+from gaelp_tasks import counts
+from gaelp_tasks.connections import SyncRedis, unavailable
 from gaelp_tasks.keys import Keys
 
 __all__ = ["Deposed", "Press", "Run"]
@@ -42,7 +44,9 @@ class Press:
     Private: kombu's Channel._put and _q_for_pri, Connection.transport_cls (tests/integration/test_beat.py).
     """
 
-    def __init__(self, redis: SyncRedis, keys: Keys) -> None:
+    def __init__(self, redis: SyncRedis, keys: Keys, now: Callable[[], float] = time) -> None:
+        self._redis = redis
+        self._now = now
         self._publish: Any = redis.register_script(script("publish"))
         self._keys = keys
         self._run: Run | None = None
@@ -100,4 +104,13 @@ class Press:
         self.passed = True
         if not done:
             raise PublishedBefore
+        self._count(run)
         return True
+
+    def _count(self, run: Run) -> None:
+        """For `gaelp metrics`; where Redis has gone since, it goes uncounted."""
+        late_ms = max(0, int(self._now() * 1000) - run.due_ms)
+        with suppress(*unavailable), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hincrby(self._keys.counts, counts.SCHEDULED, 1)
+            pipe.hincrby(self._keys.counts, counts.LATE_MS, late_ms)
+            pipe.execute()

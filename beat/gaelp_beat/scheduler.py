@@ -216,6 +216,7 @@ class Scheduler(beat.Scheduler):
             self._tell("SQL", _why(error))
             return TICK_S * 1000
         self._well("SQL")
+        self._redis.set(self.app.keys.beat_read, now_ms)  # `gaelp metrics` tells how long ago
         for sentence in due.unread:
             logger.error("%s", sentence)
         if any(moved):

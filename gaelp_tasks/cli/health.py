@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
@@ -20,7 +20,10 @@ __all__ = ["health"]
 
 TICKED_S = 10.0  #: a beat ticks twice a second, and a look into SQL may take some
 LOOKED_S = 10.0  #: an exporter that is asked looks at once
-PAGE_S = 5.0  #: for its page
+PAGE_S = 5.0  #: for a page
+DEAF_S = 30.0  #: a claim is unanswered for longer: as the alert GaelpDeafWorker
+STUCK_S = 600.0  #: nothing has moved in its runs for longer: as the alert GaelpNoProgress
+STANDBY = "gaelp_worker_standing_by"  #: on the page of docker/beside.py while there is no model server for it
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where a program that listens everywhere is found
 
 
@@ -50,7 +53,9 @@ def health(
     """Whether a program of this host makes progress, not only lives; exit code 1 when it does not.
 
     \b
-    worker   it announces its node
+    worker   it announces a node that is well; by its own page, if
+             GAELP_METRICS_PORT gives it one, its claims are
+             answered and what it runs moves on
     beat     it ticks, whether it leads or stands by
     metrics  its page tells of the cluster, and is fresh
 
@@ -58,11 +63,11 @@ def health(
     """  # noqa: D301  \b keeps the lines for click
     host = socket.gethostname()
     if program is Program.WORKER:
-        verdict = of_worker(live_nodes(app), host, name)
+        verdict = of_worker(live_nodes(app), host, name, _own_page(app.settings))
     elif program is Program.BEAT:
         verdict = of_beat(_beats(), host)
     else:
-        verdict = of_page(_page(app.settings))
+        verdict = of_page(page(*app.settings.metrics_listener))
     if as_json:
         print_json(verdict._asdict())
     else:
@@ -70,13 +75,49 @@ def health(
     raise typer.Exit(0 if verdict.well else 1)
 
 
-def of_worker(nodes: Iterable[NodeSnapshot], host: str, name: str) -> Verdict:
-    """A worker is well while it announces a node: that is gone seconds after it stands still."""
+def of_worker(nodes: Iterable[NodeSnapshot], host: str, name: str, own_page: str | None) -> Verdict:
+    """A worker is well while it announces a node that is well, hears Redis, and moves what it runs.
+
+    What it announces is gone seconds after it stands still. `own_page` tells the rest: '' does not answer;
+    None: it serves none, or another worker of this host answers there.
+    """
+    if own_page and (standing := re.search(rf"(?m)^{STANDBY} (\S+)$", own_page)):
+        return _of_standby(answered=bool(float(standing[1])))
     own = [node for node in nodes if (node.worker == name if name else node.worker.endswith(f"@{host}"))]
     if not own:
         return Verdict(well=False, why=f"No worker {name or f'of {host}'} announces a node.")
+    if not any(node.healthy for node in own):
+        troubles = "; ".join(f"{node.url}: {node.trouble or 'it is unwell'}".rstrip(".") for node in own)
+        return Verdict(well=False, why=f"No node of {own[0].worker} is well: {troubles}.")
+    if own_page == "":
+        return Verdict(well=False, why=f"{own[0].worker} announces a node, but its page does not answer.")
+    if own_page is not None and (why := _stands_still(own_page, {node.worker for node in own})):
+        return Verdict(well=False, why=why)
     told = ", ".join(f"{node.worker} announces {node.url}" for node in own)
     return Verdict(well=True, why=f"{told}.")
+
+
+def _of_standby(*, answered: bool) -> Verdict:
+    if answered:
+        return Verdict(well=True, why="It stands by: it takes the next model server that has no worker.")
+    return Verdict(well=False, why="It stands by, and Redis does not answer it.")
+
+
+def _stands_still(own_page: str, workers: Collection[str]) -> str:
+    """What is wrong by the page of one of these workers; '' where nothing is, or the page is another's."""
+    info = re.search(r'(?m)^gaelp_worker_info\{[^}\n]*worker="([^"]*)"', own_page)
+    if info is None or info[1] not in workers:
+        return ""
+    told = dict(re.findall(r"(?m)^(\w+) (\S+)$", own_page))
+    wants, deaf_s, runs, stuck_s = (
+        float(told.get(f"gaelp_{figure}", 0))
+        for figure in ("claims_wanted", "claim_age_seconds", "worker_runs", "progress_age_seconds")
+    )
+    if wants and deaf_s > DEAF_S:
+        return f"{info[1]} asks for work and has heard no answer for {deaf_s:.0f} s."
+    if runs and stuck_s > STUCK_S:
+        return f"Nothing has moved in the runs of {info[1]} for {stuck_s:.0f} s."
+    return ""
 
 
 def of_beat(ages_s: Iterable[tuple[str, float]], host: str) -> Verdict:
@@ -87,9 +128,9 @@ def of_beat(ages_s: Iterable[tuple[str, float]], host: str) -> Verdict:
     return Verdict(min(own) <= TICKED_S, f"The beat of {host} ticked {max(0.0, min(own)):.1f} s ago.")
 
 
-def of_page(page: str | None) -> Verdict:
-    """An exporter is well while its page has fresh figures. None: there is no page."""
-    if page is None:
+def of_page(page: str) -> Verdict:
+    """An exporter is well while its page has fresh figures. '': there is no page."""
+    if not page:
         return Verdict(well=False, why="The page of `gaelp metrics` does not answer.")
     found = re.search(r"(?m)^gaelp_look_age_seconds (\S+)$", page)
     if found is None:
@@ -106,8 +147,12 @@ def _beats() -> list[tuple[str, float]]:
     return [(str(beat), (now_ms - float(at_ms)) / 1000) for beat, at_ms in found]
 
 
-def _page(settings: Settings) -> str | None:
-    host, port = settings.metrics_listener
+def _own_page(settings: Settings) -> str | None:
+    return page(settings.metrics_listener[0], settings.metrics_port) if settings.metrics_port else None
+
+
+def page(host: str, port: int) -> str:
+    """The metrics page at an address of this host; '' where it does not answer."""
     host = ANYWHERE.get(host, host)
     with requests.Session() as session:
         session.trust_env = False  # it is on this very host
@@ -116,5 +161,5 @@ def _page(settings: Settings) -> str | None:
                 f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics", timeout=PAGE_S
             )
         except requests.RequestException:
-            return None
-    return answer.text if answer.ok else None
+            return ""
+    return answer.text if answer.ok else ""

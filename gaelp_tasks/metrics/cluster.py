@@ -102,6 +102,11 @@ def samples(seen: Seen, models: Names) -> Iterator[Sample]:
     yield Sample("gaelp_fenced_total", (), found.counts.get(counts.FENCED, 0))
     yield Sample("gaelp_beat_leads", (), found.beat_leads)
     yield Sample("gaelp_beat_terms_total", (), found.beat_terms)
+    if found.schedules_age_s is not None:
+        yield Sample("gaelp_schedules_age_seconds", (), found.schedules_age_s)
+    yield Sample("gaelp_scheduled_runs_total", (), found.counts.get(counts.SCHEDULED, 0))
+    yield Sample("gaelp_scheduled_late_seconds_total", (), found.counts.get(counts.LATE_MS, 0) / 1000)
+    yield Sample("gaelp_history_waiting", (), found.history)
 
 
 def _loads(found: Figures, models: Names) -> Iterator[Sample]:

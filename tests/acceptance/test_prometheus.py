@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from time import time
 
 import pytest
 
@@ -66,6 +67,7 @@ def story(start_worker, node, broker, tmp_path):
             invoke_agent.delay(f"Hi {number}", tier="batch").get(timeout=30)
         embed.delay(["a"]).get(timeout=30)
         counts.count(app, counts.PREEMPTED)
+        app.redis.set(app.keys.beat_read, int(time() * 1000))  # as a beat that leads does
         publish("junk that no worker can read")
         for query in queries():
             eventually(lambda query=query: prometheus.ask(query), what=query)

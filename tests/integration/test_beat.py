@@ -40,6 +40,22 @@ def test_a_due_run_is_published_once_with_the_id_of_its_time(place):
     assert there.standing.until == there.last_due
 
 
+def test_runs_are_counted_once_with_how_late_they_were_and_when_schedules_were_read(place):
+    began_ms = int(time() * 1000)
+    kept = place.add()
+    press = Press(place.redis, place.keys, now=lambda: 7.5)
+    lease = Leader(place.redis, place.keys).lead().lease
+    for due_ms in (5000, 5000, 9000):  # the second was published before; the third is not late at all
+        with press.printing(Run("a", due_ms, due_ms, lease)):
+            press.put("batch.nowhere", {})
+    assert place.redis.hmget(place.keys.counts, "scheduled", "scheduled_late_ms") == ["2", "2500"]
+    place.redis.delete(place.keys.beat)
+    ticking(place.beat(), until=place.ids)
+    assert int(place.redis.hget(place.keys.counts, "scheduled")) > 2
+    assert int(place.redis.get(place.keys.beat_read)) >= began_ms
+    assert kept.next_due
+
+
 def test_entries_of_celerys_kind_go_on_where_another_beat_left_off(place):
     entries = fixed("count", 1.0)
     first = place.beat(entries)

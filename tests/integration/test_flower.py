@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from gaelp_tasks import app, invoke_agent
 from support.flower import LOGIN, SCENE, WAITING, WORD, FlowerProcess, play, shown
@@ -137,6 +139,29 @@ def test_queues_are_found_under_a_namespace_and_in_every_step_of_priority(broker
         "background": 0,
         "system": 0,
     }
+
+
+def test_composes_own_check_finds_it_unwell_once_redis_does_not_answer_it(broker, tmp_path):
+    compose = YAML(typ="safe").load(Path(__file__).parents[2] / "compose.yaml")
+    [_, _, *check] = compose["services"]["flower"]["healthcheck"]["test"]
+    (tmp_path / "login").write_text(":".join(LOGIN) + "\n")
+    with FlowerProcess(tmp_path, broker.url) as flower:
+
+        def well(login):
+            script = check[1].replace("/run/secrets/flower_login", str(tmp_path / login))
+            script = script.replace("5555", str(flower.port)).replace("timeout=5", "timeout=2")
+            done = subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, check=False, timeout=30
+            )
+            return done.returncode == 0
+
+        assert well("login")
+        broker.freeze()
+        try:
+            assert flower.get("/healthcheck", login=None).status_code == 200, "it lives"
+            assert not well("login")
+        finally:
+            broker.thaw()
 
 
 def test_an_option_that_cannot_be_is_one_sentence(broker, tmp_path):

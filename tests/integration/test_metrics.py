@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 import pytest
 
@@ -20,7 +20,7 @@ from support.claims import claim, holder, message, publish
 from support.elsewhere import elsewhere
 from support.eventually import eventually
 from support.exporter import SCRAPE_S, Exporter, at, scrape
-from support.redis_server import RedisServer
+from support.redis_server import RedisServer, redis_7_binary
 from support.scripted_server import Reply, Request, ScriptedServer
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
@@ -104,6 +104,7 @@ def play():
     publish(message("forsaken"), queue="elsewhere")
     claim(holder("dead", ttl_s=0.05), queues=("elsewhere",))
     counts.count(app, counts.EVICTED, 3)
+    app.redis.set(app.keys.beat_read, int(time() * 1000) - 7000)  # as a beat that leads does
     eventually(lambda: counts.counted(app).get(counts.REAPED), what="the worker swept what was forsaken")
     eventually(lambda: app.redis.zcard(app.keys.dead), what="the worker put the junk aside")
     return endless, waiting
@@ -125,6 +126,9 @@ def the_cluster_is_told(page, node):
     assert page[at("gaelp_dead_letters")] == 1
     assert page[at("gaelp_evictions_total", reason="memory")] == 3
     assert page[at("gaelp_reaped_total")] == 1
+    assert 7 <= page[at("gaelp_schedules_age_seconds")] < 60
+    assert page[at("gaelp_scheduled_runs_total")] == 0
+    assert page[at("gaelp_history_waiting")] == 4, "of each that has ended, since nobody takes them away"
     assert page[at("gaelp_redis_up")] == 1
     assert page[at("cluster_resource_usage", resource="slots")] == 1.0
 
@@ -208,14 +212,14 @@ def test_the_page_can_be_printed_and_says_where_redis_is_away():
     assert "Traceback" not in page.stderr
 
 
-def test_the_exporter_needs_no_more_than_the_user_reader_of_the_docs():
+def test_the_exporter_needs_no_more_than_its_user_in_the_docs():
     page = (Path(__file__).parents[2] / "docs/redis.md").read_text()
-    [line] = re.findall(r"(?m)^ACL SETUSER reader .*$", page)
-    with RedisServer() as server, server.client() as admin:
+    [line] = re.findall(r"(?m)^ACL SETUSER metrics .*$", page)
+    with RedisServer(redis_7_binary()) as server, server.client() as admin:
         admin.execute_command(*line.split())
         admin.lpush("batch.m", message("a", gaelp_published_at=1.0))
         admin.sadd("gaelp:queues", "batch.m")
-        with elsewhere(f"redis://reader:change-me@127.0.0.1:{server.port}/0") as place:
+        with elsewhere(f"redis://metrics:change-me@127.0.0.1:{server.port}/0") as place:
             found = Survey(place.app).take()
         harmless = {"command", "client"}  # redis-py tells its name in vain
         refused = {entry["object"].partition("|")[0] for entry in admin.acl_log()} - harmless

@@ -56,14 +56,14 @@ def test_the_folder_of_passwords_is_its_owners_alone_and_its_files_are_for_every
 def test_every_password_is_long_and_no_two_are_the_same(secrets):
     found = [word for file in secrets.iterdir() for word in re.findall(r"[0-9a-f]{48,64}", file.read_text())]
     passwords = {word for word in found if len(word) == 48}
-    assert len(passwords) == 8
+    assert len(passwords) == 10
     digests = {word for word in found if len(word) == 64}
-    assert len(digests) == 5
+    assert len(digests) == 7
     assert digests <= {hashlib.sha256(word.encode()).hexdigest() for word in passwords}
 
 
 def test_addresses_are_what_our_settings_take(secrets):
-    for name in ("worker", "beat", "producer", "reader"):
+    for name in ("worker", "beat", "producer", "reader", "metrics"):
         url = (secrets / f"{name}_broker_url").read_text().strip()
         check_redis(url)
         assert re.fullmatch(rf"redis://{name}:[0-9a-f]{{48}}@redis:6379/0", url)
@@ -86,9 +86,10 @@ def test_the_rules_of_redis_carry_the_namespace(tmp_path):
     made = (tmp_path / "s/redis_users").read_text().splitlines()
     for before, after in zip(plain, made, strict=True):
         for word, named in zip(before.split(), after.split(), strict=True):
-            pattern = word.removeprefix("(")
-            if pattern[0] in "~&" and pattern != "&__redis__:invalidate":
-                assert named.removeprefix("(") == f"{pattern[0]}shop:{pattern[1:]}"
+            begin, sign, pattern = word.partition("~" if "~" in word else "&")
+            if sign and pattern != "__redis__:invalidate":
+                assert begin in {"", "(", "%R", "%W", "(%R", "(%W"}
+                assert named == f"{begin}{sign}shop:{pattern}"
             elif not word.startswith("#@"):
                 assert named == word
 
@@ -117,32 +118,87 @@ class Net:
     def mine(self, address):
         return address == f"10.1.0.{self.me}"
 
-    def server(self, nodes):
-        return beside.server("p", nodes, self.mine, self.lookup)
+    def servers(self, nodes):
+        return beside.names("p", nodes, self.lookup)
+
+    def number(self):
+        return beside.own_number("p", self.mine, self.lookup)
 
 
 def test_a_single_model_server_is_found_by_the_name_of_all():
-    assert Net("ollama").server(1) == "ollama"
+    assert Net("ollama").servers(1) == ["ollama"]
 
 
 @pytest.mark.parametrize("service", ["ollama", "ollama-gpu", "sim"])
-def test_the_worker_of_a_number_has_the_model_server_of_that_number(service):
+def test_several_model_servers_are_found_by_their_numbers(service):
     there = [f"p-{service}-{k}" for k in (1, 2, 3)]
-    assert [Net("ollama", *there, me=k).server(3) for k in (1, 2, 3)] == there
+    assert Net("ollama", *there).servers(3) == there
 
 
-def test_more_workers_than_servers_go_round():
-    assert Net("p-sim-1", "p-sim-2", workers=5, me=5).server(2) == "p-sim-1"
-
-
-def test_a_server_that_is_missing_is_not_replaced_by_another():
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_without_any_model_server_it_says_so(nodes):
     with pytest.raises(LookupError, match="no model server"):
-        Net("ollama", "p-sim-1").server(3)
+        Net().servers(nodes)
 
 
-def test_who_finds_no_name_of_its_own_says_so():
-    with pytest.raises(LookupError, match="called worker"):
-        Net("p-sim-1", me=9).server(3)
+def test_a_worker_knows_its_number_by_its_address():
+    assert [Net(me=k).number() for k in (1, 2, 3, 9)] == [1, 2, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "server_memory", "gpu", "told"),
+    [
+        ("", "8g", False, "8g"),
+        ("24GiB", "8g", False, "24GiB"),
+        ("24GiB", "8g", True, "24GiB"),
+        ("", "", False, ""),
+    ],
+)
+def test_a_worker_is_told_the_memory_of_its_model_server(given, server_memory, gpu, told):
+    assert beside.budget(given, server_memory, gpu=gpu) == told
+
+
+def test_beside_gpus_nobody_guesses_their_memory():
+    with pytest.raises(LookupError, match="GAELP_MEMORY_BUDGET is not set"):
+        beside.budget("", "8g", gpu=True)
+
+
+def looks(watch, *holders):
+    """What is chosen in looks a second apart, who holds `a` and `b` in each."""
+    return [watch.choice({"a": a, "b": b}, float(at)) for at, (a, b) in enumerate(holders)]
+
+
+def test_the_server_of_our_own_number_is_taken_at_once_when_we_begin():
+    assert looks(beside.Watch("me", "b"), ("", "")) == ["b"]
+
+
+def test_a_server_that_this_very_container_holds_is_kept():
+    assert looks(beside.Watch("me", "b"), ("me", "")) == ["a"]
+
+
+def test_who_finds_none_free_takes_one_that_stays_free_for_a_while():
+    free_s = int(beside.FREE_S)
+    held = looks(beside.Watch("me", "b"), ("x", "y"), *[("x", "")] * (free_s + 1))
+    assert held == [None] * (free_s + 1) + ["b"]
+
+
+def test_who_has_no_number_of_its_own_leaves_each_server_to_its_worker_first():
+    free_s = int(beside.FREE_S)
+    assert looks(beside.Watch("me", None), *[("", "")] * (free_s + 1)) == [None] * free_s + ["a"]
+
+
+def test_a_lease_that_is_renewed_after_all_is_not_taken():
+    free_s = int(beside.FREE_S)
+    around = [("", "y")] * free_s + [("x", "y")] + [("", "y")] * free_s
+    assert looks(beside.Watch("me", None), *around) == [None] * len(around)
+
+
+def test_after_redis_was_away_the_while_begins_anew():
+    watch = beside.Watch("me", None)
+    assert watch.choice({"a": ""}, 0.0) is None
+    watch.lost()
+    assert watch.choice({"a": ""}, 100.0) is None
+    assert watch.choice({"a": ""}, 100.0 + beside.FREE_S) == "a"
 
 
 def test_an_address_of_this_machine_is_told_from_others():
@@ -154,13 +210,13 @@ def test_an_address_of_this_machine_is_told_from_others():
 @pytest.mark.parametrize(
     ("variables", "said", "code"),
     [
-        ({"GAELP_OLLAMA_NODES": "http://gpu:11434"}, "http://gpu:11434\n", 0),
+        ({"GAELP_OLLAMA_NODES": "http://gpu:11434", "OLLAMA_MEMORY": "8g"}, "http://gpu:11434 8g\n", 0),
         ({"NODES": "none"}, "beside: GAELP_NODES: none is no number of model servers.\n", 1),
     ],
 )
 def test_it_becomes_the_command_or_says_why_not(variables, said, code):
     done = subprocess.run(
-        ["python3", DOCKER / "beside.py", "sh", "-c", "echo $GAELP_OLLAMA_NODES"],
+        ["python3", DOCKER / "beside.py", "sh", "-c", "echo $GAELP_OLLAMA_NODES $GAELP_MEMORY_BUDGET"],
         env={"PATH": os.environ["PATH"]} | variables,
         capture_output=True,
         text=True,

@@ -162,6 +162,20 @@ def test_whether_a_beat_leads_is_found(broker, survey):
     assert survey.take().beat_leads
 
 
+def test_when_schedules_were_read_is_told_by_the_clock_of_who_looks(broker):
+    survey = Survey(app, now=lambda: 100.0)
+    assert survey.take().schedules_age_s is None
+    for read_ms, age_s in ((97_500, 2.5), (101_000, 0.0)):
+        broker.sync.set(app.keys.beat_read, read_ms)
+        assert survey.take().schedules_age_s == age_s
+
+
+def test_what_is_not_in_the_database_yet_is_counted(broker, survey):
+    for _ in range(3):
+        broker.sync.xadd(app.keys.history, {"end": "{}"})
+    assert survey.take().history == 3
+
+
 def test_workers_are_searched_now_and_then_and_their_nodes_read_at_each_look(broker):
     tick = Clock(0.0)
     survey = Survey(app, now=Clock(NOW), tick=tick)
