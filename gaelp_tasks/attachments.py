@@ -7,7 +7,7 @@ What is left over, where a queue was emptied by hand or a process died between t
 (`gaelp.maintenance.expire_lost_attachments`). Functions raise what redis-py raises.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from gaelp_tasks.errors import AttachmentLost
 from gaelp_tasks.keys import Keys
 from gaelp_tasks.models.attachment import REFERENCE, Reference, is_reference, referring, unpack
 
-__all__ = ["UNPUBLISHED_S", "fetch", "keep", "key_of", "put"]
+__all__ = ["UNPUBLISHED_S", "fetch", "keep", "key_of", "left_of", "put"]
 
 UNPUBLISHED_S = 86_400  #: what nobody has published since then is not missed
 
@@ -58,3 +58,14 @@ def key_of(keys: Keys, headers: Mapping[str, Any]) -> str | None:
     if not told or not is_reference(told):
         return None
     return keys.attachment(str(headers.get("id")), Reference.model_validate(told).place)
+
+
+def left_of(redis: SyncRedis, keys: Keys, invocation_ids: Collection[str]) -> dict[str, list[str]]:
+    """The keys of what lies beside messages of these, by id; it goes through all attachments once."""
+    found: dict[str, list[str]] = {}
+    beginning = keys.attachment("").removesuffix(":")
+    for key in redis.scan_iter(match=keys.attachment("*", "*"), count=1000):
+        name = str(key).removeprefix(beginning).rpartition(":")[0]
+        if name in invocation_ids:
+            found.setdefault(name, []).append(str(key))
+    return found

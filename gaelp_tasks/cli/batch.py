@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,15 +15,16 @@ from rich.table import Table
 
 from gaelp_tasks import app
 from gaelp_tasks.cli.asking import Asking, Tenant, opened, readable
-from gaelp_tasks.cli.batch_progress import duration, lines, outcomes, watching
+from gaelp_tasks.cli.batch_progress import duration, lines, outcomes, waits, watching, writing
 from gaelp_tasks.cli.batch_submission import STDIN, take_in
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import BrokerUnavailable
-from gaelp_tasks.models.batch import Batch, BatchState, eta_s
+from gaelp_tasks.models.batch import Batch, BatchState, closed_until, eta_s
 from gaelp_tasks.models.batch_file import Defaults
 from gaelp_tasks.models.batch_work import TakenOver
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.models.schedule import Hours, InvalidSchedule
 from gaelp_tasks.overview import live_nodes
 
 if TYPE_CHECKING:
@@ -82,8 +83,17 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _lately(ask: "Asking[Batches]", batch: Batch) -> list[datetime]:
+    """When its last lines ended; nothing where no pace can be told."""
+    return ask(lambda batches: batches.lately(batch.id)) if batch.state is BatchState.IN_PROGRESS else []
+
+
+def _facts(ask: "Asking[Batches]", batch: Batch) -> dict[str, Any]:
+    return batch.facts(_now(), _lately(ask, batch))
+
+
 @batch_app.command()
-def submit(
+def submit(  # noqa: PLR0913  one option each
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL; '-' reads it from standard input.")],
     *,
     tier: Annotated[Low, typer.Option(help="How urgent.")] = Low.BATCH,
@@ -95,6 +105,14 @@ def submit(
         str | None,
         typer.Option(help="Stop after 90s, 30m, 24h or 7d: what has not ended by then becomes an error."),
     ] = None,
+    window: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Begin lines then only: '22:00-06:00', 'mon-fri 22:00-06:00'; may be repeated. What is in "
+            "the queue as it closes still runs."
+        ),
+    ] = None,
+    zone: Annotated[str | None, typer.Option(help="Time zone of --window; UTC if not given.")] = None,
     wait: Wait = False,
     tenant: Tenant = "",
     as_json: Json = False,
@@ -105,24 +123,29 @@ def submit(
 
     \b
     gaelp batch submit requests.jsonl --model llama3.2:3b --within 24h
+    gaelp batch submit requests.jsonl --window 22:00-06:00 --zone Europe/Berlin
     jq -c '{custom_id: .id, prompt: .text}' rows.jsonl \\
         | gaelp batch submit - --wait
     """  # noqa: D301  \b keeps the lines for click
     within_s = None if within is None else _seconds(within)
+    hours = _hours(window, zone)
     if str(file) != STDIN and (file.is_dir() or not file.exists()):  # a pipe is a file, too
         raise typer.BadParameter(f"there is no file {file}", param_hint="FILE")
     with worded(app.settings):  # before a long file is read
         app.redis.ping()
     defaults = Defaults(tier=Tier(tier), model=model, agent=agent)
     with _opened(tenant) as ask:
-        batch = take_in(ask, file, defaults, within_s)
+        batch = take_in(ask, file, defaults, within_s, hours)
         if batch.state is BatchState.IN_PROGRESS:
             _call(batch, 0)
             _warn_without_worker()
+            if (until := closed_until(batch, _now())) is not None:
+                note(f"It waits for {waits(batch, until)}.")
         if wait:
             batch = _wait(ask, batch)
+        facts = _facts(ask, batch) if as_json else {}
     if as_json:
-        print_json(batch.facts(_now()))
+        print_json(facts)
     else:
         print(batch.id)
     _tell_end(batch, waited=wait)
@@ -155,10 +178,11 @@ def status(batch_id: Id, *, wait: Wait = False, tenant: Tenant = "", as_json: Js
         batch = _find(ask, batch_id)
         if wait:
             batch = _wait(ask, batch)
+        lately = _lately(ask, batch)
     if as_json:
-        print_json(batch.facts(_now()))
+        print_json(batch.facts(_now(), lately))
     else:
-        for name, value in lines(batch):
+        for name, value in lines(batch, lately):
             out.print(f"[bold]{name}[/] {escape(value)}")
     if wait:
         _tell_end(batch, waited=True)
@@ -177,7 +201,8 @@ def cancel(batch_id: Id, *, tenant: Tenant = "", as_json: Json = False) -> None:
             note(f"It is {batch.state} already.")
             raise typer.Exit(1)
         quiet_s = AGO_S if batch.seen_at is None else (_now() - batch.seen_at).total_seconds()
-        if batch.state is BatchState.VALIDATING or quiet_s >= AGO_S:  # nobody is there who would notice
+        is_alone = batch.state is BatchState.VALIDATING or batch.waits_until is not None
+        if is_alone or quiet_s >= AGO_S:  # nobody is there who would notice
             with suppress(TakenOver):  # it is over by now
                 _call(batch, ask(lambda batches: batches.summon(batch.id, now=_now())))
         batch = _find(ask, batch.id)
@@ -215,8 +240,9 @@ def results(
             sys.stdout.flush()
         else:
             part = output.with_name(f"{output.name}.part")
-            with part.open("w", encoding="utf-8", newline="\n") as file:
-                count = ask(lambda batches: write_out(batches, batch, file, errors=errors))
+            total = batch.counts.errors if errors else batch.counts.done
+            with part.open("w", encoding="utf-8", newline="\n") as file, writing(total) as tell:
+                count = ask(lambda batches: write_out(batches, batch, file, errors=errors, tell=tell))
             part.replace(output)
         batch = _find(ask, batch.id)
     what = "errors" if errors else "results"
@@ -241,9 +267,10 @@ def list_(
     """
     with _opened(tenant) as ask:
         found = ask(lambda batches: batches.newest(most))
+        lately = {batch.id: _lately(ask, batch) for batch in found}
     now = _now()
     if as_json:
-        print_json([batch.facts(now) for batch in found])
+        print_json([batch.facts(now, lately[batch.id]) for batch in found])
         return
     if not found:
         out.print("There are no batches: gaelp batch submit FILE.jsonl")
@@ -252,8 +279,9 @@ def list_(
     for batch in found:
         counts = batch.counts
         numbers = (f"{number:,}" for number in (counts.done, counts.errors, counts.total))
-        left_s = eta_s(batch, now)
-        left = "-" if batch.is_over else duration(left_s)
+        left = "-" if batch.is_over else duration(eta_s(batch, now, lately[batch.id]))
+        if closed_until(batch, now) is not None:
+            left = "waits"
         table.add_row(batch.id, batch.state.value, *numbers, left, escape(batch.name or "-"))
     out.print(table)
 
@@ -287,6 +315,17 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _hours(windows: list[str] | None, zone: str | None) -> Hours | None:
+    if not windows:
+        if zone is not None:
+            raise typer.BadParameter("it is the zone of --window", param_hint="--zone")
+        return None
+    try:
+        return Hours.parse(windows, zone or "UTC")
+    except InvalidSchedule as error:
+        raise typer.BadParameter(str(error), param_hint="--window") from None
+
+
 def _tell_end(batch: Batch, *, waited: bool) -> None:
     """Exit code 1 where it did not come to a good end."""
     if batch.state is BatchState.FAILED:
@@ -304,10 +343,10 @@ def _wait(ask: "Asking[Batches]", batch: Batch) -> Batch:
     try:
         with watching() as tell:
             while not batch.is_over:
-                tell(batch)
+                tell(batch, _lately(ask, batch))
                 sleep(LOOK_S)
                 batch = _find(ask, batch.id)
-            tell(batch)
+            tell(batch, ())
     except KeyboardInterrupt:
         note(
             f"It goes on without you: gaelp batch status {batch.id} --wait, or gaelp batch cancel {batch.id}."

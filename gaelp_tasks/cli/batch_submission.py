@@ -1,6 +1,8 @@
 """The file of `gaelp batch submit` on its way into the database; what is broken off leaves nothing half."""
 
+import os
 import signal
+import stat
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +21,7 @@ from gaelp_tasks.errors import DatabaseUnavailable
 from gaelp_tasks.models.batch import Batch
 from gaelp_tasks.models.batch_file import Defaults
 from gaelp_tasks.models.batch_work import TakenOver
+from gaelp_tasks.models.schedule import Hours
 
 if TYPE_CHECKING:
     from gaelp_tasks.db.batches import Batches
@@ -29,12 +32,17 @@ STDIN = "-"
 INTERRUPTED = "Its submission was interrupted: submit the file again."
 
 
-def take_in(ask: "Asking[Batches]", path: Path, defaults: Defaults, within_s: float | None) -> Batch:
+def take_in(
+    ask: "Asking[Batches]", path: Path, defaults: Defaults, within_s: float | None, hours: Hours | None = None
+) -> Batch:
     """Read the file; Ctrl-C, SIGTERM or a closed terminal gives the batch up, with exit code 130."""
     with _as_ctrl_c():
         batch = ask(
             lambda batches: batches.create(
-                tier=defaults.tier, name="" if str(path) == STDIN else path.name, now=datetime.now(UTC)
+                tier=defaults.tier,
+                name="" if str(path) == STDIN else path.name,
+                now=datetime.now(UTC),
+                hours=hours,
             )
         )
         try:
@@ -60,11 +68,11 @@ def _read_all(
     from gaelp_tasks.services.batches import begin, pieces  # noqa: PLC0415  SQLAlchemy takes a while to import
 
     count = bad = 0
-    with _read(path) as file, reading() as progress:
+    with _read(path) as file, reading(_size_bytes(file)) as progress:
         for piece in pieces(file, defaults, app.settings):  # outside of the loop, or Ctrl-C would wait
             count += len(piece)
             bad += ask(partial(_add, batch.id, piece))
-            progress(count, bad)
+            progress(count, bad, _read_bytes(file))
     batch = ask(lambda batches: begin(batches, batch.id, within_s=within_s))
     if bad:
         note(f"{bad:,} of {count:,} lines cannot be read: gaelp batch results {batch.id} --errors")
@@ -82,6 +90,23 @@ def _read(path: Path) -> Iterator[BinaryIO]:
         return
     with path.open("rb") as file:
         yield file
+
+
+def _size_bytes(file: BinaryIO) -> int | None:
+    """Of a file; None for a pipe or a terminal."""
+    try:
+        about = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return about.st_size if stat.S_ISREG(about.st_mode) else None
+
+
+def _read_bytes(file: BinaryIO) -> int:
+    """How far it was read; 0 where it does not tell."""
+    try:
+        return file.tell()
+    except OSError:
+        return 0
 
 
 @contextmanager

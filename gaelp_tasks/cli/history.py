@@ -17,13 +17,16 @@ from gaelp_tasks.cli.asking import Asking, opened, readable, tenant_name
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.db.address import sqlite_file
+from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.lifecycle import TERMINAL
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.models.schedule import YEARS
+from gaelp_tasks.remains import clear
 
 if TYPE_CHECKING:
     from gaelp_tasks.db.database import Database
     from gaelp_tasks.db.history import History, InvocationRow
+    from gaelp_tasks.models.batch_work import LineOf
 
 __all__ = ["history_app"]
 
@@ -154,40 +157,80 @@ def purge(
 ) -> None:
     """Throw away rows of the history, texts and all; ids that it does not have are told.
 
-    Example: gaelp history purge --older-than 30d
-    """
+    Of what is named by its id Redis forgets result, token stream, attachment
+    and dead letter, too. It is told what remains: a batch keeps its lines
+    until `gaelp batch remove`, and what is not over stays as it is (exit
+    code 1). Not found by an id, so never touched: answers in the cache (they
+    end after GAELP_CACHE_TTL_S), the prompt of a schedule (`gaelp schedule
+    remove`), and backups.
+
+    \b
+    gaelp history purge 3f2a0c1e-5d0b-4c57-9a53-0e4b7d1f9c26
+    gaelp history purge --older-than 30d
+    """  # noqa: D301  \b keeps the lines for click
     if bool(ids) == bool(older_than):
         raise typer.BadParameter("name invocations, or say --older-than")
     before = _moment(older_than, "--older-than")
-    gone = _withdraw(ids, tenant) if ids else set()
-    if _is_empty():
-        print(f"{len(gone):,} thrown away")
+    if before is None:
+        _purge_all_of(list(dict.fromkeys(ids or ())), tenant)
         return
-    if before is not None and not yes and sys.stdin.isatty():
+    if _is_empty():
+        print("0 thrown away")
+        return
+    if not yes and sys.stdin.isatty():
         typer.confirm(f"Throw away all that ended before {_local(before)} for good?", abort=True)
     with _opened(tenant) as ask:
-        if before is not None:
-            thrown = ask(lambda history: history.prune(before))
-        else:
-            gone |= {one for one in ids or () if ask(partial(_purge, one=one))}
-            thrown = len(gone)
-    for one in dict.fromkeys(ids or ()):
-        if one not in gone:
-            note(f"the history does not have {_printable(one)}.")
+        thrown = ask(lambda history: history.prune(before))
     print(f"{thrown:,} thrown away")
+
+
+def _purge_all_of(ids: list[str], tenant: str | None) -> None:
+    """Wherever they are; tells what stays, with exit code 1, and of what nothing was there.
+
+    Of a tenant only what the history knows to be its own goes from Redis: there it has no name.
+    """
+    gone, lines = set(), []
+    if not _is_empty():
+        with _opened(tenant) as ask:
+            gone = {one for one in ids if ask(partial(_purge, one=one))}
+        with opened(lambda db: db) as asked:
+            lines = asked(partial(_lines, ids=ids, tenant=tenant))
+    under_way = {line.task_id for line in lines if line.is_open}
+    stays = {line.task_id for line in lines}
+    try:
+        gone |= endings.withdraw(app.redis, app.keys, ids, tenant)
+        cleared = clear(app, [one for one in ids if one not in under_way and (tenant is None or one in gone)])
+    except (BrokerUnavailable, *unavailable):
+        note("Redis does not answer: what it keeps of them may still be there. Say it again when it is back.")
+        stays |= set(ids)
+    else:
+        gone |= cleared.gone
+        stays |= cleared.going_on
+        for one in sorted(cleared.going_on):
+            note(f"{_printable(one)} is not over: gaelp cancel it first, then purge it again.")
+    for line in lines:
+        how = (
+            f"gaelp batch cancel {line.batch_id}, then remove it"
+            if line.is_open
+            else (f"gaelp batch remove {line.batch_id}")
+        )
+        note(f"{line.task_id} is line {line.number:,} of a batch, which keeps its prompt and answer: {how}.")
+    for one in ids:
+        if one not in gone | stays:
+            note(f"the history does not have {_printable(one)}.")
+    print(f"{len(gone):,} thrown away")
+    if stays:
+        raise typer.Exit(1)
 
 
 def _purge(history: "History", one: str) -> Coroutine[Any, Any, int]:
     return history.purge([one])
 
 
-def _withdraw(ids: list[str], tenant: str | None) -> set[str]:
-    """Of what is not in the database yet; of which that was."""
-    try:
-        return endings.withdraw(app.redis, app.keys, ids, tenant)
-    except unavailable:
-        note("Redis does not answer: what ended in the last seconds may still come into the history.")
-        return set()
+def _lines(db: "Database", *, ids: list[str], tenant: str | None) -> "Coroutine[Any, Any, list[LineOf]]":
+    from gaelp_tasks.db.batch_upkeep import lines_of  # noqa: PLC0415  SQLAlchemy takes a while to import
+
+    return lines_of(db, ids, tenant)
 
 
 def _moment(text: str, option: str) -> datetime | None:

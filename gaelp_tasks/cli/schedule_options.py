@@ -46,7 +46,10 @@ Windows = Annotated[
 ]
 Idle = Annotated[
     bool | None,
-    typer.Option("--only-when-idle/--whenever-due", help="Wait while a higher tier has work."),
+    typer.Option(
+        "--only-when-idle/--whenever-due",
+        help="Wait while a higher tier has work; its own tier does not count.",
+    ),
 ]
 MissedRuns = Annotated[
     Missed | None, typer.Option(help="Runs missed while no beat lived: none, one for all, or each. [once]")

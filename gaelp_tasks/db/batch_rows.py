@@ -31,6 +31,7 @@ from gaelp_tasks.models.batch import (
 from gaelp_tasks.models.batch_file import LONGEST_ID, BadLine, EndedLine, Form, Line
 from gaelp_tasks.models.frozen import well_formed
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.models.schedule import Hours
 
 __all__ = [
     "BATCHES",
@@ -79,6 +80,8 @@ class BatchRow(Base):
     expired: Mapped[int] = mapped_column(Integer)
     cancelled: Mapped[int] = mapped_column(Integer)
     trouble: Mapped[str] = mapped_column(Text)
+    hours: Mapped[str | None] = mapped_column(Text)  #: gaelp_tasks.models.schedule.Hours as JSON
+    waits_until: Mapped[datetime | None] = mapped_column(UtcTime)  #: nobody need work on it before
 
 
 class BatchLineRow(Base):
@@ -173,4 +176,6 @@ def batch_of(row: Any) -> Batch:
         expires_at=row.expires_at,
         seen_at=row.seen_at,
         trouble=row.trouble,
+        hours=None if row.hours is None else Hours.model_validate_json(row.hours),
+        waits_until=row.waits_until,
     )

@@ -18,6 +18,7 @@ from gaelp_tasks.models.batch import TERMINAL, Batch, BatchState, Counts, LineOu
 from gaelp_tasks.models.batch_file import BadLine, EndedLine, Line
 from gaelp_tasks.models.batch_work import Asked, Ended, Held, Published, Reach, TakenOver
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.models.schedule import Hours
 
 __all__ = ["Batches"]
 
@@ -34,7 +35,7 @@ class Batches:
 
     # --- of a batch ---
 
-    async def create(self, *, tier: Tier, name: str, now: datetime) -> Batch:
+    async def create(self, *, tier: Tier, name: str, now: datetime, hours: Hours | None = None) -> Batch:
         """A new one, whose file is being read."""
         zeros = dict.fromkeys(
             ("deaths", "ticket", "published_to", "disturbed_to", "cleared_to", *Counts._fields), 0
@@ -49,6 +50,7 @@ class Batches:
             "created_at": now,
             "seen_at": now,
             "trouble": "",
+            "hours": None if hours is None else hours.model_dump_json(),
         }
         async with self._db.writing() as session:
             await session.execute(insert(BATCHES).values(given | zeros))
@@ -154,7 +156,7 @@ class Batches:
             row = await self._row(session, batch_id, lock=True)
             if row is None or row.state in OVER:
                 raise TakenOver
-            given = {"ticket": row.ticket + 1, "seen_at": now}
+            given = {"ticket": row.ticket + 1, "seen_at": now, "waits_until": None}
             await session.execute(update(BATCHES).where(self._is(batch_id)).values(given))
             return int(row.ticket) + 1
 
@@ -173,7 +175,7 @@ class Batches:
             reach = Reach(*(getattr(row, name) for name in Reach._fields))
             if not in_order:
                 reach = reach._replace(disturbed_to=reach.published_to)
-            given = {"conductor": conductor, "seen_at": now, "deaths": row.deaths + died}
+            given = {"conductor": conductor, "seen_at": now, "deaths": row.deaths + died, "waits_until": None}
             await session.execute(update(BATCHES).where(self._is(batch_id)).values(given | reach._asdict()))
             return Held(batch_of(row), reach, row.deaths + died, in_order)
 
@@ -184,10 +186,23 @@ class Batches:
             done: Any = await session.execute(update(BATCHES).where(called).values(seen_at=now))
             return bool(done.rowcount)
 
-    async def leave(self, batch_id: str, conductor: str, reach: Reach, *, now: datetime) -> None:
-        """Leave it in good order to whoever comes next; nothing where somebody has it already."""
+    async def leave(
+        self,
+        batch_id: str,
+        conductor: str,
+        reach: Reach,
+        *,
+        now: datetime,
+        in_order: bool = True,
+        until: datetime | None = None,
+    ) -> None:
+        """Leave it to whoever comes next, `until` at the earliest; nothing where somebody has it already.
+
+        `in_order`: what was noted as published was published.
+        """
         ours = self._is(batch_id) & (BATCHES.c.conductor == conductor)
-        given = {"conductor": None, "seen_at": now} | reach._asdict()
+        given = {"seen_at": now, "waits_until": until} | reach._asdict()
+        given |= {"conductor": None} if in_order else {}
         async with self._db.writing() as session:
             await session.execute(update(BATCHES).where(ours).values(given))
 
@@ -296,7 +311,25 @@ class Batches:
             row = await self._held(session, batch_id, conductor)
             return await close_some(session, row, outcome, why, now=now)
 
-    # --- for who reads its files ---
+    # --- for who watches it, and reads its files ---
+
+    async def lately(self, batch_id: str) -> list[datetime]:
+        """When the last of its lines ended, by their place in the file: some hundreds, newest first."""
+        row = select(BATCHES.c.key, BATCHES.c.published_to).where(self._is(batch_id))
+        async with self._db.reading() as session:
+            found = (await session.execute(row)).one_or_none()
+            if found is None:
+                return []
+            # what lies behind was never published; of what was, at most a window is open
+            last = (
+                select(LINES.c.ended_at, LINES.c.outcome)
+                .where(LINES.c.batch == found.key, LINES.c.tenant == self._tenant)
+                .where(LINES.c.number <= found.published_to, LINES.c.outcome.is_not(None))
+                .order_by(LINES.c.number.desc())
+                .limit(PIECE)
+            ).subquery()
+            ran = last.c.outcome != LineOutcome.INVALID.value
+            return list(await session.scalars(select(last.c.ended_at).where(ran)))
 
     async def ended(self, batch_id: str, *, errors: bool) -> AsyncIterator[EndedLine]:
         """Its lines with an outcome in the order of the file: those with a result, or those with an error."""

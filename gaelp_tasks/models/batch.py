@@ -7,12 +7,14 @@ validating ──> in_progress ──> finalizing ──> completed
   └──> failed                                             (no line could be read)
 """
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4, uuid5
 
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.models.schedule import Hours
 
 __all__ = [
     "ID_PREFIX",
@@ -23,6 +25,7 @@ __all__ = [
     "BatchState",
     "Counts",
     "LineOutcome",
+    "closed_until",
     "eta_s",
     "may_move",
     "new_id",
@@ -32,6 +35,8 @@ __all__ = [
 LONGEST_TENANT = 200  #: characters, as in an invocation
 
 ID_PREFIX = "batch_"
+
+PACE_S = (600.0, 3600.0)  #: the pace is that of the last minutes; where too few lines ended then, of the hour
 
 
 class BatchState(StrEnum):
@@ -124,15 +129,17 @@ class Batch(NamedTuple):
     expires_at: datetime | None  #: None: it may take as long as it takes
     seen_at: datetime | None  #: when somebody last worked on it
     trouble: str  #: why it failed, in one sentence; '' otherwise
+    hours: Hours | None = None  #: its lines are published inside these windows only; None: at any time
+    waits_until: datetime | None = None  #: nobody works on it before; None: somebody does, or should
 
     @property
     def is_over(self) -> bool:
         """Nothing will change any more."""
         return self.state in TERMINAL
 
-    def facts(self, now: datetime) -> dict[str, Any]:
-        """What `--json` tells."""
-        left_s = eta_s(self, now)
+    def facts(self, now: datetime, lately: Sequence[datetime] = ()) -> dict[str, Any]:
+        """What `--json` tells; `lately` as in eta_s."""
+        left_s = eta_s(self, now, lately)
         return {
             "id": self.id,
             "state": self.state.value,
@@ -143,6 +150,9 @@ class Batch(NamedTuple):
             "started_at": _iso(self.started_at),
             "ended_at": _iso(self.ended_at),
             "expires_at": _iso(self.expires_at),
+            "windows": [] if self.hours is None else [str(window) for window in self.hours.windows],
+            "zone": None if self.hours is None else self.hours.zone,
+            "waits_until": _iso(closed_until(self, now)),
             "eta_s": None if left_s is None else round(left_s, 1),
             "trouble": self.trouble or None,
         }
@@ -152,19 +162,42 @@ def _iso(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat(timespec="seconds")
 
 
-def eta_s(batch: Batch, now: datetime) -> float | None:
-    """Seconds until it is over at the pace so far; None where that cannot be told, 0 where it is over."""
+def closed_until(batch: Batch, now: datetime) -> datetime | None:
+    """When a batch outside its windows is to be looked at again: the next one opens, or it expires.
+
+    None inside them, where it has none, and where there is nothing to wait for.
+    """
+    if batch.state is not BatchState.IN_PROGRESS or batch.hours is None or batch.hours.hold(now):
+        return None
+    opens = batch.hours.opens(now)
+    return opens if batch.expires_at is None else min(opens, batch.expires_at)
+
+
+def eta_s(batch: Batch, now: datetime, lately: Sequence[datetime] = ()) -> float | None:
+    """Seconds until it is over at the pace of late; None where that cannot be told, 0 where it is over.
+
+    `lately`: when the last of its lines ended, in any order. Time outside of its windows is not counted.
+    """
     if batch.is_over:
         return 0.0
-    counts = batch.counts
-    ran = counts.ended - counts.invalid
-    if batch.state is not BatchState.IN_PROGRESS or batch.started_at is None or ran <= 0:
+    per_s = _pace(now, lately)
+    if batch.state is not BatchState.IN_PROGRESS or not per_s:
         return None
-    took_s = max(0.0, (now - batch.started_at).total_seconds())
-    left_s = counts.open * took_s / ran
+    left_s = batch.counts.open / per_s
     if batch.expires_at is not None:
         left_s = min(left_s, max(0.0, (batch.expires_at - now).total_seconds()))
     return left_s
+
+
+def _pace(now: datetime, lately: Sequence[datetime]) -> float:
+    """Lines in a second, counted from an end of one to now; 0 where too few have ended to tell."""
+    for within_s in PACE_S:
+        fresh = [at for at in lately if at >= now - timedelta(seconds=within_s)]
+        first = min(fresh, default=now)
+        behind = sum(at > first for at in fresh)
+        if behind and first < now:
+            return behind / (now - first).total_seconds()
+    return 0.0
 
 
 def new_id() -> str:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from gaelp_tasks.models.batch import Batch, LineOutcome
 
-__all__ = ["Asked", "Call", "Ended", "Held", "Published", "Reach", "TakenOver"]
+__all__ = ["Asked", "Call", "Ended", "Held", "LineOf", "Published", "Reach", "TakenOver"]
 
 
 class TakenOver(Exception):
@@ -61,3 +61,12 @@ class Ended(NamedTuple):
     code: str = ""
     why: str = ""
     result: str = ""  #: the result mapping as JSON
+
+
+class LineOf(NamedTuple):
+    """Of which batch an invocation is a line."""
+
+    task_id: str
+    batch_id: str
+    number: int
+    is_open: bool  #: it has no outcome yet

@@ -1,5 +1,6 @@
 """What is published when: a task or an agent's invocation, and the times at which it is due."""
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, get_args
@@ -20,7 +21,18 @@ from gaelp_tasks.models import cron
 from gaelp_tasks.models.frozen import Frozen, JsonObject, JsonText
 from gaelp_tasks.models.invocation import Embedding, Invocation, PositiveSeconds, Tier, one_sentence
 
-__all__ = ["DAYS", "INVOKE", "YEARS", "Day", "InvalidSchedule", "Missed", "Overlap", "Schedule", "Window"]
+__all__ = [
+    "DAYS",
+    "INVOKE",
+    "YEARS",
+    "Day",
+    "Hours",
+    "InvalidSchedule",
+    "Missed",
+    "Overlap",
+    "Schedule",
+    "Window",
+]
 
 INVOKE = "gaelp.invoke_agent"
 #: tasks that call a model, and what reads their arguments
@@ -41,7 +53,16 @@ def _in_reach(moment: datetime) -> datetime:
     return moment
 
 
+def _known(zone: str) -> str:
+    try:
+        ZoneInfo(zone)
+    except (OSError, ValueError, LookupError):  # ZoneInfoNotFoundError is a KeyError
+        raise ValueError("there is no such time zone; write one as Europe/Berlin or UTC") from None
+    return zone
+
+
 Moment = Annotated[AwareDatetime, AfterValidator(_in_reach)]
+Zone = Annotated[str, AfterValidator(_known)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
 ORDER: tuple[str, ...] = DAYS
@@ -138,6 +159,41 @@ def _days(text: str) -> tuple[Day, ...]:
     return tuple(day for day in DAYS if day in found)
 
 
+class Hours(Frozen):
+    """Windows by the clock of a zone: something may begin in any of them, and not outside."""
+
+    windows: Annotated[tuple[Window, ...], Field(min_length=1, max_length=50)]
+    zone: Zone = "UTC"
+
+    @classmethod
+    def parse(cls, windows: Iterable[str], zone: str = "UTC") -> "Hours":
+        """Read windows as `Window.parse` does. Raises InvalidSchedule."""
+        try:
+            return cls(windows=tuple(Window.parse(text) for text in windows), zone=zone)
+        except ValidationError as error:
+            raise InvalidSchedule(one_sentence(error)) from None
+
+    def hold(self, moment: datetime) -> bool:
+        """Whether a moment lies in one of them."""
+        local = moment.astimezone(ZoneInfo(self.zone))
+        return any(window.holds(local) for window in self.windows)
+
+    def opens(self, moment: datetime) -> datetime:
+        """When the next of them opens, after this moment or at it; in UTC."""
+        zone = ZoneInfo(self.zone)
+        today = moment.astimezone(zone).date()
+        return min(
+            opening
+            for ahead in range(len(DAYS) + 1)
+            for window in self.windows
+            for opening in window.opens(today + timedelta(days=ahead), zone)
+            if opening >= moment
+        )
+
+    def __str__(self) -> str:
+        return f"{' or '.join(map(str, self.windows))} ({self.zone})"
+
+
 class Schedule(Frozen):
     """One schedule; just one of `cron`, `interval_s` and `at` says when it is due."""
 
@@ -148,7 +204,7 @@ class Schedule(Frozen):
     queue: Annotated[JsonText, Field(min_length=1, max_length=200)] | None = None  #: None: by tier, or routed
     tier: Tier | None = None  #: None: batch for what calls a model, none for other tasks
     cron: str | None = None  #: five fields, or a name such as @daily
-    zone: str = "UTC"  #: IANA name; of the cron expression and the windows
+    zone: Zone = "UTC"  #: IANA name; of the cron expression and the windows
     interval_s: Annotated[float, Field(ge=1, lt=366 * 86_400)] | None = None  #: counted from start, else 1970
     at: Moment | None = None  #: once
     start: Moment | None = None  #: not due before
@@ -172,15 +228,6 @@ class Schedule(Frozen):
     def _readable(cls, value: str | None) -> str | None:
         if value is not None:
             cron.check(value)
-        return value
-
-    @field_validator("zone")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (OSError, ValueError, LookupError):  # ZoneInfoNotFoundError is a KeyError
-            raise ValueError("there is no such time zone; write one as Europe/Berlin or UTC") from None
         return value
 
     @model_validator(mode="after")
@@ -252,17 +299,12 @@ class Schedule(Frozen):
 
     def in_window(self, moment: datetime) -> bool:
         """Whether a moment lies in one of its windows, or it has none."""
-        local = moment.astimezone(ZoneInfo(self.zone))
-        return not self.windows or any(window.holds(local) for window in self.windows)
+        return not self.windows or self._hours.hold(moment)
 
     def opens(self, moment: datetime) -> datetime:
         """When the next of its windows opens, after this moment or at it; in UTC."""
-        zone = ZoneInfo(self.zone)
-        today = moment.astimezone(zone).date()
-        return min(
-            opening
-            for ahead in range(len(DAYS) + 1)
-            for window in self.windows
-            for opening in window.opens(today + timedelta(days=ahead), zone)
-            if opening >= moment
-        )
+        return self._hours.opens(moment)
+
+    @property
+    def _hours(self) -> Hours:
+        return Hours.model_construct(windows=self.windows, zone=self.zone)  # both are checked already

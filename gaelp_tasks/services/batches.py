@@ -23,6 +23,7 @@ __all__ = ["begin", "pieces", "prune", "take_in", "write_out"]
 
 PIECE = 500  #: lines of one transaction
 PIECE_BYTES = 4 * 1024**2  #: of lines in memory at once; a longer one comes with those before it
+TELL_LINES = 100  #: between two words on how far the writing is
 PIECE_S = 10.0  #: lines that come slowly are kept after this, and the batch is known to be read on
 NOTHING = "No line of the file could be read: `gaelp batch results ID --errors` says why."
 EMPTY = "The file has no lines."
@@ -104,13 +105,22 @@ def _json(told: Any) -> str:
     return text if well_formed(text) == text else json.dumps(told)
 
 
-async def write_out(batches: Batches, batch: Batch, out: TextIO, *, errors: bool) -> int:
+async def write_out(
+    batches: Batches,
+    batch: Batch,
+    out: TextIO,
+    *,
+    errors: bool,
+    tell: Callable[[int], None] = lambda _count: None,
+) -> int:
     """Write its results, or its errors, as JSONL in the order of the file; how many there are.
 
-    Raises DatabaseUnavailable.
+    `tell` hears now and then how many are written. Raises DatabaseUnavailable.
     """
     count = 0
     async for line in batches.ended(batch.id, errors=errors):
         out.write(_json(record(line)) + "\n")
         count += 1
+        if count % TELL_LINES == 0:
+            tell(count)
     return count

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.db.batches import Batches
 from gaelp_tasks.errors import BrokerUnavailable
-from gaelp_tasks.models.batch import Batch, BatchState, LineOutcome
+from gaelp_tasks.models.batch import Batch, BatchState, LineOutcome, closed_until
 from gaelp_tasks.models.batch_work import Asked, Ended, Published, Reach
 
 __all__ = ["Conductor", "Invocations", "Paces", "Pause"]
@@ -84,6 +84,7 @@ class Pause(NamedTuple):
     after_s: float
     why: str
     gives_back: bool = False  #: by this very message, which goes back to its queue
+    until: datetime | None = None  #: nobody need look before
 
 
 class Conductor:
@@ -152,6 +153,9 @@ class Conductor:
                     await self._finalize()
                     return None
                 pause = await self._pause()
+                if pause is None and self._waits(batch):
+                    batch = await self._note([])  # who cancels it from now on calls somebody
+                    pause = self._waits(batch)
             except AWAY as error:
                 logger.warning("Batch %s waits for Redis: %s", self.id, error)
                 pause, wait_s = self._leave(), self._paces.trouble
@@ -166,7 +170,8 @@ class Conductor:
     async def _round(self, batch: Batch) -> Batch:
         """Look, note, publish, clear away: in this order, for what is noted outlives us."""
         ended = [*self._refused, *await self._look()]
-        fresh = await self._next(batch, ended)
+        is_closed = closed_until(batch, self._now()) is not None
+        fresh = [] if is_closed else await self._next(batch, ended)
         self._moved = bool(ended or fresh)
         if self._moved:
             self._quiet_since, self._patience = self._tick(), self._paces.lost
@@ -177,7 +182,7 @@ class Conductor:
         for line in fresh:
             self._out[line.task_id] = line.number
             self._due[line.number] = line.task_id
-        if self._ends_as(batch) is None:
+        if not is_closed and self._ends_as(batch) is None:
             await self._publish()
         await self._clear()
         return batch
@@ -272,6 +277,15 @@ class Conductor:
             return Pause(self._paces.yields, "a message needs a worker that runs nothing else")
         return None
 
+    def _waits(self, batch: Batch) -> Pause | None:
+        """Until a window opens, once nothing of it runs and Redis has forgotten what did."""
+        now = self._now()
+        until = closed_until(batch, now)
+        if until is None or len(self._out) > len(self._due) or self._refused or self._clearing:
+            return None
+        why = f"it waits until {until:%Y-%m-%d %H:%M:%S} UTC"
+        return Pause(max(0.0, (until - now).total_seconds()), why, until=until)
+
     # --- beginnings and ends ---
 
     async def _find_out(self, *, in_order: bool) -> None:
@@ -299,8 +313,11 @@ class Conductor:
     async def _go(self, pause: Pause) -> None:
         """Say that all is in order, if it is; else the next one publishes what is open again."""
         logger.info("Batch %s: making way, %s.", self.id, pause.why)
-        if not (self._due or self._refused):
-            await self._batches.leave(self.id, self.name, self._reach, now=self._now())
+        in_order = not (self._due or self._refused)
+        if in_order or pause.until is not None:
+            await self._batches.leave(
+                self.id, self.name, self._reach, now=self._now(), in_order=in_order, until=pause.until
+            )
 
     def _ends_as(self, batch: Batch) -> BatchState | None:
         """What it becomes where it is to be stopped now."""
@@ -316,7 +333,7 @@ class Conductor:
     def _is_done(self, batch: Batch) -> bool:
         if batch.state is BatchState.FINALIZING:
             return True
-        return self._exhausted and not self._out and not self._refused
+        return (self._exhausted or not batch.counts.open) and not self._out and not self._refused
 
     async def _end(self, to: BatchState) -> None:
         """Stop what runs, keep what has ended, and give all other lines the same outcome."""

@@ -68,8 +68,12 @@ def publish(
 
 
 def is_idle(app: GaelpApp, tiers: tuple[Tier, ...]) -> bool:
-    """Whether nothing is queued or running in these tiers. Raises BrokerUnavailable."""
+    """Whether nothing is queued or running in these tiers. Raises BrokerUnavailable.
+
+    A run that does not tell its tier, as a plain Celery task and one that has only just been taken, may be in
+    them.
+    """
     waiting = of_tiers(waiting_in(app))
     if any(waiting[tier.value] for tier in tiers):
         return False
-    return not any(run.tier in tiers for run in runners(app, live_nodes(app)))
+    return not any(run.tier in (*tiers, "") for run in runners(app, live_nodes(app)))

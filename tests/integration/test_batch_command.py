@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -182,6 +183,27 @@ def test_a_window_that_closes_keeps_what_is_done(start, file):
     assert (found["state"], found["counts"]["done"], found["counts"]["expired"]) == ("expired", 3, 20)
 
 
+def test_a_batch_waits_for_its_window_parked_and_can_be_cancelled_there(start, file):
+    opens = datetime.now(UTC) + timedelta(hours=12)
+    window = f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M}"
+    batch_id = gaelp("submit", file(*questions(3)), "--window", window, "--zone", "UTC").strip()
+    start()
+    eventually(lambda: app.redis.zcard(app.keys.parked) == 1, within_s=60, what="the call is parked")
+    found = status(batch_id)
+    assert (found["state"], found["windows"], found["counts"]["open"]) == ("in_progress", [window], 3)
+    assert found["waits_until"] == f"{opens:%Y-%m-%dT%H:%M}:00+00:00"
+    assert f"until {opens:%Y-%m-%d %H:%M} UTC" in gaelp("status", batch_id)
+    due_s = app.redis.zrange(app.keys.parked, 0, 0, withscores=True)[0][1] / 1000
+    assert abs(due_s - opens.replace(second=0, microsecond=0).timestamp()) < 5
+    assert resume_batches() == 0
+    gaelp("cancel", batch_id)
+    now = datetime.now(UTC)
+    is_open = f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=1):%H:%M}"
+    other = gaelp("submit", file(*questions(3)), "--window", window, "--window", is_open).strip()
+    assert over(other)["counts"]["done"] == 3
+    assert over(batch_id)["state"] == "cancelled"
+
+
 def test_who_waits_is_told_the_end_by_the_exit_code(start, file):
     start()
     told = gaelp("submit", file(*questions(3)), "--wait", "--json")
@@ -335,6 +357,9 @@ def test_what_is_asked_wrongly_is_told_in_one_sentence(database, broker, file):
         ("submit", "/nowhere.jsonl"),
         ("submit", file("{}"), "--within", "soon"),
         ("submit", file("{}"), "--tier", "interactive"),
+        ("submit", file("{}"), "--window", "at night"),
+        ("submit", file("{}"), "--window", "22:00-06:00", "--zone", "Mars/Olympus"),
+        ("submit", file("{}"), "--zone", "Europe/Berlin"),
     ):
         done = CliRunner().invoke(cli, ["batch", *words])
         assert done.exit_code == 2, done.output

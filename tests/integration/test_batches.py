@@ -8,15 +8,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select, update
 
-from gaelp_tasks.db import batch_pieces
+from gaelp_tasks.db import batch_pieces, batch_upkeep
 from gaelp_tasks.db import batches as module
 from gaelp_tasks.db.batch_rows import BATCHES, BatchLineRow
-from gaelp_tasks.db.batch_upkeep import give_up, prune, stale
+from gaelp_tasks.db.batch_upkeep import give_up, lines_of, prune, stale
 from gaelp_tasks.db.batches import Batches
 from gaelp_tasks.models.batch import MOVES, BatchState, Counts, LineOutcome, task_id
 from gaelp_tasks.models.batch_file import Defaults, Form, Line
-from gaelp_tasks.models.batch_work import Ended, Reach, TakenOver
+from gaelp_tasks.models.batch_work import Ended, LineOf, Reach, TakenOver
 from gaelp_tasks.models.invocation import Tier
+from gaelp_tasks.models.schedule import Hours
 from gaelp_tasks.services.batches import PIECE_S, pieces, take_in, write_out
 from gaelp_tasks.settings import Settings
 
@@ -29,10 +30,10 @@ def batches(db):
     return Batches(db)
 
 
-async def taken_in(batches, *lines, **how):
+async def taken_in(batches, *lines, hours=None, **how):
     """A batch of these lines; mappings are lines of ours."""
     file = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
-    batch = await batches.create(tier=Tier.BATCH, name="x.jsonl", now=NOW)
+    batch = await batches.create(tier=Tier.BATCH, name="x.jsonl", now=NOW, hours=hours)
     return await take_in(batches, batch, io.BytesIO(file), Defaults(), Settings(), now=lambda: NOW, **how)
 
 
@@ -257,6 +258,60 @@ async def test_what_nobody_works_on_is_called_for_once(db, batches):
     assert await stale(db, before=LATER, now=LATER) == []
     with pytest.raises(TakenOver):
         await conducted(batches, forsaken, ticket=0)
+
+
+async def test_one_that_waits_for_its_window_is_called_for_when_that_has_opened(db, batches):
+    hours = Hours.parse(["22:00-06:00", "sat 00:00-24:00"], "Europe/Berlin")
+    batch = await taken_in(batches, *prompts(1), hours=hours)
+    assert batch.hours == hours
+    opens = NOW + timedelta(hours=9)
+    await conducted(batches, batch)
+    await batches.leave(batch.id, "me", Reach(), now=NOW, until=opens)
+    assert (await batches.find(batch.id))[0].waits_until == opens
+    assert await stale(db, before=opens, now=opens) == [], "whoever has to come has a moment"
+    late = opens + timedelta(seconds=16)
+    [call] = await stale(db, before=opens + timedelta(seconds=1), now=late)
+    held = await conducted(batches, batch, ticket=call.ticket)
+    assert (held.in_order, (await batches.find(batch.id))[0].waits_until) == (True, None)
+
+
+async def test_one_that_is_cancelled_while_it_waits_is_called_for_at_once(db, batches):
+    batch = await taken_in(batches, *prompts(1), hours=Hours.parse(["22:00-06:00"]))
+    await conducted(batches, batch)
+    await batches.leave(batch.id, "me", Reach(1), now=NOW, in_order=False, until=NOW + timedelta(hours=9))
+    await batches.move(batch.id, BatchState.CANCELLING, now=NOW)
+    [call] = await stale(db, before=LATER, now=LATER)
+    assert not (await conducted(batches, batch, ticket=call.ticket)).in_order
+
+
+async def test_an_invocation_is_found_in_the_batch_whose_line_it_is(db, batches, monkeypatch):
+    batch = await taken_in(batches, *prompts(3))
+    theirs = await taken_in(Batches(db, "other"), *prompts(1))
+    await conducted(batches, batch)
+    await batches.progress(batch.id, "me", [done(2)], Reach(3), now=NOW)
+    mine = [task_id(batch.id, f"c{number}") for number in (2, 3)]
+    others = task_id(theirs.id, "c1")
+    monkeypatch.setattr(batch_upkeep, "AT_ONCE", 2)
+    found = [LineOf(mine[0], batch.id, 2, is_open=False), LineOf(mine[1], batch.id, 3, is_open=True)]
+    asked = [*mine, others, "x"]
+    assert await lines_of(db, asked, "") == found
+    assert await lines_of(db, asked, None) == [*found, LineOf(others, theirs.id, 1, is_open=True)]
+
+
+async def test_when_the_last_lines_ended_is_told_without_bad_ones_and_those_that_are_open(
+    db, batches, monkeypatch
+):
+    batch = await taken_in(batches, *prompts(6), b"{bad", *prompts(9)[6:])
+    await conducted(batches, batch)
+    assert await batches.lately(batch.id) == []
+    for number in (1, 3, 2, 5):
+        at = NOW + timedelta(seconds=number)
+        await batches.progress(batch.id, "me", [done(number)], Reach(8), now=at)
+    ends = [NOW + timedelta(seconds=number) for number in (5, 3, 2, 1)]
+    assert await batches.lately(batch.id) == ends
+    monkeypatch.setattr(module, "PIECE", 3)
+    assert await batches.lately(batch.id) == ends[:2], "and the bad line"
+    assert await Batches(db, "other").lately(batch.id) == []
 
 
 async def test_a_file_that_nobody_reads_on_fails_its_batch(db, batches):

@@ -9,7 +9,10 @@ import pytest
 from gaelp_beat.previous import Previous
 from gaelp_beat.scheduler import TICK_S, Scheduler
 from gaelp_tasks import app as session_app
+from gaelp_tasks.models.capacity import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.models.schedule import Schedule
+from gaelp_tasks.tasks.scheduled import is_idle
 from support.beats import now, ticking
 
 pytestmark = [pytest.mark.redis]
@@ -51,6 +54,19 @@ def test_one_that_waits_for_a_quiet_moment_is_published_when_it_comes(place):
     place.redis.delete("interactive")
     ticking(beat, until=place.ids)
     assert place.find().standing.waiting is None
+
+
+@pytest.mark.parametrize(("told", "waits"), [("interactive", True), ("", True), ("batch", False)])
+def test_what_runs_in_a_higher_tier_or_does_not_tell_its_tier_is_no_quiet_moment(place, told, waits):
+    node = NodeSnapshot(
+        worker="w@h", pid=1, url="http://n:11434", healthy=True, slots=2, running=("a",),
+        started_at=1.0, seen_at=1.0, memory=MemorySnapshot(total_bytes=2, free_bytes=1, source="test"),
+    )  # fmt: skip
+    place.redis.set(place.keys.node(node.worker, node.url), node.model_dump_json())
+    place.redis.set(place.keys.claims("a"), 1)
+    if told:
+        place.redis.xadd(place.keys.stream("a"), {"start": json.dumps({"tier": told})}, id="1-0")
+    assert is_idle(place.app, (Tier.INTERACTIVE,)) is not waits
 
 
 def test_the_tenants_have_their_own_names_and_beat_serves_them_all(place):

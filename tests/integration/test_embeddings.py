@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gaelp_tasks import app, embed, invoke_agent
+from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.overview import live_nodes
+from gaelp_tasks.tasks.scheduled import is_idle
 from support.eventually import eventually
 from support.scripted_server import CHAT_MODEL, EMBED_MODEL, TOKENS, ScriptedServer
 
@@ -115,6 +117,8 @@ async def test_embeddings_take_seats_and_share_one_call_while_every_slot_is_free
     go, endless = server.holds("/api/embed"), server.holds("/api/chat")
     handles = await asyncio.to_thread(publish, [f"t{number}" for number in range(5)], cache=False)
     await until(lambda: len(live_nodes(app)[0].embedding) == 5, "five are seated, though two slots are all")
+    urgent = (Tier.INTERACTIVE,)
+    assert not await asyncio.to_thread(is_idle, app, urgent), "embeddings are at work"
     chats = [await asyncio.to_thread(invoke_agent.delay, "Hi", model=CHAT_MODEL) for _ in range(2)]
     await until(lambda: live_nodes(app)[0].busy == 2, "both slots are free for chats")
     stats = await asyncio.to_thread(app.control.inspect([worker.name], timeout=5).stats)
@@ -129,6 +133,7 @@ async def test_embeddings_take_seats_and_share_one_call_while_every_slot_is_free
     assert stats[worker.name]["pool"]["embedding"] in {8, 9}, "a fetch under way is always read"
     go.set()
     await results(*handles)
+    await until(lambda: is_idle(app, urgent), "a quiet moment comes")
 
 
 async def test_one_text_that_the_node_refuses_harms_no_other(server, worker_beside):

@@ -194,9 +194,9 @@ async def scenes(folder):
     db = Database(f"sqlite:///{folder}/gaelp.db")
     await db.migrate()
 
-    async def make(count=20, *, node=None, within_s=None, prompt="p"):
+    async def make(count=20, *, node=None, within_s=None, prompt="p", hours=None):
         batches = Batches(db)
-        batch = await batches.create(tier=Tier.BATCH, name="", now=BEGIN)
+        batch = await batches.create(tier=Tier.BATCH, name="", now=BEGIN, hours=hours)
         line = json.dumps({"prompt": prompt}).encode() + b"\n"
         file = io.BytesIO(line * count)
         read = await take_in(

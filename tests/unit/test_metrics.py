@@ -71,7 +71,7 @@ def node(**facts):
 
 def figures(*nodes, loads=None, **facts):
     given = {"counts": {}, "dead": 0, "parked": 0, "suspects": 0, "held": 0}
-    given |= {"beat_leads": True, "beat_terms": 2} | facts
+    given |= {"beat_leads": True, "beat_terms": 2, "schedules_age_s": 0.5, "history": 3} | facts
     return Figures(loads=loads or {}, nodes=nodes, **given)
 
 
@@ -127,6 +127,14 @@ def test_names_stay_few_whatever_comes(names, most):
 
 
 # --- the cluster ---
+
+
+def test_schedules_are_told_of_by_what_beat_counts_and_nothing_is_made_up_before():
+    page = told(figures(counts={"scheduled": 4, "scheduled_late_ms": 2500}))
+    assert page["gaelp_scheduled_runs_total",] == 4
+    assert page["gaelp_scheduled_late_seconds_total",] == 2.5
+    assert (page["gaelp_schedules_age_seconds",], page["gaelp_history_waiting",]) == (0.5, 3)
+    assert ("gaelp_schedules_age_seconds",) not in told(figures(schedules_age_s=None))
 
 
 def test_the_exporter_has_a_figure_for_every_metric_but_those_of_the_control_plane():

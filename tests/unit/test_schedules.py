@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.models.schedule import InvalidSchedule, Schedule, Window
+from gaelp_tasks.models.schedule import Hours, InvalidSchedule, Schedule, Window
 
 BASE = {"name": "nightly", "kwargs": {"prompt": "Sum up the day."}, "cron": "0 2 * * *"}
 PRIVATE = "what nobody may read in a log"
@@ -155,3 +155,21 @@ def test_windows_are_told_by_the_clock_of_the_zone():
     assert not schedule.in_window(datetime(2026, 11, 20, 22, tzinfo=UTC))
     assert schedule.opens(datetime(2026, 11, 20, 22, tzinfo=UTC)) == datetime(2026, 11, 21, 13, tzinfo=UTC)
     assert schedule.opens(datetime(2026, 11, 20, 22, tzinfo=UTC)).utcoffset() == timedelta()
+
+
+@pytest.mark.parametrize(
+    ("windows", "zone", "said"),
+    [
+        (["at night"], "UTC", "window: 'at night' is none"),
+        (["22:00-06:00"], "Mars/Olympus", "no such time zone"),
+    ],
+)
+def test_hours_that_are_none_are_refused_in_one_sentence(windows, zone, said):
+    with pytest.raises(InvalidSchedule, match=said):
+        Hours.parse(windows, zone)
+
+
+def test_hours_come_back_from_json_as_they_were():
+    hours = Hours.parse(["22:00-06:00", "sat,sun 00:00-24:00"], "Europe/Berlin")
+    assert Hours.model_validate_json(hours.model_dump_json()) == hours
+    assert str(hours) == "22:00-06:00 or sat,sun 00:00-00:00 (Europe/Berlin)"
