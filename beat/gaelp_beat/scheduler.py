@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from celery import beat
-from celery.result import denied_join_result
 
 from gaelp_beat import fixed
 from gaelp_beat.leader import Leader, Term
@@ -188,7 +187,7 @@ class Scheduler(beat.Scheduler):
             logger.info("Entry %s is due: task %s (%s).", name, task_id, entry.task)
             with (
                 self._press.printing(Run(fixed.id_of(name), turn.due_ms, turn.until_ms, term.lease)),
-                denied_join_result(),  # nobody waits for the result here, so nothing listens for it
+                self.app.unheard(),
             ):
                 self._apply(one)
             if not self._press.passed:  # it went another way than through a list of ours, or nobody sent it

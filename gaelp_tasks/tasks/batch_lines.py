@@ -50,13 +50,14 @@ class LineTasks:
     def publish(self, lines: Sequence[Asked]) -> list[Ended]:
         """Publish them; the outcomes of those that are refused."""
         refused = []
-        for line in lines:
-            task = embed if line.embeds else invoke_agent
-            try:
-                task.apply_async((), json.loads(line.arguments) | self._more, task_id=line.task_id)
-            except InvalidInvocation as error:
-                code = type(error).__name__
-                refused.append(Ended(line.number, LineOutcome.FAILED, code, str(error)))
+        with self._app.unheard():
+            for line in lines:
+                task = embed if line.embeds else invoke_agent
+                try:
+                    task.apply_async((), json.loads(line.arguments) | self._more, task_id=line.task_id)
+                except InvalidInvocation as error:
+                    code = type(error).__name__
+                    refused.append(Ended(line.number, LineOutcome.FAILED, code, str(error)))
         return refused
 
     def ended(self, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:

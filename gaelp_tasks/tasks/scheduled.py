@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from celery.result import denied_join_result
-
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.models.schedule import Schedule
@@ -60,7 +58,7 @@ def publish(
         options["expires"] = due + timedelta(seconds=schedule.expires_s)
     options |= {"task_id": task_id, "producer": producer, "headers": dict(headers or {})}
     task = _task(app, schedule)
-    with denied_join_result():  # nobody waits for the result here, so nothing listens for it
+    with app.unheard():
         if task is not None:
             task.apply_async(schedule.args, given, **options)
         else:

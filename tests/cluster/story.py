@@ -27,6 +27,7 @@ UP_S = 900.0  #: images are built, too
 WORK_S = 900.0
 WELL_S = 180.0  #: until everybody is well after the last fault
 FAULT_S = 10.0
+TRIES = 5
 #: of a container's own process, which its first one started
 KILL = "import os; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), 9)"
 ALERT = "GaelpOfThisCheck"
@@ -119,7 +120,7 @@ class Story:
         run(["docker", "exec", "--detach", at("worker", 1), "python", "-c", KILL])
         self._pause()
         self._say("Redis is paused")
-        run(["docker", "pause", at("redis", 1)])
+        self._stop_still(at("redis", 1))
         self._pause()
         run(["docker", "unpause", at("redis", 1)])
         self._say("a node is cut off the network")
@@ -127,6 +128,16 @@ class Story:
         run(["docker", "network", "disconnect", network, server])
         self._pause()
         run(["docker", "network", "connect", "--alias", "ollama", "--alias", "sim", network, server])
+
+    def _stop_still(self, container: str) -> None:
+        """Freeze it; with cgroup v1 that fails now and then on a machine that is busy, and works then."""
+        for _ in range(TRIES - 1):
+            try:
+                self.engine.run(["docker", "pause", container])
+            except Failed:
+                continue
+            return
+        self.engine.run(["docker", "pause", container])
 
     def _pause(self) -> None:
         """Let it work, or stand still, for a while."""

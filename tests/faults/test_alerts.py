@@ -37,6 +37,7 @@ ALERTS = {
     for rule in group["rules"]
 }
 NOBODY = "http://127.0.0.1:9"  #: where no node listens
+NO_SQL = "postgresql://gaelp@127.0.0.1:9/gaelp"
 DEAF = "GaelpDeafWorker"
 FLOOR = "floor@test"
 
@@ -85,8 +86,8 @@ def story(start_worker, node, broker, tmp_path):
         )
         with exporter:
             raised("GaelpNobodyTakesWork", "GaelpQueueLong", "GaelpQueueWaitLong")
-            with BeatProcess(tmp_path, GAELP_BROKER_URL=broker.url) as beat:
-                eventually(lambda: prometheus.ask("gaelp_beat_leads == 1"), what="a beat leads")
+            with BeatProcess(tmp_path, GAELP_BROKER_URL=broker.url, GAELP_DATABASE_URL=NO_SQL) as beat:
+                raised("GaelpSchedulesWait")
                 beat.kill()
             raised("GaelpNoBeat")
             cordons.ask(app, FLOOR, Wish.CORDON)
