@@ -11,7 +11,8 @@ from support.eventually import eventually
 from support.service_process import Service
 from support.worker import WorkerProcess
 
-pytestmark = [pytest.mark.redis, pytest.mark.engine, pytest.mark.slow]
+#: the first one installs a plain celery
+pytestmark = [pytest.mark.redis, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

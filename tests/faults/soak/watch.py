@@ -95,8 +95,8 @@ class Watch:
     def read(self, store: redis.Redis, *, everything: bool = False) -> None:
         """Read the answers that are missing, and each once more that is old enough."""
         now, asked = time.monotonic(), self._asked()
-        answered = tuple(self._answered.items())  # the main thread adds to it
-        old = {one for one, at in answered if everything or now - at >= self._late_s}
+        answered = self._answered.copy()  # at once: the main thread adds to it
+        old = {one for one, at in answered.items() if everything or now - at >= self._late_s}
         # of the lines of a batch nothing is kept, but for marks
         late = (old & {*asked}) - self._again
         told = list(READER.answers(store, self.missing | late))
