@@ -80,13 +80,15 @@ class GaelpApp(Celery):
         that it stays in memory: 250 bytes a call.
         """
         own: dict[str, Any] = self.backend.__dict__  # each thread has its own
-        before = {name: own[name] for name in ("on_task_call",) if name in own}
+        outer = own.get("on_task_call")
         own["on_task_call"] = lambda _producer, _task_id: None
         try:
             yield
         finally:
-            del own["on_task_call"]
-            own.update(before)
+            if outer is None:
+                del own["on_task_call"]
+            else:
+                own["on_task_call"] = outer
 
     @cached_property
     def settings(self) -> Settings:
