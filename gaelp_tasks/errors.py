@@ -12,6 +12,14 @@
     ├── StreamRestarted          final    a re-run could not go on from the text already read
     ├── DeadLettered             final    its message cannot run, and is kept: `gaelp dlq`
     ├── InvocationCut            final    what was to follow an invocation that was cut, and never ran
+    ├── NotSignedIn              final    the API does not know who asks
+    ├── NotAllowed               final    who asks may not do this
+    ├── NotFound                 final    there is no such thing for who asks
+    ├── Conflict                 final    it cannot be done as things are now
+    ├── PolicyViolated           final    the policy of its type of agent forbids it
+    ├── QuotaExceeded            final    it would never fit into a quota, or does not fit now
+    ├── BudgetExceeded           final    its bound does not fit into what a budget has left
+    ├── QueueFull                final    as many wait as may wait; ask again later
     └── NodeError                         anything an Ollama node did
         ├── NodeUnreachable      retry    no connection, or it broke
         ├── NodeBusy             snooze   503: the node's own queue is full
@@ -34,6 +42,8 @@ __all__ = [
     "AnswerUnfit",
     "AttachmentLost",
     "BrokerUnavailable",
+    "BudgetExceeded",
+    "Conflict",
     "DatabaseUnavailable",
     "DeadLettered",
     "FirstTokenTimeout",
@@ -47,6 +57,12 @@ __all__ = [
     "NodeError",
     "NodeFailed",
     "NodeUnreachable",
+    "NotAllowed",
+    "NotFound",
+    "NotSignedIn",
+    "PolicyViolated",
+    "QueueFull",
+    "QuotaExceeded",
     "RequestRefused",
     "SettingsError",
     "StreamRestarted",
@@ -113,6 +129,42 @@ class StreamRestarted(GaelpError):
 
 class InvocationCut(GaelpError):
     """The step before was cut, so this one never ran: its partial text goes on nowhere."""
+
+
+class NotSignedIn(GaelpError):
+    """The API does not know who asks: no token, or one that does not hold."""
+
+
+class NotAllowed(GaelpError):
+    """Who asks may not do this."""
+
+
+class NotFound(GaelpError, LookupError):
+    """There is no such thing, or it belongs to another tenant."""
+
+
+class Conflict(GaelpError):
+    """It cannot be done as things are now: a state forbids it, or somebody was first."""
+
+
+class PolicyViolated(GaelpError):
+    """The policy of its type of agent forbids it; the decision is in the audit."""
+
+
+class QuotaExceeded(GaelpError):
+    """It does not fit into what the quota of its user leaves."""
+
+
+class BudgetExceeded(GaelpError):
+    """Its bound does not fit into what a budget has left; nothing was held."""
+
+
+class QueueFull(GaelpError):
+    """As many wait as may wait; `retry_after_s` says when to ask again."""
+
+    def __init__(self, message: str = "", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NodeError(GaelpError):

@@ -1,15 +1,13 @@
-"""Every setting: its GAELP_ variable, unit, default and reason. `gaelp config` prints this very table."""
+"""Settings of workers, producers and beat: each with its GAELP_ variable, unit, default and reason."""
 
 import json
 import math
 import os
 import re
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -17,15 +15,12 @@ from pydantic_settings import (
     SecretsSettingsSource,
     SettingsConfigDict,
 )
-from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
 from gaelp_tasks import addresses
 from gaelp_tasks.db import address
-from gaelp_tasks.errors import SettingsError
 from gaelp_tasks.footprints import KvCacheType, MemoryModelName
-from gaelp_tasks.models.invocation import one_sentence
 
-__all__ = ["MemorySource", "SettingRow", "Settings", "load_settings", "masked", "read_settings"]
+__all__ = ["Cluster", "MemorySource", "SettingRow", "masked"]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -36,7 +31,7 @@ SECRETS = "/run/secrets"  #: where containers find what was given to them
 ENVELOPE = 4  #: times a prompt's own bytes that it may take on its way: base64, escapes, headers
 
 
-class Settings(BaseSettings):
+class Cluster(BaseSettings):
     """From the environment, prefix GAELP_, or from files. Seconds are floats, sizes take units (2GiB)."""
 
     model_config = SettingsConfigDict(
@@ -384,30 +379,3 @@ def masked(url: str) -> str:
     """The address without its password."""
     without = re.sub(r"(://[^:/@]*:)[^/]+@", r"\1***@", url)
     return re.sub(r"((?<=[?&])(?:sentinel_|ssl)?password=)[^&]+", r"\1***", without)
-
-
-@cache
-def load_settings() -> Settings:
-    """The settings of this process, read once. Raises SettingsError naming the variable."""
-    return read_settings()
-
-
-def read_settings(file: Path | None = None) -> Settings:
-    """The settings of the environment, and for what that leaves out those of a file as systemd reads it.
-
-    Raises SettingsError naming the variable.
-    """
-    try:
-        return Settings(_env_file=file)
-    except ValidationError as error:
-        name, _, rest = one_sentence(error).partition(":")
-        raise SettingsError(f"GAELP_{name.upper()}:{rest}") from None
-    except PydanticSettingsError as error:
-        field = re.search(r'field "(\w+)"', str(error))
-        name = f"GAELP_{field[1].upper()}" if field else "A GAELP_ setting"
-        if isinstance(error.__cause__, OSError):
-            told = f"{error.__cause__.filename} cannot be read ({error.__cause__.strerror})"
-            raise SettingsError(f"{name}: {told}: let this program's user read it.") from None
-        if isinstance(error.__cause__, UnicodeDecodeError):
-            raise SettingsError(f"{name}: its file is not text.") from None
-        raise SettingsError(f"{name}: the value must be a JSON object.") from None
