@@ -180,6 +180,14 @@ class Keys:
         """How often something rare has happened: name -> number."""
         return f"{self.namespace}gaelp:counts"
 
+    def told(self, agent_id: int | str) -> str:
+        """Channel on which it is told what happens to an agent."""
+        return f"{self.namespace}gaelp:told:{agent_id}"
+
+    def ticket(self, digest: str) -> str:
+        """For whom a ticket for one WebSocket was made, by its SHA-256."""
+        return f"{self.namespace}gaelp:ticket:{digest}"
+
     def queue(self, name: str) -> str:
         """Celery's list for a queue."""
         return f"{self.namespace}{name}"
