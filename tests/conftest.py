@@ -19,7 +19,7 @@ os.environ["XDG_STATE_HOME"] = _state.name
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.settings import Settings, load_settings
 
-pytest_plugins = ["support.fixtures", "support.databases"]
+pytest_plugins = ["support.fixtures", "support.databases", "support.api"]
 
 
 def _free_port() -> int:

@@ -20,7 +20,7 @@ from gaelp_tasks import addresses
 from gaelp_tasks.db import address
 from gaelp_tasks.footprints import KvCacheType, MemoryModelName
 
-__all__ = ["Cluster", "MemorySource", "SettingRow", "masked"]
+__all__ = ["Cluster", "MemorySource", "Positive", "SettingRow", "listener", "masked"]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -265,7 +265,7 @@ class Cluster(BaseSettings):
     @field_validator("metrics_address")
     @classmethod
     def _listens(cls, value: str) -> str:
-        if _listener(value) is None:
+        if listener(value) is None:
             raise ValueError("write it as host:port, such as 127.0.0.1:8080 or [::1]:8080")
         return value
 
@@ -289,7 +289,7 @@ class Cluster(BaseSettings):
     @property
     def metrics_listener(self) -> tuple[str, int]:
         """Host and port of `metrics_address`."""
-        found = _listener(self.metrics_address)
+        found = listener(self.metrics_address)
         assert found is not None  # noqa: S101  it was checked when it was read
         return found
 
@@ -330,7 +330,7 @@ class SettingRow(NamedTuple):
     given: bool  #: set in the environment, not the default
 
 
-def _listener(address: str) -> tuple[str, int] | None:
+def listener(address: str) -> tuple[str, int] | None:
     """Host and port; None for what is none."""
     parts = urlsplit(f"//{address}")
     try:

@@ -1,9 +1,51 @@
 """Settings of the control plane: the API, its tokens, training jobs, money."""
 
+from typing import Literal
+
+from pydantic import ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
+from gaelp_tasks.settings.cluster import Positive, listener
+
 __all__ = ["ControlPlane"]
+
+FEWEST = 32  #: bytes of a secret, as many as HS256 has
 
 
 class ControlPlane(BaseSettings):
     """What only `gaelp api`, and the parts that serve it, read."""
+
+    api_address: str = Field("127.0.0.1:8000", description="where `gaelp api` listens")
+    api_max_body_bytes: ByteSize = Field(
+        ByteSize(36 * 1024**2), description="larger bodies are refused before they are read"
+    )
+    jwt_secret: SecretStr = Field(
+        SecretStr(""),
+        description="what signs tokens, at least 32 bytes: `openssl rand -hex 32` makes one; without it "
+        "`gaelp api` does not start",
+    )
+    jwt_algorithm: Literal["HS256", "HS384", "HS512"] = Field(
+        "HS256", description="how tokens are signed; those that are signed otherwise are refused"
+    )
+    jwt_ttl_s: Positive = Field(43_200.0, description="how long a token of `gaelp token create` holds")
+
+    @field_validator("api_address")
+    @classmethod
+    def _api_listens(cls, value: str) -> str:
+        if listener(value) is None:
+            raise ValueError("write it as host:port, such as 127.0.0.1:8000 or [::1]:8000")
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value().encode()) < FEWEST:
+            raise ValueError(f"take at least {FEWEST} bytes, such as `openssl rand -hex 32` makes")
+        return value
+
+    @property
+    def api_listener(self) -> tuple[str, int]:
+        """Host and port of `api_address`."""
+        found = listener(self.api_address)
+        assert found is not None  # noqa: S101  it was checked when it was read
+        return found

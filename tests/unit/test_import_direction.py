@@ -33,6 +33,7 @@ CONTROL = tuple(
         "wording",
     )
 )
+API = ("gaelp_tasks.api",)
 PROGRAMS = ("gaelp_tasks.cli", "gaelp_tasks.demo")
 
 
@@ -51,9 +52,10 @@ LAYERS = (
     Layer((*DECISIONS, *CONTROL), may=(*DATA, *DECISIONS, *CONTROL)),
     Layer(("gaelp_tasks.demo.model_server",), may=(*DATA, "gaelp_tasks.demo.model_server")),
     Layer(PROGRAMS, may=("gaelp_tasks",)),
-    Layer(("gaelp_tasks",), may=("gaelp_tasks",), but_not=PROGRAMS),
-    Layer(("gaelp_workers",), may=("gaelp_workers", "gaelp_tasks"), but_not=PROGRAMS),
-    Layer(("gaelp_beat",), may=("gaelp_beat", "gaelp_tasks"), but_not=PROGRAMS),
+    Layer(API, may=("gaelp_tasks",), but_not=PROGRAMS),
+    Layer(("gaelp_tasks",), may=("gaelp_tasks",), but_not=(*API, *PROGRAMS)),
+    Layer(("gaelp_workers",), may=("gaelp_workers", "gaelp_tasks"), but_not=(*API, *PROGRAMS)),
+    Layer(("gaelp_beat",), may=("gaelp_beat", "gaelp_tasks"), but_not=(*API, *PROGRAMS)),
 )
 OURS = ("gaelp_tasks", "gaelp_workers", "gaelp_beat")
 
@@ -84,6 +86,7 @@ def test_each_layer_still_holds_every_module_it_names(layer):
     [
         ("gaelp_tasks.celery_app", "gaelp_workers.pool"),
         ("gaelp_tasks.results", "gaelp_tasks.cli.run"),
+        ("gaelp_tasks.services.status", "gaelp_tasks.api.state"),
         ("gaelp_beat.scheduler", "gaelp_workers.pool"),
         ("gaelp_workers.dispatch", "gaelp_tasks.connections"),
         ("gaelp_tasks.models.usage", "gaelp_tasks"),

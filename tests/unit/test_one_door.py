@@ -19,8 +19,10 @@ DOORS = {
     "asyncpg": ("gaelp_tasks.db.database",),
     "celery": (*CELERY, "gaelp_tasks.demo.story"),  # the story is told as a user's program
     "cronsim": ("gaelp_tasks.models.cron",),
+    "fastapi": ("gaelp_tasks.api",),
     "flower": ("gaelp_tasks.cli.dashboard",),
     "gguf": DEMO,
+    "jwt": ("gaelp_tasks.services.tokens",),
     "kombu": CELERY,
     "numpy": DEMO,
     "opentelemetry": ("gaelp_tasks.tracing",),
@@ -34,6 +36,7 @@ DOORS = {
         "gaelp_tasks.models",
         "gaelp_tasks.settings",
         "gaelp_tasks.tools",  # a function's schema, and its arguments checked
+        "gaelp_tasks.api.refusals",  # what else is wrong with a body
         "gaelp_tasks.overview",  # skips what another release announced
         "gaelp_tasks.clients.wire",
         "gaelp_tasks.cli.planning",  # sizes with units, as the settings take them
@@ -48,6 +51,7 @@ DOORS = {
     "rich": ("gaelp_tasks.cli", "gaelp_tasks.demo"),
     "sollol": ("gaelp_tasks.clients.routers.sollol",),
     "sqlalchemy": ("gaelp_tasks.db",),
+    "starlette": ("gaelp_tasks.api",),
     "structlog": ("gaelp_tasks.logs",),
     "tornado": ("gaelp_tasks.cli.dashboard",),  # what Flower is made of
     "typer": ("gaelp_tasks.cli",),

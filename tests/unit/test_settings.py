@@ -79,6 +79,11 @@ BAD = {
     "BATCH_KEEP_S": ["-1", "nan", "inf", "long"],
     "HISTORY_KEEP_S": ["-1", "nan", "inf", "long"],
     "HISTORY_TEXT_BYTES": ["-1", "1 potato", "yes"],
+    "API_ADDRESS": ["8000", ":8000", "host", "host:0", "a:b@h:1", "::1:8"],
+    "API_MAX_BODY_BYTES": ["-1", "1 potato", "big"],
+    "JWT_SECRET": ["short", "x" * 31],
+    "JWT_ALGORITHM": ["none", "hs256", "RS256"],
+    "JWT_TTL_S": ["0", "-1", "nan", "inf"],
 }
 ANYTHING_GOES = {"NAMESPACE", "OLLAMA_CA_FILE", "DEFAULT_MODEL", "EMBED_MODEL"}
 

@@ -1,0 +1,67 @@
+"""Who may come in: every request is signed in before its body is read, and every route says what it needs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gaelp_tasks.api import state
+from gaelp_tasks.api.refusals import answer
+from gaelp_tasks.errors import GaelpError, NotAllowed, NotSignedIn
+from gaelp_tasks.models.caller import Caller, Role
+
+__all__ = ["PUBLIC", "Needs", "SignIn", "needs"]
+
+PUBLIC = frozenset({"/health", "/openapi.json", "/docs"})  #: nobody need be known there
+CALLER = "gaelp.caller"  #: in the scope of a request
+WHO = "Send `Authorization: Bearer TOKEN`; `gaelp token create` prints one."
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """A dependency that gives who asks, if the role is high enough. Raises NotAllowed."""
+
+    role: Role
+
+    async def __call__(self, connection: HTTPConnection) -> Caller:
+        """As FastAPI calls it."""
+        caller: Caller | None = connection.scope.get(CALLER)
+        if caller is None:
+            raise NotSignedIn(WHO)
+        if not caller.role.covers(self.role):
+            raise NotAllowed(f"This needs the role {self.role}, and {caller.name} has {caller.role}.")
+        return caller
+
+
+def needs(role: Role) -> Any:
+    """The policy of a route, as the default of its argument `caller` in Annotated."""
+    return Depends(Needs(role))
+
+
+class SignIn:
+    """Signs each HTTP request in before anything of it is read; WebSockets sign in by themselves."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI calls it."""
+        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+            try:
+                scope[CALLER] = await state.of(scope["app"]).identity.caller(_token(scope))
+            except GaelpError as error:
+                await answer(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _token(scope: Scope) -> str:
+    """The bearer token of a request. Raises NotSignedIn."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer" and token:
+                return str(token.strip())
+    raise NotSignedIn(WHO)

@@ -1,0 +1,69 @@
+"""The application: its state from start to end, its gates from outside in, its routes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from gaelp_tasks import app as own_app
+from gaelp_tasks.api.access import SignIn
+from gaelp_tasks.api.background import BACKGROUND
+from gaelp_tasks.api.bodies import Bodies
+from gaelp_tasks.api.refusals import HANDLERS
+from gaelp_tasks.api.routes import ROUTERS
+from gaelp_tasks.api.state import State
+from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.connections import connect_async
+from gaelp_tasks.db.database import Database
+from gaelp_tasks.services.identity import Identity
+from gaelp_tasks.settings import Settings
+
+__all__ = ["GATES", "application"]
+
+#: what each request goes through before its route, the outermost first
+GATES = (SignIn, Bodies)
+
+
+def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
+    """The API for these settings; `app` publishes. Raises SettingsError where no secret is set."""
+    identity = Identity(settings)
+
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            db = Database(settings.sql_url)
+            stack.push_async_callback(db.close)
+            await db.migrate()
+            redis = connect_async(settings)
+            stack.push_async_callback(redis.aclose)
+            at = api.state.gaelp = State(settings, db, app, redis, identity)
+            await stack.enter_async_context(_running(at, BACKGROUND))
+            yield
+
+    made = FastAPI(
+        title="GAELP",
+        version=version("gaelp-tasks"),
+        lifespan=lifespan,
+        middleware=[Middleware(gate) for gate in GATES],
+        exception_handlers=HANDLERS,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    for router in ROUTERS:
+        made.include_router(router)
+    return made
+
+
+@asynccontextmanager
+async def _running(at: State, works: list[Callable[[State], Awaitable[None]]]) -> AsyncIterator[None]:
+    """The works run meanwhile, and are cancelled afterwards."""
+    tasks = [asyncio.ensure_future(work(at)) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,9 @@
+"""What the process does beside answering: relays, hubs. A work takes the state and runs until cancelled."""
+
+from collections.abc import Awaitable, Callable
+
+from gaelp_tasks.api.state import State
+
+__all__ = ["BACKGROUND"]
+
+BACKGROUND: list[Callable[[State], Awaitable[None]]] = []

@@ -1,0 +1,53 @@
+"""Who asks: a user of the API with a tenant and a role."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from gaelp_tasks.models.batch import LONGEST_TENANT
+from gaelp_tasks.models.frozen import Frozen, JsonText
+
+__all__ = ["LONGEST_USER", "Caller", "Role", "TenantName", "UserName"]
+
+LONGEST_USER = 200  #: characters of a user's name
+
+
+def _speakable(value: str) -> str:
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("take printable characters and no spaces around it")
+    return value
+
+
+UserName = Annotated[JsonText, Field(min_length=1, max_length=LONGEST_USER), AfterValidator(_speakable)]
+TenantName = Annotated[JsonText, Field(max_length=LONGEST_TENANT), AfterValidator(_speakable)]
+
+
+class Role(StrEnum):
+    """What somebody may do; each may do what those before it may."""
+
+    USER = "user"  #: work of the own tenant
+    OPERATOR = "operator"  #: beside that nodes, and what they run
+    ADMIN = "admin"  #: everything, for every tenant
+
+    @property
+    def rank(self) -> int:
+        """0 is the lowest."""
+        return list(Role).index(self)
+
+    def covers(self, other: "Role") -> bool:
+        """Whether who has this role may do what needs the other."""
+        return self.rank >= other.rank
+
+
+class Caller(Frozen):
+    """Somebody who was recognised by a token or key."""
+
+    name: UserName
+    tenant: TenantName = ""  #: "" is the tenant of those who name none
+    role: Role = Role.USER
+
+    @property
+    def scope(self) -> str | None:
+        """Whose rows it sees, as repositories take it: its tenant's; None, those of all, for an admin."""
+        return None if self.role is Role.ADMIN else self.tenant
