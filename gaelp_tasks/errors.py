@@ -152,7 +152,11 @@ class PolicyViolated(GaelpError):
 
 
 class QuotaExceeded(GaelpError):
-    """It does not fit into what the quota of its user leaves."""
+    """It does not fit into what the quota of its user leaves; `never`: nor would it into all of it."""
+
+    def __init__(self, message: str = "", *, never: bool = False) -> None:
+        super().__init__(message)
+        self.never = never
 
 
 class BudgetExceeded(GaelpError):

@@ -13,7 +13,9 @@ from gaelp_tasks.db import address, migrations
 from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
 from gaelp_tasks.settings import masked
 
-__all__ = ["Database"]
+__all__ = ["Database", "Session"]
+
+Session = AsyncSession  #: what services hand on, who do not know SQLAlchemy
 
 ANSWER_S = 30.0  #: a lock, a connection or an answer that takes longer is an error
 FOLDER, FILE = 0o700, 0o600  #: modes of what we make: history may hold what people have asked

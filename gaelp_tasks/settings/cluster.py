@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BaseModel, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -358,6 +358,12 @@ def _unit(name: str) -> str:
         "safety_factor": "times",
         "retry_attempts": "runs",
         "poison_deaths": "deaths",
+        "quota_cpu_milli": "cores/1000",
+        "quota_memory": "bytes",
+        "quota_storage": "bytes",
+        "quota_gpus": "GPUs",
+        "quota_runs": "runs",
+        "tariff": "micro-units",
     }
     return units.get(name, "")
 
@@ -369,6 +375,8 @@ def _shown(name: str, value: Any) -> str:
         return value.human_readable()
     if isinstance(value, tuple):
         return ",".join(masked(str(part)) for part in value)
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
     if isinstance(value, dict):
         plain = {key: item if isinstance(item, dict) else str(item) for key, item in value.items()}
         return json.dumps(plain) if value else ""

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
+from gaelp_tasks.models.tariff import Tariff
 from gaelp_tasks.settings.cluster import Positive, listener
 
 __all__ = ["ControlPlane"]
@@ -28,6 +29,17 @@ class ControlPlane(BaseSettings):
         "HS256", description="how tokens are signed; those that are signed otherwise are refused"
     )
     jwt_ttl_s: Positive = Field(43_200.0, description="how long a token of `gaelp token create` holds")
+
+    tariff: Tariff = Field(
+        Tariff(), description="prices that are not ours, as JSON (docs/money.md), in micro-units"
+    )
+    quota_cpu_milli: int = Field(
+        10_000, ge=0, le=2**53, description="a user without limits of his own holds this of CPUs at once"
+    )
+    quota_memory: ByteSize = Field(ByteSize(20 * 1024**3), description="the same of memory")
+    quota_gpus: int = Field(2, ge=0, le=2**53, description="the same of GPUs")
+    quota_storage: ByteSize = Field(ByteSize(100 * 1024**3), description="the same of storage")
+    quota_runs: int = Field(64, ge=0, le=2**53, description="runs of his jobs and deployments at once")
 
     @field_validator("api_address")
     @classmethod

@@ -16,6 +16,12 @@ BAD = {
     "DATABASE_URL": ["mysql://host/db", "nonsense", "/gaelp.db", "sqlite://gaelp.db", "postgresql://host"],
     "SECRETS_DIR": ["/nowhere/at/all", "/dev/null"],
     "OLLAMA_NODES": ["http://h:99999", ",", " , ", "localhost:11434", "ftp://host", "http://"],
+    "TARIFF": ["x", "[1]", '{"gpu_second_micro": -1}', '{"gpu_second_micro": 0.5}', '{"colour": 1}'],
+    "QUOTA_CPU_MILLI": ["-1", "4 cores"],
+    "QUOTA_MEMORY": ["-1", "some"],
+    "QUOTA_GPUS": ["-1", "one"],
+    "QUOTA_STORAGE": ["-1", "some"],
+    "QUOTA_RUNS": ["-1", "many"],
     "NODE_ROUTER": ["best", "SOLLOL"],
     "OLLAMA_HEADERS": ["x", "[1]", "5", '{"a": 5}'],
     "AGENTS": ["x", "[1]", '{"a": 5}'],
@@ -170,6 +176,7 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
         assert len(row.meaning) > 10, row
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             units = {"s", "bytes", "tokens", "slots", "seats", "runs", "lines", "deaths", "times", "port"}
+            units |= {"cores/1000", "GPUs"}
             assert row.unit in units, row
 
 

@@ -1,0 +1,116 @@
+"""What work may cost is held before it begins, and settled or voided once when it has ended.
+
+All of it happens inside the caller's transaction, beside the rows that say what became of the work: either
+both are there or neither. Quotas are held before budgets wherever both are.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from gaelp_tasks.db.budgets import Budgets, Holding
+from gaelp_tasks.db.database import Database, Session
+from gaelp_tasks.db.ledger import write_costs
+from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
+from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, Period, closing, units
+
+__all__ = ["hold", "set_budget", "settle", "show", "void"]
+
+
+async def hold(
+    session: Session,
+    key: str,
+    owners: Sequence[Owner],
+    amount_micro: int,
+    *,
+    tenant: str,
+    now: datetime | None = None,
+) -> bool:
+    """Keep this much of the budget of every owner that has one: all of them, or none; False: it was held.
+
+    `owners` names at most one of each kind; they stand in the ledger also without a budget. Raises
+    BudgetExceeded, which has to end the transaction; Conflict where the work of this key has ended, or was
+    held for another amount.
+    """
+    if amount_micro < 0 or len({owner.kind for owner in owners}) < len(owners):
+        raise ValueError("a hold is 0 or more, of one agent, one user and one job at most")
+    at = Holding(session, tenant, now or datetime.now(UTC))
+    made = await at.begin(key, owners, amount_micro)
+    if made is None:
+        found = await at.hold(key)
+        if found is None or found.state != HoldState.HELD or found.bound_micro != amount_micro:
+            raise Conflict(f"{key} was paid for already, or is held for another amount.")
+        return False
+    budgets = await at.budgets(owners)
+    for row in budgets:
+        if row.available_micro < amount_micro:
+            raise BudgetExceeded(
+                f"The budget of {row.owner_kind} {row.owner_id} has {units(max(row.available_micro, 0))} "
+                f"left, and this may cost up to {units(amount_micro)}."
+            )
+    await at.move([row.id for row in budgets], Move.HOLD, amount_micro, hold=made)
+    return True
+
+
+async def settle(
+    session: Session,
+    key: str,
+    spent_micro: int,
+    charges: Sequence[Charge] = (),
+    *,
+    tenant: str,
+    now: datetime | None = None,
+) -> bool:
+    """Pay what the work has cost, and give the rest back; whether this was the first end of that hold.
+
+    More than the bound is not paid: the ledger says so. Raises NotFound where nothing was held.
+    """
+    at = Holding(session, tenant, now or datetime.now(UTC))
+    row = await at.hold(key)
+    if row is None:
+        raise NotFound(f"Nothing is held for {key}.")
+    if row.state != HoldState.HELD:
+        return False
+    paid, lines = closing(row.bound_micro, spent_micro, charges)
+    budgets = [budget.id for budget in await at.budgets_of(row.id)]
+    await at.move(budgets, Move.SETTLE, paid, hold=row.id)
+    await at.move(budgets, Move.RELEASE, row.bound_micro - paid, hold=row.id)
+    await write_costs(session, row, lines, now=now or datetime.now(UTC))
+    await at.end(row.id, HoldState.SETTLED, asked_micro=spent_micro, spent_micro=paid)
+    return True
+
+
+async def void(session: Session, key: str, *, tenant: str, now: datetime | None = None) -> bool:
+    """Give back all that was held; whether this was the first end of that hold. False where there is none."""
+    at = Holding(session, tenant, now or datetime.now(UTC))
+    row = await at.hold(key)
+    if row is None or row.state != HoldState.HELD:
+        return False
+    budgets = [budget.id for budget in await at.budgets_of(row.id)]
+    await at.move(budgets, Move.RELEASE, row.bound_micro, hold=row.id)
+    await at.end(row.id, HoldState.VOIDED, asked_micro=None, spent_micro=0)
+    return True
+
+
+async def set_budget(
+    session: Session,
+    owner: Owner,
+    limit_micro: int,
+    *,
+    tenant: str,
+    by: str,
+    period: Period = Period.NONE,
+    now: datetime | None = None,
+) -> Budget:
+    """Make the budget of this owner, or change it; 0: nothing may be spent from now on.
+
+    A limit below what is held and spent ends nothing that runs: nothing more is held until it fits.
+    """
+    return await Holding(session, tenant, now or datetime.now(UTC)).set(owner, limit_micro, period, by)
+
+
+async def show(db: Database, tenant: str | None, owner: Owner) -> list[Budget]:
+    """The budget of this owner, in each tenant that is asked about. Raises NotFound."""
+    found = await Budgets(db, tenant).find(owner, now=datetime.now(UTC))
+    if not found:
+        raise NotFound(f"There is no budget of {owner}.")
+    return found

@@ -1,0 +1,139 @@
+"""Budgets on both databases: held up front, settled or voided once, and the entries always add up."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gaelp_tasks.db.budgets import Budgets
+from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
+from gaelp_tasks.models.money import Charge, CostKind, Owner, OwnerKind, Period
+from gaelp_tasks.services import budgets
+
+AGENT, USER, JOB = (Owner(kind, "1") for kind in OwnerKind)
+NOW = datetime(2026, 11, 22, 13, tzinfo=UTC)
+
+
+async def give(db, owner, limit_micro, period=Period.NONE, now=NOW, tenant="t"):
+    async with db.writing() as session:
+        return await budgets.set_budget(
+            session, owner, limit_micro, tenant=tenant, by="root", period=period, now=now
+        )
+
+
+async def hold(db, key, owners, amount_micro, now=NOW, tenant="t"):
+    async with db.writing() as session:
+        return await budgets.hold(session, key, owners, amount_micro, tenant=tenant, now=now)
+
+
+async def settle(db, key, spent_micro, charges=(), now=NOW):
+    async with db.writing() as session:
+        return await budgets.settle(session, key, spent_micro, charges, tenant="t", now=now)
+
+
+async def void(db, key, now=NOW):
+    async with db.writing() as session:
+        return await budgets.void(session, key, tenant="t", now=now)
+
+
+async def standing(db, owner, now=NOW, tenant="t"):
+    """(available, held, spent)"""
+    [found] = await Budgets(db, tenant).find(owner, now=now)
+    assert found.limit_micro == found.available_micro + found.held_micro + found.spent_micro
+    return found.available_micro, found.held_micro, found.spent_micro
+
+
+async def test_what_is_held_is_settled_once_and_the_rest_comes_back(db):
+    await give(db, AGENT, 100)
+    assert await hold(db, "invocation:a", [AGENT, USER], 60)
+    assert await standing(db, AGENT) == (40, 60, 0)
+    assert await settle(db, "invocation:a", 25, [Charge(CostKind.PROMPT_TOKENS, 5, 25)])
+    assert await standing(db, AGENT) == (75, 0, 25)
+    assert not await settle(db, "invocation:a", 25)
+    assert not await void(db, "invocation:a")
+    assert await standing(db, AGENT) == (75, 0, 25)
+
+
+async def test_what_is_voided_is_whole_again_once(db):
+    await give(db, AGENT, 100)
+    await hold(db, "job:1", [AGENT], 100)
+    assert await void(db, "job:1")
+    assert not await void(db, "job:1")
+    assert not await settle(db, "job:1", 5)
+    assert await standing(db, AGENT) == (100, 0, 0)
+    assert not await void(db, "job:2")
+
+
+async def test_a_hold_that_one_of_the_budgets_cannot_bear_takes_from_none(db):
+    await give(db, AGENT, 100)
+    await give(db, USER, 30)
+    with pytest.raises(
+        BudgetExceeded, match=r"^The budget of user 1 has 0\.00003 left, and this may cost up to 0\.00004\.$"
+    ):
+        await hold(db, "invocation:a", [AGENT, USER, JOB], 40)
+    assert await standing(db, AGENT) == (100, 0, 0)
+    assert await hold(db, "invocation:a", [AGENT, USER, JOB], 30), "nothing is left of the one that failed"
+    assert await standing(db, AGENT) == (70, 30, 0)
+    assert await standing(db, USER) == (0, 30, 0)
+
+
+async def test_more_than_the_bound_is_never_paid(db):
+    await give(db, AGENT, 100)
+    await hold(db, "job:1", [AGENT], 10)
+    await settle(db, "job:1", 50, [Charge(CostKind.GPU_TIME, 1000, 50)])
+    assert await standing(db, AGENT) == (90, 0, 10)
+
+
+async def test_the_same_hold_again_holds_nothing_more_and_another_amount_is_refused(db):
+    await give(db, AGENT, 100)
+    assert await hold(db, "job:1", [AGENT], 10)
+    assert not await hold(db, "job:1", [AGENT], 10)
+    assert await standing(db, AGENT) == (90, 10, 0)
+    with pytest.raises(Conflict, match="job:1"):
+        await hold(db, "job:1", [AGENT], 11)
+    await void(db, "job:1")
+    with pytest.raises(Conflict, match="job:1"):
+        await hold(db, "job:1", [AGENT], 10)
+
+
+async def test_work_of_owners_without_budgets_is_held_and_settled_too(db):
+    assert await hold(db, "invocation:a", [USER], 10)
+    assert await settle(db, "invocation:a", 10)
+    with pytest.raises(NotFound, match="invocation:b"):
+        await settle(db, "invocation:b", 10)
+
+
+async def test_a_limit_can_be_lowered_under_what_is_held_and_then_nothing_more_is(db):
+    await give(db, AGENT, 100)
+    await hold(db, "job:1", [AGENT], 60)
+    assert (await give(db, AGENT, 50)).available_micro == -10
+    with pytest.raises(BudgetExceeded, match=r"has 0\.00 left"):
+        await hold(db, "job:2", [AGENT], 1)
+    await settle(db, "job:1", 20)
+    assert await standing(db, AGENT) == (30, 0, 20)
+
+
+async def test_a_new_period_has_the_whole_limit_again_less_what_is_still_held(db):
+    tomorrow = NOW + timedelta(days=1)
+    await give(db, AGENT, 100, Period.DAY)
+    await hold(db, "job:1", [AGENT], 60)
+    await settle(db, "job:1", 60)
+    await hold(db, "job:2", [AGENT], 40)
+    with pytest.raises(BudgetExceeded):
+        await hold(db, "job:3", [AGENT], 1)
+    assert await standing(db, AGENT) == (0, 40, 60)
+    assert await standing(db, AGENT, now=tomorrow) == (60, 40, 0)
+    await hold(db, "job:3", [AGENT], 60, now=tomorrow)
+    await settle(db, "job:2", 40, now=tomorrow)
+    assert await standing(db, AGENT, now=tomorrow) == (0, 60, 40)
+    assert await standing(db, AGENT, now=NOW) == (0, 60, 40), "a clock that is behind turns nothing back"
+
+
+async def test_one_tenant_cannot_see_or_spend_what_is_anothers(db):
+    await give(db, AGENT, 100)
+    await give(db, AGENT, 5, tenant="other")
+    await hold(db, "job:1", [AGENT], 50)
+    assert await hold(db, "job:1", [AGENT], 5, tenant="other")
+    assert await standing(db, AGENT) == (50, 50, 0)
+    assert await standing(db, AGENT, tenant="other") == (0, 5, 0)
+    assert len(await Budgets(db, None).listed(now=NOW, most=10)) == 2
+    assert len(await Budgets(db, "t").listed(now=NOW, most=10)) == 1
