@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_serializer
 
 from gaelp_tasks.models.frozen import Frozen
 
@@ -107,9 +107,10 @@ class Quantities(Frozen):
         """The numbers."""
         return Resources(**{field: _whole(name, getattr(self, name)) for name, field in NAMES.items()})
 
+    @model_serializer
     def wire(self) -> dict[str, str]:
-        """As JSON, without what is not needed."""
-        return {name: text for name in NAMES if _number(text := getattr(self, name))}
+        """As JSON: what was said, as it was said."""
+        return {name: getattr(self, name) for name in NAMES if name in self.model_fields_set}
 
 
 def _milli(cpu_milli: int) -> str:
