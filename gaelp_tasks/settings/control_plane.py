@@ -1,6 +1,7 @@
 """Settings of the control plane: the API, its tokens, training jobs, money."""
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
@@ -30,6 +31,10 @@ class ControlPlane(BaseSettings):
     )
     jwt_ttl_s: Positive = Field(43_200.0, description="how long a token of `gaelp token create` holds")
 
+    api_url: str = Field("http://127.0.0.1:8000", description="the API that `gaelp agents` and the like ask")
+    api_token: SecretStr = Field(
+        SecretStr(""), description="signs `gaelp` in there: a token of `gaelp token create`, or an API key"
+    )
     tariff: Tariff = Field(
         Tariff(), description="prices that are not ours, as JSON (docs/money.md), in micro-units"
     )
@@ -46,6 +51,26 @@ class ControlPlane(BaseSettings):
     def _api_listens(cls, value: str) -> str:
         if listener(value) is None:
             raise ValueError("write it as host:port, such as 127.0.0.1:8000 or [::1]:8000")
+        return value
+
+    @field_validator("api_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            whole = False
+        if not whole or parts.query or parts.fragment:
+            raise ValueError("write it as http://host:port or https://host")
+        return value
+
+    @field_validator("api_token")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr) -> SecretStr:
+        token = value.get_secret_value()
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise ValueError("a token has neither spaces nor letters beyond ASCII")
         return value
 
     @field_validator("jwt_secret")

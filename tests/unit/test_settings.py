@@ -16,6 +16,8 @@ BAD = {
     "DATABASE_URL": ["mysql://host/db", "nonsense", "/gaelp.db", "sqlite://gaelp.db", "postgresql://host"],
     "SECRETS_DIR": ["/nowhere/at/all", "/dev/null"],
     "OLLAMA_NODES": ["http://h:99999", ",", " , ", "localhost:11434", "ftp://host", "http://"],
+    "API_URL": ["localhost:8000", "ftp://host", "http://", "http://host:x", "http://host?x=1"],
+    "API_TOKEN": ["a token", "t\u00f6ken", "token\n"],
     "TARIFF": ["x", "[1]", '{"gpu_second_micro": -1}', '{"gpu_second_micro": 0.5}', '{"colour": 1}'],
     "QUOTA_CPU_MILLI": ["-1", "4 cores"],
     "QUOTA_MEMORY": ["-1", "some"],
