@@ -19,6 +19,7 @@ from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import connect_async
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.services.identity import Identity
+from gaelp_tasks.services.tokens import Tokens
 from gaelp_tasks.settings import Settings
 
 __all__ = ["GATES", "application"]
@@ -29,7 +30,7 @@ GATES = (SignIn, Bodies)
 
 def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
     """The API for these settings; `app` publishes. Raises SettingsError where no secret is set."""
-    identity = Identity(settings)
+    Tokens(settings)  # without a secret nothing begins
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
@@ -39,7 +40,7 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
             await db.migrate()
             redis = connect_async(settings)
             stack.push_async_callback(redis.aclose)
-            at = api.state.gaelp = State(settings, db, app, redis, identity)
+            at = api.state.gaelp = State(settings, db, app, redis, Identity(settings, db))
             await stack.enter_async_context(_running(at, BACKGROUND))
             yield
 

@@ -39,6 +39,10 @@ class Role(StrEnum):
         """Whether who has this role may do what needs the other."""
         return self.rank >= other.rank
 
+    def at_most(self, other: "Role") -> "Role":
+        """The lower of both."""
+        return other if self.covers(other) else self
+
 
 class Caller(Frozen):
     """Somebody who was recognised by a token or key."""

@@ -13,7 +13,7 @@ from gaelp_tasks.errors import NotSignedIn, SettingsError
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.settings import Settings
 
-__all__ = ["Claims", "Tokens"]
+__all__ = ["REFUSED", "Claims", "Tokens"]
 
 LONGEST = 4096  #: characters of a token; a longer one is not looked at
 LEEWAY_S = 5.0  #: clocks of two machines differ
@@ -24,6 +24,7 @@ class Claims(NamedTuple):
     """What a token says that holds."""
 
     caller: Caller
+    made_at: float  #: Unix seconds; 0 where it does not say
     expires_at: float  #: Unix seconds
     names_tenant: bool  #: else it is of whatever tenant its user is
 
@@ -66,9 +67,10 @@ class Tokens:
                 options={"require": ["sub", "exp"], "verify_aud": False},
             )
             caller = Caller(name=claims["sub"], tenant=claims.get("tenant", ""), role=_role(claims))
+            made_at, expires_at = float(claims.get("iat", 0)), float(claims["exp"])
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
             raise NotSignedIn(REFUSED) from None
-        return Claims(caller, float(claims["exp"]), "tenant" in claims)
+        return Claims(caller, made_at, expires_at, "tenant" in claims)
 
 
 def _role(claims: dict[str, Any]) -> Role:

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from gaelp_tasks.api.routes import health, status
+from gaelp_tasks.api.routes import health, keys, status, users
 
 __all__ = ["ROUTERS"]
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, status.router)
+ROUTERS: tuple[APIRouter, ...] = (health.router, status.router, users.router, keys.router)
