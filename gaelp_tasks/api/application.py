@@ -15,6 +15,7 @@ from gaelp_tasks.api.bodies import Bodies
 from gaelp_tasks.api.refusals import HANDLERS
 from gaelp_tasks.api.routes import ROUTERS
 from gaelp_tasks.api.state import State
+from gaelp_tasks.api.watching.watchers import Watchers
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import connect_async
 from gaelp_tasks.db.database import Database
@@ -40,7 +41,9 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
             await db.migrate()
             redis = connect_async(settings)
             stack.push_async_callback(redis.aclose)
-            at = api.state.gaelp = State(settings, db, app, redis, Identity(settings, db))
+            at = api.state.gaelp = State(
+                settings, db, app, redis, Identity(settings, db), Watchers(settings, app)
+            )
             await stack.enter_async_context(_running(at, BACKGROUND))
             yield
 

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable
 
 from gaelp_tasks.api.state import State
+from gaelp_tasks.api.watching import watchers
 
 __all__ = ["BACKGROUND"]
 
-BACKGROUND: list[Callable[[State], Awaitable[None]]] = []
+BACKGROUND: list[Callable[[State], Awaitable[None]]] = [watchers.hear, watchers.look]

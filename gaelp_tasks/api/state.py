@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from gaelp_tasks.api.watching.watchers import Watchers
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import AsyncRedis
 from gaelp_tasks.db.database import Database
@@ -24,6 +25,7 @@ class State:
     app: GaelpApp
     redis: AsyncRedis
     identity: Identity
+    watchers: Watchers
 
 
 def of(application: Any) -> State:

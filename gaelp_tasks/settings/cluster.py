@@ -364,6 +364,8 @@ def _unit(name: str) -> str:
         "quota_gpus": "GPUs",
         "quota_runs": "runs",
         "tariff": "micro-units",
+        "api_watchers": "sockets",
+        "api_watchers_per_user": "sockets",
     }
     return units.get(name, "")
 

@@ -21,6 +21,9 @@ class ControlPlane(BaseSettings):
     api_max_body_bytes: ByteSize = Field(
         ByteSize(36 * 1024**2), description="larger bodies are refused before they are read"
     )
+    api_watchers: int = Field(1000, ge=1, description="WebSockets that one `gaelp api` serves at once")
+    api_watchers_per_user: int = Field(50, ge=1, description="of those, how many may be one user's")
+    api_ticket_ttl_s: Positive = Field(30.0, description="a ticket for a WebSocket must be used within this")
     jwt_secret: SecretStr = Field(
         SecretStr(""),
         description="what signs tokens, at least 32 bytes: `openssl rand -hex 32` makes one; without it "

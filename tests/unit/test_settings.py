@@ -24,6 +24,9 @@ BAD = {
     "QUOTA_GPUS": ["-1", "one"],
     "QUOTA_STORAGE": ["-1", "some"],
     "QUOTA_RUNS": ["-1", "many"],
+    "API_WATCHERS": ["0", "-1", "all"],
+    "API_WATCHERS_PER_USER": ["0", "-1", "all"],
+    "API_TICKET_TTL_S": ["0", "-1", "nan", "inf"],
     "NODE_ROUTER": ["best", "SOLLOL"],
     "OLLAMA_HEADERS": ["x", "[1]", "5", '{"a": 5}'],
     "AGENTS": ["x", "[1]", '{"a": 5}'],
@@ -178,7 +181,7 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
         assert len(row.meaning) > 10, row
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             units = {"s", "bytes", "tokens", "slots", "seats", "runs", "lines", "deaths", "times", "port"}
-            units |= {"cores/1000", "GPUs"}
+            units |= {"cores/1000", "GPUs", "sockets"}
             assert row.unit in units, row
 
 

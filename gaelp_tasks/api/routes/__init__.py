@@ -2,8 +2,16 @@
 
 from fastapi import APIRouter
 
-from gaelp_tasks.api.routes import health, keys, status, users
+from gaelp_tasks.api.routes import health, keys, status, tickets, users
+from gaelp_tasks.api.watching import sockets
 
 __all__ = ["ROUTERS"]
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, status.router, users.router, keys.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    status.router,
+    users.router,
+    keys.router,
+    tickets.router,
+    sockets.router,
+)
