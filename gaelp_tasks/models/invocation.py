@@ -18,6 +18,8 @@ __all__ = [
     "DEFAULT_PRIORITY",
     "ENVELOPE_VERSION",
     "WITHOUT_ATTACHMENT",
+    "WITH_ATTACHMENT",
+    "WITH_BOUND",
     "Embedding",
     "EmbeddingResult",
     "Invocation",
@@ -29,8 +31,10 @@ __all__ = [
     "one_sentence",
 ]
 
-ENVELOPE_VERSION = 2  #: the newest; raised when a worker of the version before could misread a message
+ENVELOPE_VERSION = 3  #: the newest; raised when a worker of the version before could misread a message
 WITHOUT_ATTACHMENT = 1  #: the version of a message that carries all of its arguments
+WITH_ATTACHMENT = 2  #: of one that refers to some
+WITH_BOUND = 3  #: of one that may tell only so many tokens; a worker that does not know that refuses it
 DEFAULT_PRIORITY = 5
 
 
@@ -83,6 +87,9 @@ class Invocation(Frozen):
     )
     queue_ttl_s: PositiveSeconds | None = None  #: given up when still queued after this; None: never
     idempotency_key: Name | None = None
+    most_tokens: Annotated[int, Field(ge=1, le=2**53, strict=True)] | None = (
+        None  #: are paid for: the next one cuts it with "budget"; None: any number
+    )
     tenant: Name | None = None
     metadata: JsonObject | None = None
 

@@ -22,7 +22,8 @@ from gaelp_tasks.errors import AttachmentLost, BrokerUnavailable, InvalidInvocat
 from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.attachment import REFERENCE, Reference, light, pack
 from gaelp_tasks.models.invocation import (
-    ENVELOPE_VERSION,
+    WITH_ATTACHMENT,
+    WITH_BOUND,
     WITHOUT_ATTACHMENT,
     Embedding,
     EmbeddingResult,
@@ -148,7 +149,9 @@ class ModelTask(Task):
         queue = options.get("queue")
         name = getattr(queue, "name", queue) or options.get("routing_key")
         accepted = self.accept(args, kwargs, name)
-        headers = {"gaelp_version": WITHOUT_ATTACHMENT, "gaelp_published_at": time()}
+        bounded = getattr(accepted, "most_tokens", None) is not None
+        version = WITH_BOUND if bounded else WITHOUT_ATTACHMENT
+        headers = {"gaelp_version": version, "gaelp_published_at": time()}
         options["headers"] = headers | (options.get("headers") or {}) | _whose(accepted)
         options.pop("priority", None)  # Celery's own; ours is an argument
         if name is None or tier_of(name):
@@ -254,7 +257,8 @@ class ModelTask(Task):
         options["task_id"] = options.get("task_id") or uuid()
         with worded(app.settings):
             reference = attachments.put(app.redis, app.keys, options["task_id"], packed.attachment)
-        headers |= {REFERENCE: reference.model_dump(), "gaelp_version": ENVELOPE_VERSION}
+        version = WITH_BOUND if "most_tokens" in given else WITH_ATTACHMENT
+        headers |= {REFERENCE: reference.model_dump(), "gaelp_version": version}
         return packed.given, reference
 
     def _reference(self, options: Mapping[str, Any]) -> Any:

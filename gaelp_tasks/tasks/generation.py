@@ -1,12 +1,13 @@
 """The work of a chat: an agent's answer, streamed as it comes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from gaelp_tasks.agents import BaseAgent
 from gaelp_tasks.agents.turns import tool_named
+from gaelp_tasks.cancellation import Cancelled, Reason
 from gaelp_tasks.clients import ChatResponse
 from gaelp_tasks.errors import RequestRefused
 from gaelp_tasks.models import Message
@@ -98,7 +99,10 @@ class Generation:
             return "length"
         messages, options = given
         limit_bytes = int(self._at.settings.max_output_bytes)
-        async with aclosing(agent.run(messages, **self._arguments(options))) as chunks:
+        said = agent.run(messages, **self._arguments(options))
+        if self._asked.most_tokens is not None:
+            said = self._paid(said, self._asked.most_tokens)
+        async with aclosing(said) as chunks:
             async for chunk in chunks:
                 self._take(chunk, stream)
                 self._run.cancellation.check()
@@ -106,6 +110,16 @@ class Generation:
                 if self._size_bytes > limit_bytes or chunk.done_reason == "length":
                     return "length"
         return "stop"
+
+    async def _paid(
+        self, said: AsyncGenerator[ChatResponse], most_tokens: int
+    ) -> AsyncGenerator[ChatResponse]:
+        """What may be told of it, by all claims together; the next token is not, and cuts the run."""
+        async with aclosing(said) as chunks:
+            async for chunk in chunks:
+                if (chunk.content or chunk.thinking) and self._tally.tokens >= most_tokens:
+                    raise Cancelled(Reason.BUDGET)
+                yield chunk
 
     async def _given(self, agent: BaseAgent) -> tuple[Sequence[Message], Mapping[str, Any]] | None:
         """The conversation and the model's options; None where the text is as long as it may be already."""

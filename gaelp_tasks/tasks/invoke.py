@@ -69,6 +69,7 @@ def invoke_agent(  # noqa: PLR0913  the contract's arguments
     stall_timeout_s: float | None = None,
     queue_ttl_s: float | None = None,
     idempotency_key: str | None = None,
+    most_tokens: int | None = None,
     tenant: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Reply:
@@ -76,8 +77,8 @@ def invoke_agent(  # noqa: PLR0913  the contract's arguments
 
     Returns the result mapping of the contract, section 2; a cut run returns its partial text. `priority` is
     1 to 10, 10 first; times are seconds. `format` may be a pydantic class; `tools` are names of registered
-    tools, which the worker runs, or schemas, whose calls come back. Raises InvalidInvocation at the call; the
-    run fails with a NodeError once its attempts are spent.
+    tools, which the worker runs, or schemas, whose calls come back; after `most_tokens` the answer is cut.
+    Raises InvalidInvocation at the call; the run fails with a NodeError once its attempts are spent.
     """
     from gaelp_tasks.tasks.generation import Generation  # noqa: PLC0415  only a running task needs agents
 

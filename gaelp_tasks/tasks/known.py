@@ -42,7 +42,7 @@ WIDTHS = {"f": 4, "d": 8}  #: bytes of a number in struct's formats, the short o
 NOT_IN_NAME = frozenset(
     {
         "prompt", "messages", "images", "model", "agent", "tier", "priority", "deadline_s", "stall_timeout_s",
-        "queue_ttl_s", "idempotency_key", "metadata", "cache",
+        "queue_ttl_s", "idempotency_key", "metadata", "cache", "most_tokens",
     }
 )  # fmt: skip
 

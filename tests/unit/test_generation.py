@@ -126,6 +126,30 @@ async def test_endless_thinking_is_cut_too(bench):
     assert outcome.result.stop_reason == "length"
 
 
+async def test_what_is_not_paid_for_is_not_told_and_cuts_the_run_with_its_text(bench):
+    made = bench("a", "b", "c", "d")
+    outcome = await made.walk(made.run(most_tokens=2))
+    assert isinstance(outcome, Cut)
+    assert outcome.result.stop_reason == made.end()["stop_reason"] == "budget"
+    assert outcome.result.text == made.text() == "ab"
+    assert outcome.result.usage.completion_tokens == 2
+    await asyncio.wait_for(made.at.client.closed.wait(), 10)
+
+
+async def test_an_answer_of_just_what_is_paid_for_is_whole(bench):
+    made = bench("a", "b", ChatResponse(tool_calls=(CALL,)))
+    outcome = await made.walk(made.run(most_tokens=2))
+    assert isinstance(outcome, Done)
+    assert (outcome.result.text, outcome.result.stop_reason) == ("ab", "stop")
+
+
+async def test_thinking_is_paid_for_too(bench):
+    made = bench(*[ChatResponse(thinking="hm")] * 5, "a")
+    outcome = await made.walk(made.run(most_tokens=3))
+    assert (outcome.result.text, outcome.result.stop_reason) == ("", "budget")
+    assert "".join(event.thinking for event in made.events() if isinstance(event, Piece)) == "hmhmhm"
+
+
 async def test_the_usage_that_the_node_told_is_kept(bench):
     told = Usage(prompt_tokens=11, completion_tokens=22)
     made = bench("a", ChatResponse(done=True, done_reason="stop", usage=told))

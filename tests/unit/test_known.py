@@ -125,6 +125,7 @@ SAME = {
     "stall_timeout_s": 5.0,
     "queue_ttl_s": 5.0,
     "idempotency_key": "k",
+    "most_tokens": 5,  # what was told whole is free
     "metadata": {"a": 1},
     "cache": True,
     "agent": "coding",  # code_of stands for it

@@ -49,7 +49,7 @@ INVOKE_AGENT = (
     "prompt messages agent model tier priority options format tools images think deadline_s stall_timeout_s "
     "queue_ttl_s idempotency_key tenant metadata"
 )
-ADDED = ("mode", "documents", "parser", "cache")  #: what came after the contract
+ADDED = ("mode", "documents", "parser", "cache", "most_tokens")  #: what came after the contract
 TREE = re.compile(r"[├└]── (?P<name>\w+) +(?P<verdict>\w+)")
 
 ERRORS = [value for name, value in vars(errors).items() if isinstance(value, type) and name != "Verdict"]

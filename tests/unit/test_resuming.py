@@ -158,6 +158,15 @@ async def test_num_predict_is_lowered_by_what_came(place):
     assert outcome.result.usage == Usage(prompt_tokens=4, completion_tokens=10)
 
 
+@pytest.mark.parametrize("before", [4, 7])
+async def test_tokens_of_earlier_claims_count_against_what_is_paid_for(place, before):
+    await place.stopped(before, most_tokens=7)
+    made, outcome = await place.runs(most_tokens=7)
+    assert (outcome.result.text, outcome.result.stop_reason) == ("".join(made.at.client.pieces[:7]), "budget")
+    assert place.read() == outcome.result.text
+    assert outcome.result.usage.completion_tokens == 7
+
+
 async def test_what_is_whole_by_its_limit_needs_no_model(place):
     async def died_at_the_last_token():
         return await place.stopped(5, reason=None)

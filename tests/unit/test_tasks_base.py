@@ -23,7 +23,8 @@ from gaelp_tasks.errors import (
     NodeError,
     NodeFailed,
 )
-from gaelp_tasks.models import ENVELOPE_VERSION, EmbeddingResult, InvocationResult, Tier
+from gaelp_tasks.models import EmbeddingResult, InvocationResult, Tier
+from gaelp_tasks.models.invocation import WITH_ATTACHMENT, WITH_BOUND, WITHOUT_ATTACHMENT
 from gaelp_tasks.queues import step_of, tier_of
 from gaelp_tasks.registry import AGENTS
 from gaelp_tasks.results import InvocationHandle
@@ -456,7 +457,24 @@ def test_a_long_prompt_lies_beside_its_message(post):
     assert key == f"gaelp:attachment:{handle.id}:{reference['place']}"
     assert loads(content) == {"prompt": LONG, "images": [PIXEL], "metadata": {"a": 1}}
     assert post.redis.sync.ttl(key) == -1, "its message is published"
-    assert message["headers"]["gaelp_version"] == ENVELOPE_VERSION, "an older worker would misread it"
+    assert message["headers"]["gaelp_version"] == WITH_ATTACHMENT, "an older worker would misread it"
+
+
+@pytest.mark.parametrize("prompt", ["Hi", LONG])
+def test_only_workers_that_know_of_bounds_take_a_call_that_has_one(post, prompt):
+    invoke_agent.delay(prompt, most_tokens=5)
+    [(_, message)] = post()
+    assert arguments(message)["most_tokens"] == 5
+    assert message["headers"]["gaelp_version"] == WITH_BOUND
+    invoke_agent.delay("Hi")
+    [(_, message)] = post()
+    assert message["headers"]["gaelp_version"] == WITHOUT_ATTACHMENT, "older workers take it too"
+
+
+@pytest.mark.parametrize("most_tokens", [0, -1, 1.5, True, "5"])
+def test_a_bound_that_is_none_is_refused_at_the_call(post, most_tokens):
+    with pytest.raises(InvalidInvocation, match="most_tokens"):
+        invoke_agent.delay("Hi", most_tokens=most_tokens)
 
 
 def test_long_texts_to_embed_lie_beside_their_message(post):
@@ -542,7 +560,7 @@ def test_a_long_call_that_runs_again_refers_to_what_is_there_already(request_of,
         perform(monkeypatch, Retry(30.0, NodeFailed("why")))
     [(_, message)] = post()
     assert message["headers"]["gaelp_attachment"] == reference
-    assert message["headers"]["gaelp_version"] == ENVELOPE_VERSION
+    assert message["headers"]["gaelp_version"] == WITH_ATTACHMENT
     assert "prompt" not in arguments(message)
     assert attached(post) == before
 
