@@ -176,6 +176,11 @@ class Keys:
         return f"{self.namespace}gaelp:history:home"
 
     @property
+    def accepted_life(self) -> str:
+        """The name of this life of Redis: what was published in another one may be lost."""
+        return f"{self.namespace}gaelp:accepted:life"
+
+    @property
     def counts(self) -> str:
         """How often something rare has happened: name -> number."""
         return f"{self.namespace}gaelp:counts"

@@ -365,6 +365,8 @@ def _unit(name: str) -> str:
         "quota_runs": "runs",
         "tariff": "micro-units",
         "api_watchers": "sockets",
+        "api_max_waiting": "runs",
+        "api_max_streams": "sockets",
         "api_watchers_per_user": "sockets",
     }
     return units.get(name, "")

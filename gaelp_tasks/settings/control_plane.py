@@ -7,7 +7,7 @@ from pydantic import ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
 from gaelp_tasks.models.tariff import Tariff
-from gaelp_tasks.settings.cluster import Positive, listener
+from gaelp_tasks.settings.cluster import NotNegative, Positive, listener
 
 __all__ = ["ControlPlane"]
 
@@ -24,6 +24,13 @@ class ControlPlane(BaseSettings):
     api_watchers: int = Field(1000, ge=1, description="WebSockets that one `gaelp api` serves at once")
     api_watchers_per_user: int = Field(50, ge=1, description="of those, how many may be one user's")
     api_ticket_ttl_s: Positive = Field(30.0, description="a ticket for a WebSocket must be used within this")
+    api_max_waiting: int = Field(
+        10_000, ge=1, description="more invocations accepted over HTTP may not be open at once: 429"
+    )
+    api_max_streams: int = Field(500, ge=1, description="token streams that one `gaelp api` serves at once")
+    api_keep_s: NotNegative = Field(
+        86_400.0, description="what was accepted over HTTP stays in SQL so long after its end; 0: for ever"
+    )
     jwt_secret: SecretStr = Field(
         SecretStr(""),
         description="what signs tokens, at least 32 bytes: `openssl rand -hex 32` makes one; without it "

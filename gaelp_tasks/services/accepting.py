@@ -1,0 +1,296 @@
+"""Accepting invocations: kept in SQL before anybody is told so, many in one transaction, published after it.
+
+What comes while one transaction runs waits for the next: they share its commit, and one round trip to Redis.
+Each of them fails alone. Where Redis is away the relay publishes later.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
+from uuid import uuid4
+
+from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.db.accepted import Outbox
+from gaelp_tasks.db.database import Database, Session
+from gaelp_tasks.errors import (
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    GaelpError,
+    IdempotencyConflict,
+    NotAllowed,
+    QueueFull,
+)
+from gaelp_tasks.failpoints import reach
+from gaelp_tasks.models.acceptance import Acceptance, End, Standing, Submission
+from gaelp_tasks.models.caller import Caller
+from gaelp_tasks.tasks.accepted import check, send
+from gaelp_tasks.tasks.idempotency import id_of
+
+__all__ = ["LEASE", "LOOK", "Accepting", "Purse", "refusal", "settle"]
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=5)  #: who has accepted or taken one publishes it within this, or another does
+LOOK = timedelta(seconds=10)  #: after its publication the relay looks at it first, unless it hears of its end
+MOST_AT_ONCE = 200  #: in one transaction
+MOST_HERE = 2000  #: that wait for one in this process
+RETRY_S = 1.0
+
+
+class Purse(Protocol):
+    """What holds money for an invocation, and settles it: in the transaction of whoever asks."""
+
+    async def payers(self, session: Session, rows: Sequence[Acceptance]) -> set[str]:
+        """The ids of those for which something has to be held, or decided."""
+
+    async def hold(self, session: Session, row: Acceptance) -> None:
+        """Hold the most that it may cost. Raises BudgetExceeded, PolicyViolated, NotFound."""
+
+    async def settle(self, session: Session, row: Acceptance, end: End) -> None:
+        """It is over; called once, in the order of the keys, also for what nothing was held for."""
+
+
+class _Asked(NamedTuple):
+    row: Acceptance
+    has_key: bool
+    told: "asyncio.Future[Acceptance]"
+
+
+@dataclass(slots=True)
+class _Marks:
+    """What is in Redis by now, and not yet said so in SQL."""
+
+    life: str
+    ids: list[str] = field(default_factory=list)
+
+
+class Accepting:
+    """Accepts for one process; `run` does the work, until it is cancelled."""
+
+    def __init__(
+        self,
+        app: GaelpApp,
+        db: Database,
+        *,
+        most_waiting: int,
+        purse: Purse | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.outbox = Outbox(db)
+        self._app = app
+        self._most_waiting = most_waiting
+        self._purse = purse
+        self._now = now
+        self._asked: list[_Asked] = []
+        self._kept: list[Acceptance] = []
+        self._marks: list[_Marks] = []
+        self._refused: list[End] = []
+        self._to_keep = asyncio.Event()
+        self._to_send = asyncio.Event()
+
+    # --- for who submits ---
+
+    async def submit(self, submission: Submission, caller: Caller, *, key: str | None = None) -> Acceptance:
+        """Accept it: when this returns it is in SQL, and will have an end.
+
+        `key` is an idempotency key beside that of the body: the same one again gives the same invocation.
+        Raises InvalidInvocation, IdempotencyConflict, NotAllowed, BudgetExceeded, QueueFull,
+        DatabaseUnavailable.
+        """
+        if len(self._asked) >= MOST_HERE:
+            raise QueueFull("As many wait here as may wait: ask again later.", retry_after_s=RETRY_S)
+        row, has_key = self._row(submission, caller, key)
+        told: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
+        self._asked.append(_Asked(row, has_key, told))
+        self._to_keep.set()
+        return await told
+
+    def _row(self, submission: Submission, caller: Caller, key: str | None) -> tuple[Acceptance, bool]:
+        given = submission.arguments()
+        tenant = given.pop("tenant", None) or caller.tenant
+        if tenant != caller.tenant and caller.scope is not None:
+            raise NotAllowed(f"tenant: {caller.name} works for another one; leave it out.")
+        given |= {"tenant": tenant} if tenant else {}
+        if key is not None and given.setdefault("idempotency_key", key) != key:
+            raise IdempotencyConflict("idempotency_key: it is another one than in the header.")
+        named = given.get("idempotency_key")
+        checked = check(self._app, given)
+        row = Acceptance(
+            id=str(uuid4()) if named is None else id_of(named, tenant or None),
+            tenant=tenant,
+            owner=caller.name,
+            standing=Standing.ACCEPTED,
+            agent_id=submission.agent_id,
+            budget_micro=submission.budget_micro,
+            agent=submission.agent,
+            model=checked.model,
+            tier=checked.tier,
+            priority=submission.priority,
+            digest=submission.digest(checked.digest),
+            asked=checked.asked,
+            created_at=self._now(),
+        )
+        return row, named is not None
+
+    # --- the work ---
+
+    async def run(self) -> None:
+        """Keep and publish what is asked for."""
+        async with asyncio.TaskGroup() as works:
+            works.create_task(self._keep_all())
+            works.create_task(self._send_all())
+
+    async def _keep_all(self) -> None:
+        while True:
+            await self._to_keep.wait()
+            self._to_keep.clear()
+            while self._asked or self._marks or self._refused:
+                await self._keep()
+
+    async def _keep(self) -> None:
+        """One transaction."""
+        asked, self._asked = self._asked[:MOST_AT_ONCE], self._asked[MOST_AT_ONCE:]
+        marks, self._marks = self._marks, []
+        refused, self._refused = self._refused, []
+        told: list[Acceptance | GaelpError] = []
+        new: list[Acceptance] = []
+        try:
+            async with self.outbox.writing() as session:
+                await self._mark(session, marks, refused)
+                if asked:
+                    told, new = await self._decide(session, asked)
+                    reach("accept:before the commit")
+        except Exception as error:
+            _tell(asked, [error] * len(asked))
+            if not isinstance(error, DatabaseUnavailable):
+                logger.exception("Nothing of a group was accepted.")
+            return  # the relay finds out what was published
+        if marks:
+            reach("accept:marked")
+        if asked:
+            reach("accept:committed")
+        _tell(asked, told)
+        if new:
+            self._kept += new
+            self._to_send.set()
+
+    async def _mark(self, session: Session, marks: Sequence[_Marks], refused: Sequence[End]) -> None:
+        now = self._now()
+        for one in marks:
+            await self.outbox.published(session, one.ids, one.life, now=now, next_at=now + LOOK)
+        await settle(self.outbox, session, refused, now, self._purse)
+
+    async def _decide(
+        self, session: Session, asked: Sequence[_Asked]
+    ) -> tuple[list[Acceptance | GaelpError], list[Acceptance]]:
+        """What each is told, and those that are new."""
+        next_at = self._now() + LEASE
+        room = self._most_waiting - await self.outbox.waiting(session)
+        known = await self.outbox.known(session, {one.row.id for one in asked if one.has_key})
+        rows = [one.row for one in asked]
+        paying: set[str] = set() if self._purse is None else await self._purse.payers(session, rows)
+        told: list[Acceptance | GaelpError] = []
+        new: list[Acceptance] = []
+        plain: list[Acceptance] = []
+        for one in asked:
+            row = one.row
+            if row.id in known:
+                told.append(_same(known[row.id], row))
+            elif len(new) >= room:
+                told.append(QueueFull("As many wait as may wait: ask again later.", retry_after_s=RETRY_S))
+            elif not one.has_key and row.id not in paying:
+                plain.append(row)
+                told.append(row)
+                new.append(row)
+            else:
+                answer, is_new = await self._alone(session, row, next_at, pays=row.id in paying)
+                told.append(answer)
+                if is_new:
+                    new.append(row)
+                if isinstance(answer, Acceptance):
+                    known[row.id] = answer
+        await self.outbox.add(session, plain, next_at)
+        return told, new
+
+    async def _alone(
+        self, session: Session, row: Acceptance, next_at: datetime, *, pays: bool
+    ) -> tuple[Acceptance | GaelpError, bool]:
+        """What may fail, or be somebody else's, without harm to the others."""
+        try:
+            async with session.begin_nested():
+                if not await self.outbox.add_unless_there(session, row, next_at):
+                    there = await self.outbox.known(session, [row.id])
+                    return _same(there[row.id], row), False
+                if pays and self._purse is not None:
+                    await self._purse.hold(session, row)
+        except DatabaseUnavailable:
+            raise
+        except GaelpError as error:
+            return error, False
+        return row, True
+
+    async def _send_all(self) -> None:
+        while True:
+            await self._to_send.wait()
+            self._to_send.clear()
+            while self._kept:
+                rows, self._kept = self._kept[:MOST_AT_ONCE], self._kept[MOST_AT_ONCE:]
+                await self._send(rows)
+
+    async def _send(self, rows: Sequence[Acceptance]) -> None:
+        try:
+            sent = await asyncio.to_thread(send, self._app, rows)
+        except BrokerUnavailable as error:
+            logger.warning("%d accepted invocations wait for Redis: %s", len(rows) + len(self._kept), error)
+            self._kept.clear()  # the relay has them, and waits for Redis
+            return
+        except Exception:
+            logger.exception("%d accepted invocations are left to the relay.", len(rows))
+            return
+        reach("accept:published")
+        self._refused += [refusal(name, error) for name, error in sent.refused.items()]
+        self._marks.append(_Marks(sent.life, [row.id for row in rows if row.id not in sent.refused]))
+        self._to_keep.set()
+
+
+async def settle(
+    outbox: Outbox, session: Session, ends: Sequence[End], now: datetime, purse: Purse | None
+) -> list[str]:
+    """Note in one transaction how these have ended, and pay for them; those of which it is the first end."""
+    there = await outbox.lock(session, [end.id for end in ends])
+    told = []
+    for end in sorted((one for one in ends if one.id in there), key=lambda one: one.id):
+        result = "" if end.result is None else json.dumps(end.result, separators=(",", ":"))
+        if await outbox.end(session, end, now, result=result):
+            told.append(end.id)
+            if purse is not None:
+                await purse.settle(session, there[end.id], end)
+    return told
+
+
+def refusal(invocation_id: str, error: Exception) -> End:
+    """The end of one that Redis' side will never take."""
+    return End(invocation_id, Standing.FAILED, error=f"{type(error).__name__}: {error}")
+
+
+def _same(there: Acceptance, asked: Acceptance) -> Acceptance | GaelpError:
+    if there.digest == asked.digest:
+        return there
+    return IdempotencyConflict(
+        f"idempotency_key: it stands for invocation {there.id}, which asks for something else: repeat that "
+        "call as it was, or take another key."
+    )
+
+
+def _tell(asked: Sequence[_Asked], told: Sequence[Acceptance | Exception]) -> None:
+    for one, answer in zip(asked, told, strict=True):
+        with suppress(asyncio.InvalidStateError):  # who asked has gone meanwhile
+            if isinstance(answer, Exception):
+                one.told.set_exception(answer)
+            else:
+                one.told.set_result(answer)
