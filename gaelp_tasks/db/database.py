@@ -1,15 +1,15 @@
 """The only door to the database: connections, transactions, migrations, and its errors in our words."""
 
-import sqlite3
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from sqlalchemy import URL, AsyncAdaptedQueuePool, event, exc, text
-from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy import event, exc, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from gaelp_tasks.db import address, migrations
+from gaelp_tasks.db import address, migrations, sqlite
 from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
 from gaelp_tasks.settings import masked
 
@@ -18,8 +18,6 @@ __all__ = ["Database", "Session"]
 Session = AsyncSession  #: what services hand on, who do not know SQLAlchemy
 
 ANSWER_S = 30.0  #: a lock, a connection or an answer that takes longer is an error
-FOLDER, FILE = 0o700, 0o600  #: modes of what we make: history may hold what people have asked
-WRITING = {"gaelp_begin": "IMMEDIATE"}  #: a writer of SQLite waits at its start, or two wait for each other
 MIGRATING = 0x6761656C70  #: PostgreSQL's advisory lock while tables are changed: "gaelp" as a number
 #: what the caller has asked wrongly; any other error is the database's own
 ASKED_WRONGLY = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
@@ -29,8 +27,9 @@ WRONG_CLASSES = ("0A", "21", "22", "23", "42")  #: the same as PostgreSQL's SQLS
 class Database:
     """SQLite or PostgreSQL behind one address; connects at first use, and belongs to one event loop.
 
-    What is read to be changed is read in one `writing()`. SQLite lets one writer in at a time; PostgreSQL
-    lets in many, at READ COMMITTED, so rows are locked there by `with_for_update()`, which SQLite ignores.
+    What is read to be changed is read in one `writing()`. SQLite lets one writer in at a time, so nothing but
+    the session is awaited there; PostgreSQL lets in many, at READ COMMITTED, so rows are locked there by
+    `with_for_update()`, which SQLite ignores.
     """
 
     def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
@@ -43,9 +42,15 @@ class Database:
         except ValueError as error:
             raise SettingsError(f"GAELP_DATABASE_URL: {error}.") from None
         self.place = masked(url)  #: the address as people may see it
-        self._engine = _postgres(url, answer_s) if address.is_postgres(url) else _sqlite(url, answer_s)
+        self._answer_s = answer_s
+        #: where writers of this process wait, and the first of them for other processes; not for PostgreSQL
+        self._line: asyncio.Lock | None = None
+        if address.is_postgres(url):
+            self._engine = _postgres(url, answer_s)
+        else:
+            self._engine, self._line = sqlite.engine(address.sqlite_file(url), answer_s), asyncio.Lock()
         event.listen(self._engine.sync_engine, "handle_error", self._in_our_words)
-        self._writing = self._engine.execution_options(**WRITING)
+        self._writing = self._engine.execution_options(**sqlite.WRITING)
         self._readers = async_sessionmaker(self._engine, expire_on_commit=False)
         self._writers = async_sessionmaker(self._writing, expire_on_commit=False)
 
@@ -53,22 +58,38 @@ class Database:
         """A session whose changes are not kept. Raises DatabaseUnavailable."""
         return self._session(self._readers())
 
-    def writing(self) -> AbstractAsyncContextManager[AsyncSession]:
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncSession]:
         """A session of one transaction: committed at its end, rolled back by an exception.
 
         Raises DatabaseUnavailable; sqlalchemy.exc.IntegrityError where a constraint forbids it.
         """
-        return self._session(self._writers(), commit=True)
+        async with self._turn(), self._session(self._writers()) as session:
+            yield session
+            await session.commit()
 
     @asynccontextmanager
-    async def _session(self, session: AsyncSession, *, commit: bool = False) -> AsyncIterator[AsyncSession]:
+    async def _session(self, session: AsyncSession) -> AsyncIterator[AsyncSession]:
         try:
             async with session:
                 yield session
-                if commit:
-                    await session.commit()
         except exc.TimeoutError as error:
             raise self._unavailable(error) from None
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._line is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(self._answer_s):
+                await self._line.acquire()
+        except TimeoutError:
+            raise self._unavailable(TimeoutError("others are writing")) from None
+        try:
+            yield
+        finally:
+            self._line.release()
 
     async def migrate(self) -> None:
         """Bring the tables to the newest revision; several processes at once are safe.
@@ -85,7 +106,7 @@ class Database:
 
     async def move(self, revision: str) -> None:
         """Bring the tables up or down to a revision, "base" for none at all. Raises DatabaseUnavailable."""
-        async with migrations.alone(), self._writing.begin() as connection:
+        async with migrations.alone(), self._turn(), self._writing.begin() as connection:
             if connection.dialect.name == "postgresql":
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATING})"))
             try:
@@ -117,44 +138,6 @@ def _sentence(place: str, error: BaseException) -> str:
     own = error.__cause__ or error  # SQLAlchemy puts the name of a class before asyncpg's words
     said = str(own).partition("\n")[0].rstrip(". ") or type(own).__name__
     return f"The database {place} does not serve us: {said}."
-
-
-def _sqlite(url: str, answer_s: float) -> AsyncEngine:
-    file = address.sqlite_file(url)
-    engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=str(file) if file else None),
-        # transactions begin where we say, not where the driver guesses
-        connect_args={"isolation_level": None, "timeout": answer_s},
-        # in memory there is only what one connection sees
-        poolclass=AsyncAdaptedQueuePool,
-        **({} if file else {"pool_size": 1, "max_overflow": 0}),
-    )
-
-    def make_file(*_: Any) -> None:
-        try:
-            if file and not file.exists():
-                file.parent.mkdir(mode=FOLDER, parents=True, exist_ok=True)
-                file.touch(mode=FILE)
-        except OSError as error:
-            raise DatabaseUnavailable(_sentence(url, error)) from None
-
-    def prepare(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        try:
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-        except sqlite3.Error as error:
-            raise DatabaseUnavailable(_sentence(url, error)) from None
-        finally:
-            cursor.close()
-
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('gaelp_begin', '')}")
-
-    event.listen(engine.sync_engine, "do_connect", make_file)
-    event.listen(engine.sync_engine, "connect", prepare)
-    event.listen(engine.sync_engine, "begin", begin)
-    return engine
 
 
 def _postgres(url: str, answer_s: float) -> AsyncEngine:
