@@ -109,6 +109,10 @@ class Holding:
         asked = select(HOLDS).where(HOLDS.c.tenant == self._tenant, HOLDS.c.key == key)
         return (await self._session.execute(asked.with_for_update())).one_or_none()
 
+    async def lower(self, hold: int, bound_micro: int) -> None:
+        """It is for less than it was begun with."""
+        await self._session.execute(update(HOLDS).where(HOLDS.c.id == hold).values(bound_micro=bound_micro))
+
     async def end(self, hold: int, state: HoldState, *, asked_micro: int | None, spent_micro: int) -> None:
         """It is held no more."""
         ended = {"asked_micro": asked_micro, "spent_micro": spent_micro, "ended_at": self._now}

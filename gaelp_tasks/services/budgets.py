@@ -13,7 +13,7 @@ from gaelp_tasks.db.ledger import write_costs
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
 from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, Period, closing, units
 
-__all__ = ["hold", "set_budget", "settle", "show", "void"]
+__all__ = ["hold", "hold_up_to", "set_budget", "settle", "show", "void"]
 
 
 async def hold(
@@ -31,24 +31,51 @@ async def hold(
     BudgetExceeded, which has to end the transaction; Conflict where the work of this key has ended, or was
     held for another amount.
     """
-    if amount_micro < 0 or len({owner.kind for owner in owners}) < len(owners):
-        raise ValueError("a hold is 0 or more, of one agent, one user and one job at most")
     at = Holding(session, tenant, now or datetime.now(UTC))
-    made = await at.begin(key, owners, amount_micro)
+    made, _ = await _hold(at, key, owners, amount_micro, amount_micro)
+    return made
+
+
+async def hold_up_to(
+    session: Session,
+    key: str,
+    owners: Sequence[Owner],
+    least_micro: int,
+    most_micro: int,
+    *,
+    tenant: str,
+    now: datetime | None = None,
+) -> int:
+    """The same for as much as every budget has, from `least_micro` to `most_micro`; how much is held now."""
+    at = Holding(session, tenant, now or datetime.now(UTC))
+    _, held = await _hold(at, key, owners, least_micro, most_micro)
+    return held
+
+
+async def _hold(
+    at: Holding, key: str, owners: Sequence[Owner], least_micro: int, most_micro: int
+) -> tuple[bool, int]:
+    if not 0 <= least_micro <= most_micro or len({owner.kind for owner in owners}) < len(owners):
+        raise ValueError("a hold is 0 or more, of one agent, one user and one job at most")
+    made = await at.begin(key, owners, most_micro)
     if made is None:
         found = await at.hold(key)
-        if found is None or found.state != HoldState.HELD or found.bound_micro != amount_micro:
+        fits = found is not None and least_micro <= found.bound_micro <= most_micro
+        if found is None or not fits or found.state != HoldState.HELD:
             raise Conflict(f"{key} was paid for already, or is held for another amount.")
-        return False
+        return False, found.bound_micro
     budgets = await at.budgets(owners)
     for row in budgets:
-        if row.available_micro < amount_micro:
+        if row.available_micro < least_micro:
             raise BudgetExceeded(
                 f"The budget of {row.owner_kind} {row.owner_id} has {units(max(row.available_micro, 0))} "
-                f"left, and this may cost up to {units(amount_micro)}."
+                f"left, and this may cost up to {units(least_micro)}."
             )
+    amount_micro = min([most_micro, *(row.available_micro for row in budgets)])
+    if amount_micro < most_micro:
+        await at.lower(made, amount_micro)
     await at.move([row.id for row in budgets], Move.HOLD, amount_micro, hold=made)
-    return True
+    return True, amount_micro
 
 
 async def settle(

@@ -76,6 +76,25 @@ async def test_a_hold_that_one_of_the_budgets_cannot_bear_takes_from_none(db):
     assert await standing(db, USER) == (0, 30, 0)
 
 
+async def test_a_hold_may_be_for_as_much_as_the_budgets_have(db):
+    async def hold_up_to(key, least_micro, most_micro):
+        async with db.writing() as session:
+            return await budgets.hold_up_to(
+                session, key, [AGENT, USER], least_micro, most_micro, tenant="t", now=NOW
+            )
+
+    await give(db, AGENT, 100)
+    await give(db, USER, 70)
+    assert await hold_up_to("invocation:a", 10, 30) == 30
+    assert await hold_up_to("invocation:b", 10, 50) == 40
+    assert await hold_up_to("invocation:b", 10, 50) == 40
+    with pytest.raises(BudgetExceeded):
+        await hold_up_to("invocation:c", 10, 50)
+    assert await standing(db, AGENT) == (30, 70, 0)
+    assert await settle(db, "invocation:b", 50)
+    assert await standing(db, USER) == (0, 30, 40), "the bound is what was held"
+
+
 async def test_more_than_the_bound_is_never_paid(db):
     await give(db, AGENT, 100)
     await hold(db, "job:1", [AGENT], 10)
