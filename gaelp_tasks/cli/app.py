@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gaelp_tasks.cli import cancelling, chat, looking, planning, programs, running, top
+from gaelp_tasks.cli.api import api
 from gaelp_tasks.cli.batch import batch_app
 from gaelp_tasks.cli.demo import demo_app
 from gaelp_tasks.cli.dlq import dlq_app
@@ -16,6 +17,7 @@ from gaelp_tasks.cli.metrics import metrics
 from gaelp_tasks.cli.models import models_app
 from gaelp_tasks.cli.nodes import nodes_app
 from gaelp_tasks.cli.schedules import schedule_app
+from gaelp_tasks.cli.users import keys_app, token_app, users_app
 
 __all__ = ["cli"]
 
@@ -59,6 +61,7 @@ for panel, verbs in PANELS.items():
     for verb in verbs:
         settings = PASS_ON if panel == "Programs" else None
         cli.command(rich_help_panel=panel, context_settings=settings)(verb)
+cli.command(rich_help_panel="Programs")(api)
 cli.command(rich_help_panel="Programs")(metrics)
 cli.command(rich_help_panel="Programs")(health)
 cli.add_typer(batch_app, name="batch", rich_help_panel="Work")
@@ -67,4 +70,7 @@ cli.add_typer(dlq_app, name="dlq", rich_help_panel="Looking")
 cli.add_typer(history_app, name="history", rich_help_panel="Looking")
 cli.add_typer(nodes_app, name="nodes", rich_help_panel="Nodes")
 cli.add_typer(models_app, name="models", rich_help_panel="Nodes")
+cli.add_typer(users_app, name="users", rich_help_panel="Control plane")
+cli.add_typer(keys_app, name="keys", rich_help_panel="Control plane")
+cli.add_typer(token_app, name="token", rich_help_panel="Control plane")
 cli.add_typer(demo_app, name="demo", rich_help_panel="Programs")

@@ -37,6 +37,7 @@ PROGRAMS = {
     ),
     "beat": Program("publishes what is due"),
     "metrics": Program("tells Prometheus about the cluster"),
+    "api": Program("serves the HTTP API", drains=True),
     "flower": Program("shows tasks, workers and queues in a browser"),
 }
 #: what may run on this machine, too, and is better up first

@@ -104,8 +104,8 @@ class Users:
             raise Conflict(_taken(new.name)) from None
         return _user(row)
 
-    async def listed(self, skip: int = 0, limit: int = 1000) -> list[User]:
-        """Some of them by name."""
+    async def listed(self, skip: int = 0, limit: int | None = None) -> list[User]:
+        """Some of them by name; `limit` None: the rest."""
         asked = self._mine().order_by(UserRow.name).offset(skip).limit(limit)
         async with self._db.reading() as session:
             return [_user(row) for row in await session.scalars(asked)]
@@ -119,6 +119,14 @@ class Users:
         """The one of this id. Raises NotFound."""
         async with self._db.reading() as session:
             return _user(await self._row(session, user_id))
+
+    async def named(self, name: str) -> User:
+        """The one of this name. Raises NotFound."""
+        async with self._db.reading() as session:
+            row = (await session.scalars(self._mine().where(UserRow.name == name))).one_or_none()
+        if row is None:
+            raise NotFound(f"There is no user {name!r}.")
+        return _user(row)
 
     async def find(self, name: str) -> User | None:
         """The one of this name, also a removed one, who counts as disabled; None: there never was one."""
@@ -209,8 +217,8 @@ class Keys:
             session.add(row)
         return key.model_copy(update={"id": row.id})
 
-    async def listed(self, skip: int = 0, limit: int = 1000) -> list[Key]:
-        """Some of them, the oldest first."""
+    async def listed(self, skip: int = 0, limit: int | None = None) -> list[Key]:
+        """Some of them, the oldest first; `limit` None: the rest."""
         asked = self._mine().order_by(KeyRow.id).offset(skip).limit(limit)
         async with self._db.reading() as session:
             found: Sequence[tuple[KeyRow, UserRow]] = [tuple(one) for one in await session.execute(asked)]

@@ -1,16 +1,19 @@
 """Users of the API and their keys, as people give and read them."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from gaelp_tasks.errors import InvalidInvocation
 from gaelp_tasks.models.caller import Role, TenantName, UserName
 from gaelp_tasks.models.frozen import Frozen, JsonText
+from gaelp_tasks.models.invocation import one_sentence
 
-__all__ = ["Key", "NewKey", "NewUser", "User", "UserChanges"]
+__all__ = ["LONGEST_S", "Key", "NewKey", "NewUser", "User", "UserChanges", "parsed"]
 
-YEARS_S = 10 * 366 * 86_400.0  #: no key is given out for longer, but for ever
+T = TypeVar("T", bound=Frozen)
+LONGEST_S = 10 * 366 * 86_400.0  #: no key is given out for longer, but for ever
 
 
 class NewUser(Frozen):
@@ -47,7 +50,7 @@ class NewKey(Frozen):
 
     name: Annotated[JsonText, Field(max_length=100)] = ""  #: what it is for
     role: Role | None = None  #: what it may do at most; None: what who asks may
-    ttl_s: Annotated[float, Field(gt=0, le=YEARS_S)] | None = None  #: None: until it is removed
+    ttl_s: Annotated[float, Field(gt=0, le=LONGEST_S)] | None = None  #: None: until it is removed
 
 
 class Key(Frozen):
@@ -61,3 +64,11 @@ class Key(Frozen):
     created_at: datetime
     expires_at: datetime | None  #: None: never
     key: str | None = None  #: itself, told once: in the answer that made it
+
+
+def parsed(kind: type[T], **given: Any) -> T:
+    """Build one of these from plain values. Raises InvalidInvocation with one sentence."""
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise InvalidInvocation(one_sentence(error)) from None

@@ -31,6 +31,21 @@ class ControlPlane(BaseSettings):
     api_keep_s: NotNegative = Field(
         86_400.0, description="what was accepted over HTTP stays in SQL so long after its end; 0: for ever"
     )
+    api_proxies: str = Field(
+        "",
+        description="addresses of proxies whose X-Forwarded-For is believed, comma separated; * for any; "
+        "empty: of none",
+    )
+    api_rate_per_s: float = Field(
+        1000.0, ge=0, description="requests of one user, over all replicas, sustained; 0: any number"
+    )
+    api_burst: int = Field(2000, ge=1, le=1_000_000, description="the same at once, after a pause")
+    api_failures_per_minute: int = Field(
+        60, ge=1, le=100_000, description="failed sign-ins of one address; then it waits"
+    )
+    api_idempotency_keep_s: Positive = Field(
+        86_400.0, description="an answer under an Idempotency-Key is given again for this long"
+    )
     jwt_secret: SecretStr = Field(
         SecretStr(""),
         description="what signs tokens, at least 32 bytes: `openssl rand -hex 32` makes one; without it "

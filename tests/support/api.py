@@ -98,3 +98,14 @@ async def api(broker: Any, api_sql: str) -> AsyncIterator[Api]:
     app.redis.flushdb()
     async with api_client(api_sql) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def api_server(broker: Any, newest_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real `gaelp api`, shared by the tests of a module."""
+    from support.api_server import ApiServer
+
+    folder = tmp_path_factory.mktemp("api")
+    shutil.copy(newest_tables, folder / "api.db")
+    with ApiServer(folder) as server:
+        yield server

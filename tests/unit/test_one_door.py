@@ -55,6 +55,7 @@ DOORS = {
     "structlog": ("gaelp_tasks.logs",),
     "tornado": ("gaelp_tasks.cli.dashboard",),  # what Flower is made of
     "typer": ("gaelp_tasks.cli",),
+    "uvicorn": ("gaelp_tasks.api.protocol", "gaelp_tasks.api.server"),
     "xllamacpp": DEMO,
 }
 OURS = ("gaelp_tasks", "gaelp_workers", "gaelp_beat")

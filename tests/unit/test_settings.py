@@ -95,11 +95,15 @@ BAD = {
     "HISTORY_TEXT_BYTES": ["-1", "1 potato", "yes"],
     "API_ADDRESS": ["8000", ":8000", "host", "host:0", "a:b@h:1", "::1:8"],
     "API_MAX_BODY_BYTES": ["-1", "1 potato", "big"],
+    "API_RATE_PER_S": ["-1", "nan", "inf", "many"],
+    "API_BURST": ["0", "-1", "1.5", "many"],
+    "API_FAILURES_PER_MINUTE": ["0", "-1", "1.5"],
+    "API_IDEMPOTENCY_KEEP_S": ["0", "-1", "nan", "inf"],
     "JWT_SECRET": ["short", "x" * 31],
     "JWT_ALGORITHM": ["none", "hs256", "RS256"],
     "JWT_TTL_S": ["0", "-1", "nan", "inf"],
 }
-ANYTHING_GOES = {"NAMESPACE", "OLLAMA_CA_FILE", "DEFAULT_MODEL", "EMBED_MODEL"}
+ANYTHING_GOES = {"API_PROXIES", "NAMESPACE", "OLLAMA_CA_FILE", "DEFAULT_MODEL", "EMBED_MODEL"}
 
 
 def test_every_setting_that_can_be_wrong_is_tried_here():
@@ -185,6 +189,7 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             units = {"s", "bytes", "tokens", "slots", "seats", "runs", "lines", "deaths", "times", "port"}
             units |= {"cores/1000", "GPUs", "sockets"}
+            units |= {"cores/1000", "GPUs", "requests/s", "requests", "tries"}
             assert row.unit in units, row
 
 

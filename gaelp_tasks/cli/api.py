@@ -1,0 +1,79 @@
+"""`gaelp api`: the program that serves HTTP."""
+
+import logging
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from gaelp_tasks import app
+from gaelp_tasks.cli.installing import installable
+from gaelp_tasks.cli.output import out
+from gaelp_tasks.errors import SettingsError
+from gaelp_tasks.logs import dress
+
+__all__ = ["api"]
+
+logger = logging.getLogger(__name__)
+
+NEEDS = "the API needs more than a worker does: pip install 'gaelp-tasks[api]'."
+
+
+@installable("api")
+def api(
+    *,
+    loglevel: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve the HTTP API at GAELP_API_ADDRESS; SIGTERM or Ctrl-C ends it once requests have ended.
+
+    It needs GAELP_JWT_SECRET, and brings the tables of the database up to date. Its metrics are at
+    GAELP_METRICS_ADDRESS, without a token. Any number of them may run: on one machine each needs its own
+    addresses.
+
+    Example: gaelp api --loglevel warning
+    """
+    try:
+        from gaelp_tasks.api import server  # noqa: PLC0415  FastAPI takes a while, and is an extra
+        from gaelp_tasks.api.application import application  # noqa: PLC0415  the same
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"{NEEDS[0].upper()}{NEEDS[1:]} ({error.name} is missing.)") from None
+    from gaelp_tasks.api.metrics import serve_metrics  # noqa: PLC0415  the same
+
+    settings = app.settings
+    level = logging.getLevelNamesMapping().get(loglevel.upper())
+    if level is None:
+        raise typer.BadParameter("--loglevel is debug, info, warning or error.")
+    made = application(settings)
+    logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s] %(message)s")
+    dress(settings)
+    try:
+        listener = server.listen(*settings.api_listener)
+    except OSError as error:
+        _taken(settings.api_address, "GAELP_API_ADDRESS", error)
+    try:
+        end = serve_metrics(made, app)
+    except OSError as error:
+        _taken(settings.metrics_address, "GAELP_METRICS_ADDRESS", error)
+    where = (
+        f"The API is at http://{settings.api_address}, metrics at http://{settings.metrics_address}/metrics."
+    )
+    if settings.log_format == "json":
+        logger.info(where)
+    else:
+        out.print(f"{where} Ctrl-C ends it.")
+        sys.stdout.flush()
+    try:
+        with listener:
+            server.serve(made, settings, listener)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    finally:
+        end()
+
+
+def _taken(address: str, variable: str, error: OSError) -> NoReturn:
+    typer.echo(
+        f"gaelp: {address} cannot be listened on ({error.strerror or error}): set {variable} to a free one.",
+        err=True,
+    )
+    raise typer.Exit(1)
