@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from gaelp_tasks.errors import NotAllowed
 from gaelp_tasks.models.batch import LONGEST_TENANT
 from gaelp_tasks.models.frozen import Frozen, JsonText
 
@@ -50,6 +51,14 @@ class Caller(Frozen):
     name: UserName
     tenant: TenantName = ""  #: "" is the tenant of those who name none
     role: Role = Role.USER
+
+    def acting_for(self, tenant: str | None) -> str:
+        """The tenant in which it makes or sets something; None: its own. Raises NotAllowed for another's."""
+        if tenant is None or tenant == self.tenant:
+            return self.tenant
+        if self.role is not Role.ADMIN:
+            raise NotAllowed(f"{self.name} belongs to another tenant.")
+        return tenant
 
     @property
     def scope(self) -> str | None:

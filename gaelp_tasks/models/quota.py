@@ -2,12 +2,12 @@
 
 from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from gaelp_tasks.models.frozen import Frozen
 from gaelp_tasks.models.resources import NAMES, Resources
 
-__all__ = ["FIELDS", "Limits", "QuotaStanding", "Share"]
+__all__ = ["FIELDS", "Limits", "NewLimits", "QuotaShown", "QuotaStanding", "Share"]
 
 Whole = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
@@ -61,3 +61,42 @@ class QuotaStanding(NamedTuple):
     own: Limits
     limit: Share
     held: Share
+
+
+def _number(name: str, quantity: str | float) -> int:
+    """Of what a quota calls so. Raises ValueError."""
+    return int(getattr(Resources.read({name: quantity}), NAMES[name]))
+
+
+class NewLimits(Frozen):
+    """Limits as people write quantities; None: the cluster's default."""
+
+    cpu: Annotated[str | float | None, Field(examples=["10"])] = None
+    memory: Annotated[str | float | None, Field(examples=["20Gi"])] = None
+    gpu: Annotated[str | float | None, Field(examples=["2"])] = None
+    storage: Annotated[str | float | None, Field(examples=["100Gi"])] = None
+    runs: Whole | None = None
+
+    @field_validator(*NAMES)
+    @classmethod
+    def _readable(cls, value: str | float | None, given: ValidationInfo) -> str | float | None:
+        if value is not None:
+            _number(str(given.field_name), value)
+        return value
+
+    @property
+    def limits(self) -> Limits:
+        """The numbers."""
+        told = {name: getattr(self, name) for name in NAMES}
+        read = {NAMES[name]: _number(name, value) for name, value in told.items() if value is not None}
+        return Limits(**read, runs=self.runs)
+
+
+class QuotaShown(Frozen):
+    """A user's quota as the API tells it."""
+
+    user: str
+    tenant: str
+    own: Limits
+    limit: dict[str, int]
+    held: dict[str, int]

@@ -11,9 +11,11 @@ from gaelp_tasks.db.budgets import Budgets, Holding
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.ledger import write_costs
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
+from gaelp_tasks.models.caller import Caller
+from gaelp_tasks.models.ledger import NewBudget
 from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, Period, closing, units
 
-__all__ = ["hold", "hold_up_to", "set_budget", "settle", "show", "void"]
+__all__ = ["hold", "hold_up_to", "set_budget", "set_by", "settle", "show", "void"]
 
 
 async def hold(
@@ -135,9 +137,18 @@ async def set_budget(
     return await Holding(session, tenant, now or datetime.now(UTC)).set(owner, limit_micro, period, by)
 
 
-async def show(db: Database, tenant: str | None, owner: Owner) -> list[Budget]:
-    """The budget of this owner, in each tenant that is asked about. Raises NotFound."""
+async def set_by(db: Database, caller: Caller, owner: Owner, new: NewBudget, tenant: str | None) -> Budget:
+    """The same for somebody who asks for it. Raises NotAllowed."""
+    whose = caller.acting_for(tenant)
+    async with db.writing() as session:
+        return await set_budget(
+            session, owner, new.limit_micro, tenant=whose, by=caller.name, period=new.period
+        )
+
+
+async def show(db: Database, tenant: str, owner: Owner) -> Budget:
+    """The budget of this owner. Raises NotFound."""
     found = await Budgets(db, tenant).find(owner, now=datetime.now(UTC))
     if not found:
         raise NotFound(f"There is no budget of {owner}.")
-    return found
+    return found[0]

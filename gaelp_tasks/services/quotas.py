@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.quotas import QuotaHolding, Quotas, limits_of
-from gaelp_tasks.errors import QuotaExceeded
-from gaelp_tasks.models.quota import Limits, QuotaStanding, Share
+from gaelp_tasks.errors import NotAllowed, QuotaExceeded
+from gaelp_tasks.models.caller import Caller, Role
+from gaelp_tasks.models.quota import Limits, NewLimits, QuotaShown, QuotaStanding, Share
 from gaelp_tasks.models.resources import Resources
 from gaelp_tasks.settings import Settings
 
-__all__ = ["default_limits", "hold", "release", "set_limits", "show"]
+__all__ = ["default_limits", "hold", "listed", "release", "set_by", "set_limits", "show", "shown_to"]
 
 
 def default_limits(settings: Settings) -> Share:
@@ -73,6 +74,45 @@ async def show(db: Database, tenant: str, user: str, settings: Settings) -> Quot
     default = default_limits(settings)
     found = await Quotas(db, tenant, default).listed(user=user, most=1)
     return found[0] if found else QuotaStanding(tenant, user, Limits(), default, Share())
+
+
+def shown(standing: QuotaStanding) -> QuotaShown:
+    """As the API tells it."""
+    return QuotaShown(
+        user=standing.user,
+        tenant=standing.tenant,
+        own=standing.own,
+        limit=standing.limit._asdict(),
+        held=standing.held._asdict(),
+    )
+
+
+async def listed(
+    db: Database, caller: Caller, settings: Settings, *, most: int, skip: int
+) -> list[QuotaShown]:
+    """The quotas that the caller may see: its own, and those of its tenant from operator on."""
+    user = None if caller.role.covers(Role.OPERATOR) else caller.name
+    quotas = Quotas(db, caller.scope, default_limits(settings))
+    return [shown(one) for one in await quotas.listed(user=user, most=most, skip=skip)]
+
+
+async def shown_to(
+    db: Database, caller: Caller, user: str, tenant: str | None, settings: Settings
+) -> QuotaShown:
+    """That of one user. Raises NotAllowed."""
+    if user != caller.name and not caller.role.covers(Role.OPERATOR):
+        raise NotAllowed(f"{caller.name} may see its own quota only.")
+    return shown(await show(db, caller.acting_for(tenant), user, settings))
+
+
+async def set_by(
+    db: Database, caller: Caller, user: str, new: NewLimits, tenant: str | None, settings: Settings
+) -> QuotaShown:
+    """Change the limits of a user; what is left out is the default again. Raises NotAllowed."""
+    whose = caller.acting_for(tenant)
+    async with db.writing() as session:
+        await set_limits(session, user, new.limits, tenant=whose)
+    return shown(await show(db, whose, user, settings))
 
 
 def _listed(names: tuple[str, ...]) -> str:

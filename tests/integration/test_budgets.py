@@ -3,9 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from gaelp_tasks.db.budgets import Budgets
+from gaelp_tasks.db.ledger import Ledger, wrong_balances
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
+from gaelp_tasks.models.ledger import Group, Which
 from gaelp_tasks.models.money import Charge, CostKind, Owner, OwnerKind, Period
 from gaelp_tasks.services import budgets
 
@@ -156,3 +159,37 @@ async def test_one_tenant_cannot_see_or_spend_what_is_anothers(db):
     assert await standing(db, AGENT, tenant="other") == (0, 5, 0)
     assert len(await Budgets(db, None).listed(now=NOW, most=10)) == 2
     assert len(await Budgets(db, "t").listed(now=NOW, most=10)) == 1
+
+
+async def test_costs_sum_up_by_day_and_kind_on_either_database(db):
+    for key, at in (("a", NOW), ("b", NOW + timedelta(days=1)), ("c", NOW + timedelta(days=1))):
+        await hold(db, key, [AGENT, JOB], 100, now=at)
+        await settle(db, key, 30, [Charge(CostKind.GPU_TIME, 7, 30)], now=at)
+    ledger = Ledger(db, "t")
+    days = await ledger.sums(Which(), [Group.DAY, Group.JOB, Group.KIND], most=10)
+    assert [(one.day, one.job, one.quantity, one.amount_micro) for one in days] == [
+        ("2026-11-22", "1", 7, 30),
+        ("2026-11-23", "1", 14, 60),
+    ]
+    [month] = await ledger.sums(Which(job="1"), [Group.MONTH], most=10)
+    assert (month.month, month.amount_micro) == ("2026-11", 90)
+    assert [line.key for line in await ledger.lines(Which(since=NOW + timedelta(hours=1)), most=10)] == [
+        "c",
+        "b",
+    ]
+    assert await Ledger(db, "other").sums(Which(), [Group.KIND], most=10) == []
+
+
+async def test_a_balance_that_its_entries_do_not_explain_is_seen(db):
+    await give(db, AGENT, 100)
+    await hold(db, "a", [AGENT], 60)
+    await settle(db, "a", 25, [Charge(CostKind.GPU_TIME, 7, 25)])
+    async with db.reading() as session:
+        assert await wrong_balances(session) == []
+    async with db.writing() as session:
+        await session.execute(text("UPDATE budgets SET spent_micro = spent_micro - 1"))
+        await session.execute(text("UPDATE costs SET amount_micro = amount_micro + 1"))
+        assert [what.partition(":")[0] for what in await wrong_balances(session)] == [
+            "budget agent 1",
+            "bill of a",
+        ]

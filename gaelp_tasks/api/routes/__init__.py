@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from gaelp_tasks.api.routes import health, keys, status, tickets, users
+from gaelp_tasks.api.routes import budgets, health, keys, quotas, status, tickets, users
 from gaelp_tasks.api.watching import sockets
 
 __all__ = ["ROUTERS"]
@@ -12,6 +12,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     status.router,
     users.router,
     keys.router,
+    quotas.router,
+    budgets.router,
+    budgets.costs,
     tickets.router,
     sockets.router,
 )
