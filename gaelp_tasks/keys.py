@@ -193,6 +193,10 @@ class Keys:
         """For whom a ticket for one WebSocket was made, by its SHA-256."""
         return f"{self.namespace}gaelp:ticket:{digest}"
 
+    def rate(self, user: str) -> str:
+        """How many requests a user of the API may still send; `user` is a hash of who it is."""
+        return f"{self.namespace}gaelp:rate:{user}"
+
     def queue(self, name: str) -> str:
         """Celery's list for a queue."""
         return f"{self.namespace}{name}"

@@ -9,14 +9,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gaelp_tasks.api import state
 from gaelp_tasks.api.refusals import answer
-from gaelp_tasks.errors import GaelpError, NotAllowed, NotSignedIn
+from gaelp_tasks.api.requests import CALLER
+from gaelp_tasks.api.state import State
+from gaelp_tasks.errors import GaelpError, NotAllowed, NotSignedIn, QueueFull
 from gaelp_tasks.models.caller import Caller, Role
 
 __all__ = ["PUBLIC", "Needs", "SignIn", "needs"]
 
 PUBLIC = frozenset({"/health", "/openapi.json", "/docs"})  #: nobody need be known there
-CALLER = "gaelp.caller"  #: in the scope of a request
 WHO = "Send `Authorization: Bearer TOKEN`; `gaelp token create` prints one."
+TOO_MANY = "Too many sign-ins from this address have failed."
+TOO_FAST = "These are more requests than a user may send (GAELP_API_RATE_PER_S)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,35 @@ class SignIn:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI calls it."""
         if scope["type"] == "http" and scope["path"] not in PUBLIC:
+            at = state.of(scope["app"])
             try:
-                scope[CALLER] = await state.of(scope["app"]).identity.caller(_token(scope))
+                caller = scope[CALLER] = await _caller(at, scope)
+                if wait_s := await at.rates.wait_s(caller):
+                    raise QueueFull(TOO_FAST, retry_after_s=wait_s)
             except GaelpError as error:
                 await answer(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+async def _caller(at: State, scope: Scope) -> Caller:
+    """Who asks. Raises NotSignedIn, or QueueFull where the address has failed too often.
+
+    Then a token is still checked, which costs nothing, so that nobody is shut out by who shares his address;
+    a key that is not known already is not looked up.
+    """
+    token = _token(scope)
+    address = scope["client"][0] if scope.get("client") else ""
+    wait_s = at.failures.wait_s(address)
+    if wait_s and not at.identity.is_cheap(token):
+        raise QueueFull(TOO_MANY, retry_after_s=wait_s)
+    try:
+        return await at.identity.caller(token)
+    except NotSignedIn:
+        if wait_s:
+            raise QueueFull(TOO_MANY, retry_after_s=wait_s) from None
+        at.failures.note(address)
+        raise
 
 
 def _token(scope: Scope) -> str:

@@ -1,6 +1,7 @@
 """The application: its state from start to end, its gates from outside in, its routes."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -13,6 +14,8 @@ from gaelp_tasks.api.access import SignIn
 from gaelp_tasks.api.background import BACKGROUND
 from gaelp_tasks.api.bodies import Bodies
 from gaelp_tasks.api.refusals import HANDLERS
+from gaelp_tasks.api.replays import Replays
+from gaelp_tasks.api.requests import Requests
 from gaelp_tasks.api.routes import ROUTERS
 from gaelp_tasks.api.state import State
 from gaelp_tasks.api.watching.watchers import Watchers
@@ -20,13 +23,18 @@ from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import connect_async
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.services.identity import Identity
+from gaelp_tasks.services.rates import Failures, Rates
 from gaelp_tasks.services.tokens import Tokens
 from gaelp_tasks.settings import Settings
 
 __all__ = ["GATES", "application"]
 
+logger = logging.getLogger(__name__)
+
+AGAIN_S = 1.0  #: after a work has failed
+
 #: what each request goes through before its route, the outermost first
-GATES = (SignIn, Bodies)
+GATES = (Requests, SignIn, Bodies, Replays)
 
 
 def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
@@ -42,7 +50,14 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
             redis = connect_async(settings)
             stack.push_async_callback(redis.aclose)
             at = api.state.gaelp = State(
-                settings, db, app, redis, Identity(settings, db), Watchers(settings, app)
+                settings=settings,
+                db=db,
+                app=app,
+                redis=redis,
+                identity=Identity(settings, db),
+                rates=Rates(redis, app.keys, settings.api_rate_per_s, settings.api_burst),
+                failures=Failures(settings.api_failures_per_minute),
+                watchers=Watchers(settings, app),
             )
             await stack.enter_async_context(_running(at, BACKGROUND))
             yield
@@ -64,10 +79,22 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
 @asynccontextmanager
 async def _running(at: State, works: list[Callable[[State], Awaitable[None]]]) -> AsyncIterator[None]:
     """The works run meanwhile, and are cancelled afterwards."""
-    tasks = [asyncio.ensure_future(work(at)) for work in works]
+    tasks = [asyncio.ensure_future(_kept_up(work, at)) for work in works]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _kept_up(work: Callable[[State], Awaitable[None]], at: State) -> None:
+    """A work that fails begins anew."""
+    while True:
+        try:
+            await work(at)
+        except Exception:
+            logger.exception("%s.%s has failed, and begins anew.", work.__module__, work.__qualname__)
+        else:
+            return
+        await asyncio.sleep(AGAIN_S)

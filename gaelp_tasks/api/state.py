@@ -11,6 +11,7 @@ from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import AsyncRedis
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.services.identity import Identity
+from gaelp_tasks.services.rates import Failures, Rates
 from gaelp_tasks.settings import Settings
 
 __all__ = ["State", "here", "of"]
@@ -25,6 +26,8 @@ class State:
     app: GaelpApp
     redis: AsyncRedis
     identity: Identity
+    rates: Rates
+    failures: Failures
     watchers: Watchers
 
 

@@ -10,7 +10,7 @@ from gaelp_tasks import app
 from gaelp_tasks.cli.installing import installable
 from gaelp_tasks.cli.output import out
 from gaelp_tasks.errors import SettingsError
-from gaelp_tasks.logs import dress
+from gaelp_tasks.logs import BESIDE, dress
 
 __all__ = ["api"]
 
@@ -35,9 +35,10 @@ def api(
     try:
         from gaelp_tasks.api import server  # noqa: PLC0415  FastAPI takes a while, and is an extra
         from gaelp_tasks.api.application import application  # noqa: PLC0415  the same
+        from gaelp_tasks.api.metrics import serve_metrics  # noqa: PLC0415  the same
+        from gaelp_tasks.api.requests import told  # noqa: PLC0415  the same
     except ModuleNotFoundError as error:
         raise SettingsError(f"{NEEDS[0].upper()}{NEEDS[1:]} ({error.name} is missing.)") from None
-    from gaelp_tasks.api.metrics import serve_metrics  # noqa: PLC0415  the same
 
     settings = app.settings
     level = logging.getLevelNamesMapping().get(loglevel.upper())
@@ -46,6 +47,7 @@ def api(
     made = application(settings)
     logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s] %(message)s")
     dress(settings)
+    BESIDE.append(told)
     try:
         listener = server.listen(*settings.api_listener)
     except OSError as error:

@@ -23,6 +23,7 @@ from gaelp_tasks.settings import Settings
 __all__ = ["REMEMBERED_S", "Identity"]
 
 REMEMBERED_S = 5.0  #: before a user or a key is looked up again
+KNOWN_S = 3600.0  #: a key that was good counts as known
 MOST = 10_000  #: users, and as many keys, that are remembered
 T = TypeVar("T")
 
@@ -30,8 +31,9 @@ T = TypeVar("T")
 class _Memory(Generic[T]):
     """What was found lately by name, None included."""
 
-    def __init__(self, tick: Callable[[], float]) -> None:
+    def __init__(self, tick: Callable[[], float], for_s: float = REMEMBERED_S) -> None:
         self._tick = tick
+        self._for_s = for_s
         self._found: OrderedDict[str, tuple[T | None, float]] = OrderedDict()
 
     def __contains__(self, name: str) -> bool:
@@ -42,7 +44,7 @@ class _Memory(Generic[T]):
         return self._found[name][0]
 
     def keep(self, name: str, found: T | None) -> T | None:
-        self._found[name] = found, self._tick() + REMEMBERED_S
+        self._found[name] = found, self._tick() + self._for_s
         self._found.move_to_end(name)
         while len(self._found) > MOST:
             self._found.popitem(last=False)
@@ -60,6 +62,7 @@ class Identity:
         self._db = db
         self._users: _Memory[User] = _Memory(tick)
         self._keys: _Memory[FoundKey] = _Memory(tick)
+        self._known_keys: _Memory[FoundKey] = _Memory(tick, KNOWN_S)
 
     async def caller(self, token: str) -> Caller:
         """Who sends this token or key. Raises NotSignedIn, DatabaseUnavailable."""
@@ -76,6 +79,10 @@ class Identity:
             raise NotSignedIn(REFUSED)
         return _caller(user, asked.role)
 
+    def is_cheap(self, token: str) -> bool:
+        """Whether it can be refused without SQL: a token, or a key that was known not long ago."""
+        return not token.startswith(users.KEY_PREFIX) or (users.beginning(token) or "") in self._known_keys
+
     async def _user(self, name: str) -> User | None:
         if name in self._users:
             return self._users[name]
@@ -89,6 +96,8 @@ class Identity:
             found = self._keys[prefix]
         else:
             found = self._keys.keep(prefix, await Keys(self._db, None).find(prefix))
+        if found is not None:
+            self._known_keys.keep(prefix, found)
         if found is None or not users.fits(key, found, datetime.now(UTC)):
             raise NotSignedIn(REFUSED)
         return _caller(found.user, found.role)

@@ -27,8 +27,9 @@ async def listed(at: At, caller: Someone, page: Paged) -> list[Key]:
 
 
 @router.post("", status_code=201)
-async def add(at: At, caller: Someone, new: NewKey) -> Key:
+async def add(at: At, caller: Someone, new: NewKey, response: Response) -> Key:
     """Make one for the caller; `key` is told in this answer and never again."""
+    response.headers["Cache-Control"] = "no-store"
     made = await make_key(at.db, caller, new)
     at.identity.forget()
     return made
