@@ -9,6 +9,7 @@ import typer
 from gaelp_tasks.cli import cancelling, chat, looking, planning, programs, running, top
 from gaelp_tasks.cli.api import api
 from gaelp_tasks.cli.batch import batch_app
+from gaelp_tasks.cli.budgets import budgets_app
 from gaelp_tasks.cli.demo import demo_app
 from gaelp_tasks.cli.dlq import dlq_app
 from gaelp_tasks.cli.health import health
@@ -16,6 +17,7 @@ from gaelp_tasks.cli.history import history_app
 from gaelp_tasks.cli.metrics import metrics
 from gaelp_tasks.cli.models import models_app
 from gaelp_tasks.cli.nodes import nodes_app
+from gaelp_tasks.cli.quotas import quotas_app
 from gaelp_tasks.cli.schedules import schedule_app
 from gaelp_tasks.cli.users import keys_app, token_app, users_app
 
@@ -70,6 +72,8 @@ cli.add_typer(dlq_app, name="dlq", rich_help_panel="Looking")
 cli.add_typer(history_app, name="history", rich_help_panel="Looking")
 cli.add_typer(nodes_app, name="nodes", rich_help_panel="Nodes")
 cli.add_typer(models_app, name="models", rich_help_panel="Nodes")
+cli.add_typer(quotas_app, name="quotas", rich_help_panel="Control plane")
+cli.add_typer(budgets_app, name="budgets", rich_help_panel="Control plane")
 cli.add_typer(users_app, name="users", rich_help_panel="Control plane")
 cli.add_typer(keys_app, name="keys", rich_help_panel="Control plane")
 cli.add_typer(token_app, name="token", rich_help_panel="Control plane")

@@ -5,6 +5,7 @@ outside ──grant──> available ──hold──> held ──settle──> 
                          └──────────turn: a new period────┘
 """
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -30,10 +31,12 @@ __all__ = [
     "Period",
     "balances",
     "closing",
+    "micro_of",
     "units",
 ]
 
 MOST_MICRO = 2**53 - 1  #: nine billion units: a number that JSON's readers keep, and a column's sums too
+WRITTEN = re.compile(r"(\d{1,12}|\d{1,3}(,\d{3}){1,3})(\.\d{1,6})?|\.\d{1,6}", re.ASCII)
 
 Amount = Annotated[int, Field(ge=0, le=MOST_MICRO)]  #: micro-units; 1,000,000 are one unit of the currency
 
@@ -189,6 +192,19 @@ def balances(entries: Iterable[tuple[Move, int]]) -> dict[Account, int]:
         source, target = PATHS[move]
         found[source] -= amount_micro
         found[target] += amount_micro
+    return found
+
+
+def micro_of(text: str) -> int:
+    """Micro-units of an amount in units, such as 12.50 or 1,000. Raises ValueError."""
+    if not WRITTEN.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no amount: write one as 12.50, with six digits behind the point at most"
+        )
+    whole, _, fraction = text.replace(",", "").partition(".")
+    found = int(whole or 0) * 1_000_000 + int(fraction.ljust(6, "0"))
+    if found > MOST_MICRO:
+        raise ValueError(f"{text} is more than any budget holds")
     return found
 
 

@@ -19,6 +19,7 @@ from gaelp_tasks.models.money import (
     Period,
     balances,
     closing,
+    micro_of,
     units,
 )
 from gaelp_tasks.models.quota import Limits, Share
@@ -111,6 +112,19 @@ def test_an_amount_for_people_has_every_digit_that_there_is(amount):
     assert len(fraction) >= 2
     sign = -1 if whole.startswith("-") else 1
     assert sign * (abs(int(whole)) * 10**6 + int(fraction.ljust(6, "0"))) == amount
+
+
+@given(AMOUNTS)
+def test_an_amount_is_read_as_it_was_written(amount):
+    assert micro_of(units(amount)) == amount
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "1.", "1.1234567", "1e3", "10,00", "\u0661", "999999999999", " 1"]
+)
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(ValueError, match=r"amount|budget"):
+        micro_of(text)
 
 
 @pytest.mark.parametrize(
