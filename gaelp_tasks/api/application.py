@@ -13,6 +13,7 @@ from gaelp_tasks import app as own_app
 from gaelp_tasks.api.access import SignIn
 from gaelp_tasks.api.background import BACKGROUND
 from gaelp_tasks.api.bodies import Bodies
+from gaelp_tasks.api.event_stream import Readers
 from gaelp_tasks.api.refusals import HANDLERS
 from gaelp_tasks.api.replays import Replays
 from gaelp_tasks.api.requests import Requests
@@ -22,6 +23,7 @@ from gaelp_tasks.api.watching.watchers import Watchers
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import connect_async
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.services.accepting import Accepting
 from gaelp_tasks.services.identity import Identity
 from gaelp_tasks.services.rates import Failures, Rates
 from gaelp_tasks.services.tokens import Tokens
@@ -58,6 +60,8 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
                 rates=Rates(redis, app.keys, settings.api_rate_per_s, settings.api_burst),
                 failures=Failures(settings.api_failures_per_minute),
                 watchers=Watchers(settings, app),
+                accepting=Accepting(app, db, most_waiting=settings.api_max_waiting),
+                readers=Readers(settings.api_max_streams),
             )
             await stack.enter_async_context(_running(at, BACKGROUND))
             yield

@@ -5,7 +5,25 @@ from collections.abc import Awaitable, Callable
 from gaelp_tasks.api.replays import forget_old
 from gaelp_tasks.api.state import State
 from gaelp_tasks.api.watching import watchers
+from gaelp_tasks.services.relay import Relay
 
 __all__ = ["BACKGROUND"]
 
-BACKGROUND: list[Callable[[State], Awaitable[None]]] = [forget_old, watchers.hear, watchers.look]
+
+async def _accept(at: State) -> None:
+    """Keep and publish what is submitted here."""
+    await at.accepting.run()
+
+
+async def _relay(at: State) -> None:
+    """Publish what was left, and note what has ended."""
+    await Relay(at.app, at.db, keep_s=at.settings.api_keep_s).run()
+
+
+BACKGROUND: list[Callable[[State], Awaitable[None]]] = [
+    forget_old,
+    watchers.hear,
+    watchers.look,
+    _accept,
+    _relay,
+]

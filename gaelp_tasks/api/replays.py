@@ -21,6 +21,7 @@ __all__ = ["Replays", "forget_old"]
 logger = logging.getLogger(__name__)
 
 HEADER = b"idempotency-key"
+OWN_WAY = frozenset({"/api/v1/invocations", "/api/v1/batches"})  #: one keeps keys itself, one streams bodies
 MOST_BYTES = 1024**2  #: of an answer that is kept; a longer one is given once
 NOTHING_DONE = frozenset({400, 401, 402, 403, 404, 405, 408, 409, 413, 422, 429, 503})  #: may be tried again
 FORGET_S = 600.0  #: between two looks for old keys
@@ -147,6 +148,8 @@ class _Once:
 
 def _key(scope: Scope) -> str | None:
     if scope["type"] != "http" or scope["method"] != "POST" or CALLER not in scope:
+        return None
+    if scope["path"] in OWN_WAY:
         return None
     found = next((value for name, value in scope["headers"] if name == HEADER), None)
     return None if found is None else found.decode("latin-1")

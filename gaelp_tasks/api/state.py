@@ -6,10 +6,12 @@ from typing import Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from gaelp_tasks.api.event_stream import Readers
 from gaelp_tasks.api.watching.watchers import Watchers
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import AsyncRedis
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.services.accepting import Accepting
 from gaelp_tasks.services.identity import Identity
 from gaelp_tasks.services.rates import Failures, Rates
 from gaelp_tasks.settings import Settings
@@ -29,6 +31,8 @@ class State:
     rates: Rates
     failures: Failures
     watchers: Watchers
+    accepting: Accepting
+    readers: Readers  #: of token streams
 
 
 def of(application: Any) -> State:

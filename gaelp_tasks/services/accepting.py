@@ -22,12 +22,14 @@ from gaelp_tasks.errors import (
     DatabaseUnavailable,
     GaelpError,
     IdempotencyConflict,
+    InvalidInvocation,
     NotAllowed,
     QueueFull,
 )
 from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.acceptance import Acceptance, End, Standing, Submission
 from gaelp_tasks.models.caller import Caller
+from gaelp_tasks.runtime import going_on
 from gaelp_tasks.tasks.accepted import check, send
 from gaelp_tasks.tasks.idempotency import id_of
 
@@ -115,6 +117,8 @@ class Accepting:
         tenant = given.pop("tenant", None) or caller.tenant
         if tenant != caller.tenant and caller.scope is not None:
             raise NotAllowed(f"tenant: {caller.name} works for another one; leave it out.")
+        if not tenant.isprintable():
+            raise InvalidInvocation("tenant: take printable characters.")
         given |= {"tenant": tenant} if tenant else {}
         if key is not None and given.setdefault("idempotency_key", key) != key:
             raise IdempotencyConflict("idempotency_key: it is another one than in the header.")
@@ -146,10 +150,10 @@ class Accepting:
             works.create_task(self._send_all())
 
     async def _keep_all(self) -> None:
-        while True:
+        while going_on():
             await self._to_keep.wait()
             self._to_keep.clear()
-            while self._asked or self._marks or self._refused:
+            while going_on() and (self._asked or self._marks or self._refused):
                 await self._keep()
 
     async def _keep(self) -> None:
@@ -235,10 +239,10 @@ class Accepting:
         return row, True
 
     async def _send_all(self) -> None:
-        while True:
+        while going_on():
             await self._to_send.wait()
             self._to_send.clear()
-            while self._kept:
+            while going_on() and self._kept:
                 rows, self._kept = self._kept[:MOST_AT_ONCE], self._kept[MOST_AT_ONCE:]
                 await self._send(rows)
 

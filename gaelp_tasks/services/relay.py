@@ -22,6 +22,7 @@ from gaelp_tasks.errors import BrokerUnavailable, DatabaseUnavailable
 from gaelp_tasks.failpoints import reach
 from gaelp_tasks.line import open_line
 from gaelp_tasks.models.acceptance import Acceptance, End, Standing
+from gaelp_tasks.runtime import going_on
 from gaelp_tasks.services.accepting import LEASE, LOOK, Purse, refusal, settle
 from gaelp_tasks.tasks.accepted import ends, life_of, missing, send, stop
 
@@ -84,7 +85,7 @@ class Relay:
 
     async def _always(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
         wait_s = pause_s
-        while True:
+        while going_on():
             try:
                 await work()
                 wait_s = pause_s
@@ -94,13 +95,14 @@ class Relay:
             except Exception:
                 wait_s = self._paces.trouble
                 logger.exception("The relay goes on after an error of its own.")
-            await asyncio.sleep(wait_s)
+            if going_on():
+                await asyncio.sleep(wait_s)
 
     # --- what is due ---
 
     async def _look(self) -> None:
         """Take what is due, as long as there is some."""
-        while await self._outbox.is_due(self._now()):
+        while going_on() and await self._outbox.is_due(self._now()):
             now = self._now()
             rows = await self._outbox.take(now, now + LEASE, most=AT_ONCE)
             if not rows:
@@ -160,7 +162,7 @@ class Relay:
         async with aclosing(open_line(self._app.settings)) as line:
             [newest] = await line.ask(("XREVRANGE", keys.history, "+", "-", "COUNT", 1))
             after = newest[0][0] if newest and not isinstance(newest, Exception) else "0-0"
-            while True:
+            while going_on():
                 [reply] = await line.ask(
                     ("XREAD", "COUNT", MOST_HEARD, "BLOCK", 1000, "STREAMS", keys.history, after)
                 )

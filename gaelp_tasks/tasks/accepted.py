@@ -25,7 +25,7 @@ from gaelp_tasks.tasks.batch_lines import LineTasks, verdict
 from gaelp_tasks.tasks.idempotency import digest_of
 from gaelp_tasks.tasks.invoke import invoke_agent
 
-__all__ = ["Checked", "Sent", "check", "ends", "life_of", "missing", "send", "stop"]
+__all__ = ["Checked", "Sent", "check", "ends", "life_of", "missing", "send", "states_of", "stop"]
 
 DAY_S = 86_400
 CLAIMS_OF_EACH = 1_000_000  #: so far above a lost message's claims are those of the next one
@@ -123,6 +123,19 @@ def _end(name: str, record: Mapping[str, Any]) -> End:
         return End(name, Standing.CUT, "cancelled")
     failed = verdict(0, record)
     return End(name, Standing.FAILED, error=f"{failed.code}: {failed.why}")
+
+
+def states_of(app: GaelpApp, ids: Sequence[str]) -> dict[str, State]:
+    """Where these are by a quick look, which does not search the queues. Raises BrokerUnavailable."""
+    with worded(app.settings), app.redis.pipeline(transaction=False) as pipe:
+        for name in ids:
+            pipe.zscore(app.keys.parked, name)
+            pipe.exists(app.keys.stream(name))
+        told = pipe.execute() if ids else []
+    return {
+        name: State.WAITING if due is not None else State.RUNNING if has_begun else State.QUEUED
+        for name, due, has_begun in zip(ids, told[::2], told[1::2], strict=True)
+    }
 
 
 def stop(app: GaelpApp, ids: Sequence[str]) -> None:

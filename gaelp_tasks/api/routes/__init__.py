@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from gaelp_tasks.api.routes import budgets, health, keys, quotas, status, tickets, users
+from gaelp_tasks.api.routes import budgets, health, invocations, keys, quotas, status, tickets, users
 from gaelp_tasks.api.watching import sockets
 
 __all__ = ["ROUTERS"]
@@ -16,5 +16,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     budgets.router,
     budgets.costs,
     tickets.router,
+    invocations.router,
     sockets.router,
 )

@@ -1,0 +1,112 @@
+"""Accepted invocations as their owners see them: what the database has, and what Redis adds to it."""
+
+import asyncio
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.db.accepted import ANY, Accepted, Which
+from gaelp_tasks.db.database import Database
+from gaelp_tasks.errors import BrokerUnavailable, NotFound
+from gaelp_tasks.lifecycle import State
+from gaelp_tasks.models.acceptance import Acceptance
+from gaelp_tasks.overview import Description, describe
+from gaelp_tasks.tasks.accepted import states_of, stop
+
+__all__ = ["Invocations"]
+
+AT_A_TIME = 4  #: searches through the queues in one process
+ENDED = frozenset({State.DONE, State.CUT, State.FAILED})
+AWAY = "Redis does not answer; it goes on once that is back."
+
+_searches: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+
+
+class Invocations:
+    """Those of one tenant; of all tenants with None. Methods raise DatabaseUnavailable."""
+
+    def __init__(self, app: GaelpApp, db: Database, tenant: str | None) -> None:
+        self._app = app
+        self._rows = Accepted(db, tenant)
+
+    async def row(self, invocation_id: str) -> Acceptance:
+        """The one of this id. Raises NotFound."""
+        found = await self._rows.find(invocation_id)
+        if found is None:
+            raise NotFound(f"There is no invocation {invocation_id}.")
+        return found
+
+    async def show(self, invocation_id: str) -> dict[str, Any]:
+        """All that is known of one. Raises NotFound."""
+        row = await self.row(invocation_id)
+        facts = facts_of(row)
+        if row.is_over:
+            return facts
+        slots = _searches.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_A_TIME))
+        try:
+            async with slots:
+                seen = await asyncio.to_thread(describe, self._app, row.id)
+        except BrokerUnavailable:
+            return facts | {"why": AWAY}
+        return facts | _seen(seen)
+
+    async def listed(self, which: Which = ANY, *, most: int, skip: int = 0) -> list[dict[str, Any]]:
+        """Up to `most` of them, the newest first, after `skip`; without results and places."""
+        rows = await self._rows.listed(which, most=most, skip=skip)
+        told: dict[str, State] = {}
+        with suppress(BrokerUnavailable):
+            told = await asyncio.to_thread(states_of, self._app, [row.id for row in rows if not row.is_over])
+        found = [facts_of(row) | ({"state": told[row.id].value} if row.id in told else {}) for row in rows]
+        for facts in found:
+            for name in ("result", "position", "why"):
+                del facts[name]
+        return found
+
+    async def cancel(self, invocation_id: str) -> dict[str, Any]:
+        """Have it stop, queued or running; what is over stays as it is. Raises NotFound."""
+        row = await self._rows.cancel(invocation_id, datetime.now(UTC))
+        if row is None:
+            raise NotFound(f"There is no invocation {invocation_id}.")
+        if not row.is_over:
+            with suppress(BrokerUnavailable):  # the relay asks again
+                await asyncio.to_thread(stop, self._app, [row.id])
+        return facts_of(row)
+
+
+def facts_of(row: Acceptance) -> dict[str, Any]:
+    """What the database tells; of what is not over the state is a guess."""
+    return {
+        "id": row.id,
+        "state": row.standing.value if row.is_over else State.QUEUED.value,
+        "tenant": row.tenant,
+        "owner": row.owner,
+        "agent": row.agent,
+        "model": row.model or None,
+        "tier": row.tier,
+        "priority": row.priority,
+        "agent_id": row.agent_id,
+        "budget_micro": row.budget_micro,
+        "cancelled": row.cancelled_at is not None,
+        "created_at": row.created_at.isoformat(),
+        "ended_at": None if row.ended_at is None else row.ended_at.isoformat(),
+        "stop_reason": row.stop_reason or None,
+        "error": row.error or None,
+        "position": None,
+        "why": None,
+        "result": json.loads(row.result) if row.result else None,
+    }
+
+
+def _seen(seen: Description) -> dict[str, Any]:
+    """What Redis tells of one that is not over in the database."""
+    if seen.state is State.UNKNOWN:
+        return {"why": "It is on its way to the queue."}
+    more: dict[str, Any] = {"state": seen.state.value, "why": seen.why or None}
+    if seen.place is not None:
+        more["position"] = {"queue": seen.place.queue, "number": seen.place.position}
+    if seen.state in ENDED:
+        more |= {"result": seen.result, "error": seen.error or None}
+        more["stop_reason"] = (seen.result or {}).get("stop_reason")
+    return more
