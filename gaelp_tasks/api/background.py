@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from gaelp_tasks.api.replays import forget_old
 from gaelp_tasks.api.state import State
 from gaelp_tasks.api.watching import watchers
+from gaelp_tasks.services import upkeep
 from gaelp_tasks.services.relay import Relay
 
 __all__ = ["BACKGROUND"]
@@ -26,4 +27,5 @@ BACKGROUND: list[Callable[[State], Awaitable[None]]] = [
     watchers.look,
     _accept,
     _relay,
+    upkeep.prune,
 ]

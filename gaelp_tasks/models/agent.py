@@ -7,6 +7,7 @@ pending ──> running <──> paused ──> completed
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -34,7 +35,9 @@ __all__ = [
     "NewAgent",
     "SecretName",
     "SecretValue",
+    "Secrets",
     "may_move",
+    "plain",
 ]
 
 MOST_NAMES = 200  #: of variables, of secrets
@@ -112,6 +115,14 @@ SecretName = Variable
 SecretValue = Annotated[SecretStr, AfterValidator(_not_too_long)]
 
 
+Secrets = Annotated[dict[SecretName, SecretValue], Field(max_length=MOST_NAMES)]
+
+
+def plain(secrets: Mapping[str, SecretStr]) -> dict[str, str]:
+    """The secrets themselves, to be sealed and forgotten."""
+    return {name: value.get_secret_value() for name, value in secrets.items()}
+
+
 class AgentFields(Frozen):
     """What a version of an agent is made of, but for its name."""
 
@@ -160,9 +171,7 @@ class NewAgent(AgentFields):
 
     name: AgentName
     type: AgentType
-    secrets: Annotated[dict[SecretName, SecretValue], Field(max_length=MOST_NAMES)] = Field(
-        default_factory=dict
-    )
+    secrets: Secrets = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _each_name_once(self) -> "NewAgent":
@@ -180,6 +189,7 @@ class AgentChange(Frozen):
     """What shall be otherwise in the next version; what is left out stays, and null takes away."""
 
     name: AgentName | None = None
+    type: AgentType | None = None  #: it stays: another one is refused
     docker_image: ImageName | None = None
     resource_requirements: Quantities | None = None
     budget_limit: Units | None = None
@@ -197,13 +207,15 @@ class AgentChange(Frozen):
     limits: Limits | None = None
 
     def applied(self, before: AgentSpec) -> AgentSpec:
-        """The version that comes of it."""
+        """The version that comes of it. Raises ValueError where its type would be another one."""
+        if self.type not in {None, before.type}:
+            raise ValueError(f"type: the agent stays a {before.type} agent; register another one.")
         fields = {name: getattr(before, name) for name in AgentSpec.model_fields}
         for name in self.model_fields_set:
             value = getattr(self, name)
             if value is not None:
                 fields[name] = value
-            elif name == "name":
+            elif name in {"name", "type"}:
                 continue  # there is none without
             else:
                 fields[name] = AgentSpec.model_fields[name].get_default(call_default_factory=True)

@@ -33,6 +33,7 @@ class Act(StrEnum):
     INVOKE = "invoke"
     TRAIN = "train"
     SPEND = "spend"
+    RECORD = "record"  #: metrics
 
 
 class Policy(Frozen):
@@ -87,6 +88,7 @@ class Asked(NamedTuple):
     budget_micro: int | None = None  #: None: it has no budget
     has_safety_policy: bool = False
     environment: Environment | None = None
+    raises_budget: bool = False  #: above what somebody has approved
     authors: frozenset[str] = frozenset()  #: of the deployment and of its version
     approved: bool = False
     deployed: bool = False  #: one of its deployments runs
@@ -111,7 +113,7 @@ class Rule(NamedTuple):
 
 
 _OWNED = frozenset(Act) - {Act.REGISTER, Act.APPROVE, Act.INVOKE, Act.TRAIN, Act.SPEND}
-_LIVE = frozenset(Act) - {Act.REGISTER, Act.TERMINATE, Act.STOP}
+_LIVE = frozenset(Act) - {Act.REGISTER, Act.TERMINATE, Act.STOP}  #: of what is not over
 _GO = frozenset({Act.START, Act.INVOKE})
 
 RULES: tuple[Rule, ...] = (
@@ -136,6 +138,12 @@ RULES: tuple[Rule, ...] = (
         lambda one: one.state in USABLE,
         "The agent is {state}: it takes nothing new until it is running again.",
         Conflict,
+    ),
+    Rule(
+        "raised budget",
+        frozenset({Act.CHANGE, Act.ROLL_BACK}),
+        lambda one: not one.raises_budget or (one.is_operator and one.caller != one.owner),
+        "What was approved with a smaller budget gets a larger one by an operator who is not its owner.",
     ),
     Rule(
         "image",

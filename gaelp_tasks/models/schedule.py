@@ -29,6 +29,7 @@ __all__ = [
     "Hours",
     "InvalidSchedule",
     "Missed",
+    "Moment",
     "Overlap",
     "Schedule",
     "Window",

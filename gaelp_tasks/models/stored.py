@@ -13,7 +13,7 @@ __all__ = ["LONGEST_ID", "Id", "StoredObject", "StoredText", "Units", "micro", "
 
 LONGEST_ID = 2**63 - 1  #: what a column holds
 MICRO = 1_000_000
-MOST_UNITS = 9e9  #: in micro-units a number that every reader of JSON keeps exactly
+MOST_UNITS = 8e9  #: above 2**33 floats are more than a micro-unit apart
 OBJECT_BYTES = 256 * 1024  #: of one JSON object
 
 

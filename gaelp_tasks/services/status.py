@@ -5,6 +5,7 @@ from typing import Any
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import AsyncRedis, unavailable
+from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import DatabaseUnavailable
 from gaelp_tasks.overview import live_nodes
@@ -29,12 +30,14 @@ async def _answers(question: Any) -> str:
     return "ok"
 
 
-async def status_of(app: GaelpApp, db: Database, tenant: str | None) -> dict[str, Any]:  # noqa: ARG001  filled by later parts
+async def status_of(app: GaelpApp, db: Database, tenant: str | None) -> dict[str, Any]:
     """The contract's keys; `tenant` None: of all. Raises BrokerUnavailable, DatabaseUnavailable."""
     nodes = await asyncio.to_thread(live_nodes, app)
+    async with db.reading() as session:
+        total, active = await Agents(session, tenant).counts()
     return {
         "job_counts": {"queued": 0, "running": 0},
-        "agent_counts": {"total": 0, "active": 0},
+        "agent_counts": {"total": total, "active": active},
         "cluster_resources": {"nodes": len(nodes)},
         "scheduler_status": "unknown",
     }

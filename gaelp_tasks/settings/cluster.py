@@ -20,7 +20,7 @@ from gaelp_tasks import addresses
 from gaelp_tasks.db import address
 from gaelp_tasks.footprints import KvCacheType, MemoryModelName
 
-__all__ = ["Cluster", "MemorySource", "Positive", "SettingRow", "listener", "masked"]
+__all__ = ["Cluster", "Comma", "MemorySource", "NotNegative", "Positive", "SettingRow", "listener", "masked"]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -366,6 +366,7 @@ def _unit(name: str) -> str:
         "quota_storage": "bytes",
         "quota_gpus": "GPUs",
         "quota_runs": "runs",
+        "agent_metrics_keep": "records",
         "tariff": "micro-units",
         "api_watchers": "sockets",
         "api_max_waiting": "runs",

@@ -1,16 +1,19 @@
 """Settings of the control plane: the API, its tokens, training jobs, money."""
 
-from typing import Literal
+import base64
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, NoDecode
 
+from gaelp_tasks.models.image import check_pattern
 from gaelp_tasks.models.tariff import Tariff
-from gaelp_tasks.settings.cluster import NotNegative, Positive, listener
+from gaelp_tasks.settings.cluster import Comma, NotNegative, Positive, listener
 
 __all__ = ["ControlPlane"]
 
+KEY_BYTES = 32  #: of a key of AES-256
 FEWEST = 32  #: bytes of a secret, as many as HS256 has
 
 
@@ -71,6 +74,25 @@ class ControlPlane(BaseSettings):
     quota_storage: ByteSize = Field(ByteSize(100 * 1024**3), description="the same of storage")
     quota_runs: int = Field(64, ge=0, le=2**53, description="runs of his jobs and deployments at once")
 
+    secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="keys that seal the secrets of agents, comma separated: the first one seals, all of them "
+        "open; `openssl rand -base64 32` makes one; without any no secret is taken",
+    )
+    training_images: Comma = Field(
+        ("gcr.io/gaelp/*",),
+        description="container images that agents may have, comma separated; * stands for anything",
+    )
+    agent_metrics_keep_s: NotNegative = Field(
+        30 * 86_400.0, description="metrics of agents are kept this long; 0: for ever"
+    )
+    agent_metrics_keep: int = Field(
+        10_000, ge=1, le=10_000_000, description="metrics of one agent that are kept, the newest"
+    )
+    audit_keep_s: NotNegative = Field(
+        0.0, description="decisions about agents are kept this long in the audit; 0: for ever"
+    )
+
     @field_validator("api_address")
     @classmethod
     def _api_listens(cls, value: str) -> str:
@@ -103,6 +125,32 @@ class ControlPlane(BaseSettings):
     def _long_enough(cls, value: SecretStr) -> SecretStr:
         if 0 < len(value.get_secret_value().encode()) < FEWEST:
             raise ValueError(f"take at least {FEWEST} bytes, such as `openssl rand -hex 32` makes")
+        return value
+
+    @field_validator("secret_keys", "training_images", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("secret_keys")
+    @classmethod
+    def _keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in value:
+            try:
+                size_bytes = len(base64.b64decode(key.get_secret_value(), validate=True))
+            except ValueError:  # binascii's is one
+                size_bytes = 0
+            if size_bytes != KEY_BYTES:
+                raise ValueError("a key is the base64 of 32 bytes, such as `openssl rand -base64 32` makes")
+        return value
+
+    @field_validator("training_images")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            check_pattern(pattern)
         return value
 
     @property

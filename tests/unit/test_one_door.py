@@ -20,6 +20,7 @@ DOORS = {
     "celery": (*CELERY, "gaelp_tasks.demo.story"),  # the story is told as a user's program
     "cronsim": ("gaelp_tasks.models.cron",),
     "fastapi": ("gaelp_tasks.api",),
+    "cryptography": ("gaelp_tasks.services.sealing",),
     "flower": ("gaelp_tasks.cli.dashboard",),
     "gguf": DEMO,
     "jwt": ("gaelp_tasks.services.tokens",),

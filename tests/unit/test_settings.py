@@ -101,6 +101,11 @@ BAD = {
     "API_IDEMPOTENCY_KEEP_S": ["0", "-1", "nan", "inf"],
     "JWT_SECRET": ["short", "x" * 31],
     "JWT_ALGORITHM": ["none", "hs256", "RS256"],
+    "SECRET_KEYS": ["short", "eA==", "x" * 44, "!" * 44],
+    "TRAINING_IMAGES": ["gcr.io/a b", "x;y", "gcr.io/*,$(id)"],
+    "AGENT_METRICS_KEEP_S": ["-1", "nan", "inf", "long"],
+    "AGENT_METRICS_KEEP": ["0", "-1", "1.5", "10000001"],
+    "AUDIT_KEEP_S": ["-1", "nan", "inf", "long"],
     "JWT_TTL_S": ["0", "-1", "nan", "inf"],
 }
 ANYTHING_GOES = {"API_PROXIES", "NAMESPACE", "OLLAMA_CA_FILE", "DEFAULT_MODEL", "EMBED_MODEL"}
@@ -188,8 +193,7 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
         assert len(row.meaning) > 10, row
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             units = {"s", "bytes", "tokens", "slots", "seats", "runs", "lines", "deaths", "times", "port"}
-            units |= {"cores/1000", "GPUs", "sockets"}
-            units |= {"cores/1000", "GPUs", "requests/s", "requests", "tries"}
+            units |= {"GPUs", "cores/1000", "records", "requests", "requests/s", "sockets", "tries"}
             assert row.unit in units, row
 
 

@@ -2,7 +2,20 @@
 
 from fastapi import APIRouter
 
-from gaelp_tasks.api.routes import budgets, health, invocations, keys, quotas, status, tickets, users
+from gaelp_tasks.api.routes import (
+    agents,
+    audit,
+    budgets,
+    deployments,
+    health,
+    invocations,
+    keys,
+    measurements,
+    quotas,
+    status,
+    tickets,
+    users,
+)
 from gaelp_tasks.api.watching import sockets
 
 __all__ = ["ROUTERS"]
@@ -18,4 +31,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     tickets.router,
     invocations.router,
     sockets.router,
+    agents.router,
+    deployments.router,
+    measurements.router,
+    audit.router,
 )

@@ -1,0 +1,38 @@
+"""Moves of agents and deployments that are locked, as their tables have them."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from gaelp_tasks.db.agent_rows import AgentRow, DeploymentRow
+from gaelp_tasks.db.database import Session
+from gaelp_tasks.errors import Conflict
+from gaelp_tasks.models.agent import TERMINAL, AgentState, may_move
+from gaelp_tasks.models.deployment import DeploymentState, may_become
+
+__all__ = ["become", "move_row", "stop_rows"]
+
+
+def move_row(row: AgentRow, to: AgentState, now: datetime) -> dict[str, str]:
+    """Bring a locked agent into a state; what is told of it. Raises Conflict where no table has that move."""
+    before = AgentState(row.state)
+    if not may_move(before, to):
+        raise Conflict(f"The agent is {before}, and cannot become {to}.")
+    row.state, row.updated_at = to.value, now
+    if to in TERMINAL:
+        row.ended_at = now
+    return {"status": to.value, "was": before.value}
+
+
+def become(row: DeploymentRow, to: DeploymentState, why: str = "") -> None:
+    """Bring a locked deployment into a state. Raises Conflict where no table has that move."""
+    before = DeploymentState(row.state)
+    if not may_become(before, to):
+        raise Conflict(f"Deployment {row.id} is {before}, and cannot become {to}.")
+    row.state, row.why, row.updated_at = to.value, why, datetime.now(UTC)
+
+
+async def stop_rows(session: Session, rows: Iterable[DeploymentRow], why: str) -> None:
+    """Stop these, which are locked."""
+    for row in rows:
+        become(row, DeploymentState.STOPPED, why)
+    await session.flush()
