@@ -1,8 +1,8 @@
 """`make bench`: measures this machine, prints a table and keeps the figures in .run/bench.json.
 
-    benchmarks/run.py [--quick] [--only tasks|streams|clients|mixed|nodes] [--seconds 60]
+    benchmarks/run.py [--quick] [--only tasks|streams|clients|mixed|nodes|api] [--seconds 60]
 
-`mixed` takes its ten minutes, and `nodes` its five, only where they are asked for.
+`mixed` takes its ten minutes, `nodes` its five and `api` its one only where they are asked for.
 
 Ours and what it is compared with take turns in every round, and a ratio or difference is taken within the
 round: neighbours on the machine disturb both alike. The median of the rounds counts.
@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,13 +42,19 @@ def scrub() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="40 s instead of 3 minutes")
-    parts = ("tasks", "streams", "clients", "mixed", "nodes")
+    parts = ("tasks", "streams", "clients", "mixed", "nodes", "api")
     parser.add_argument("--only", choices=parts, help="one part")
-    parser.add_argument("--seconds", type=float, help="of mixed load or nodes, for each case in a round")
+    parser.add_argument(
+        "--seconds", type=float, help="of mixed load, nodes or the API, for each case in a round"
+    )
+    parser.add_argument(
+        "--database", help="of the API: the address of an empty one; a file of SQLite without"
+    )
     asked = parser.parse_args()
     scrub()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
+    import api  # noqa: PLC0415  reads the environment that scrub() has cleaned
     import clients  # noqa: PLC0415  reads the environment that scrub() has cleaned
     import mixed_load  # noqa: PLC0415
     import nodes  # noqa: PLC0415
@@ -71,14 +78,16 @@ def main() -> None:
                 figures += streams.measure_streams(FOLDER, streams.QUICK if asked.quick else streams.FULL)
             if asked.only in {None, "clients"}:
                 figures += clients.measure_clients(FOLDER, clients.QUICK if asked.quick else clients.FULL)
-            if asked.only == "mixed":
-                plan = mixed_load.QUICK if asked.quick else mixed_load.FULL
+            alone = {
+                "mixed": (mixed_load, mixed_load.measure_mixed),
+                "nodes": (nodes, nodes.measure_nodes),
+                "api": (api, partial(api.measure_api, stack, database=asked.database)),
+            }
+            if asked.only in alone:
+                module, measure = alone[asked.only]
+                plan = module.QUICK if asked.quick else module.FULL
                 seconds = plan.seconds if asked.seconds is None else asked.seconds
-                figures += mixed_load.measure_mixed(FOLDER, replace(plan, seconds=seconds))
-            if asked.only == "nodes":
-                plan = nodes.QUICK if asked.quick else nodes.FULL
-                seconds = plan.seconds if asked.seconds is None else asked.seconds
-                figures += nodes.measure_nodes(FOLDER, replace(plan, seconds=seconds))
+                figures += measure(FOLDER, replace(plan, seconds=seconds))
     except GaelpError as error:
         sys.exit(f"make bench: {error}")
     print(table(figures))

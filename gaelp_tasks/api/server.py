@@ -1,5 +1,6 @@
 """`gaelp api` as a process: its socket, its limits of connections, its end. The only door to uvicorn."""
 
+import gc
 import resource
 import signal
 import socket
@@ -19,6 +20,16 @@ MOST_FILES = 65_536
 MOST_CONNECTIONS = 8192  #: where that many files may be open
 OTHER_FILES = 200  #: that the process has open beside connections
 WS_MESSAGE_BYTES = 64 * 1024  #: what a WebSocket's client may say at once
+
+
+class Settled(Server):
+    """What was there when it began stays, so the garbage collector need not look at it again and again."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """A full collection would take a tenth of a second and more, in the middle of some request."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -47,7 +58,7 @@ def serve(api: FastAPI, settings: Settings, listener: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.drain_grace_s),
     )
-    Server(config).run(sockets=[listener])
+    Settled(config).run(sockets=[listener])
 
 
 def _room() -> int:

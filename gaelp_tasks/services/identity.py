@@ -8,7 +8,7 @@ the one that made it.
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time
 from typing import Generic, TypeVar
 
 from gaelp_tasks.db.database import Database
@@ -17,7 +17,7 @@ from gaelp_tasks.errors import NotSignedIn
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.user import User
 from gaelp_tasks.services import users
-from gaelp_tasks.services.tokens import REFUSED, Tokens
+from gaelp_tasks.services.tokens import REFUSED, Claims, Tokens
 from gaelp_tasks.settings import Settings
 
 __all__ = ["REMEMBERED_S", "Identity"]
@@ -60,6 +60,7 @@ class Identity:
     def __init__(self, settings: Settings, db: Database, tick: Callable[[], float] = monotonic) -> None:
         self._tokens = Tokens(settings)
         self._db = db
+        self._claims: _Memory[Claims] = _Memory(tick)
         self._users: _Memory[User] = _Memory(tick)
         self._keys: _Memory[FoundKey] = _Memory(tick)
         self._known_keys: _Memory[FoundKey] = _Memory(tick, KNOWN_S)
@@ -68,7 +69,7 @@ class Identity:
         """Who sends this token or key. Raises NotSignedIn, DatabaseUnavailable."""
         if token.startswith(users.KEY_PREFIX):
             return await self._by_key(token)
-        claims = self._tokens.read(token)
+        claims = self._read(token)
         asked = claims.caller
         user = await self._user(asked.name)
         if user is None:  # whoever has the secret may vouch for people whom SQL does not know
@@ -82,6 +83,16 @@ class Identity:
     def is_cheap(self, token: str) -> bool:
         """Whether it can be refused without SQL: a token, or a key that was known not long ago."""
         return not token.startswith(users.KEY_PREFIX) or (users.beginning(token) or "") in self._known_keys
+
+    def _read(self, token: str) -> Claims:
+        """To check a signature costs as much as the rest of a sign-in, and a client repeats it."""
+        if token in self._claims:
+            claims = self._claims[token]
+            if claims is not None and time() < claims.expires_at:
+                return claims
+        claims = self._tokens.read(token)
+        self._claims.keep(token, claims)
+        return claims
 
     async def _user(self, name: str) -> User | None:
         if name in self._users:
