@@ -46,6 +46,7 @@ class GaelpApp(Celery):
                 "gaelp_tasks.tasks.embed",
                 "gaelp_tasks.tasks.batch",
                 "gaelp_tasks.tasks.maintenance",
+                "gaelp_tasks.tasks.training",
             ],
         )
         self._given = settings

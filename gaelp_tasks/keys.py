@@ -166,6 +166,11 @@ class Keys:
         return f"{self.namespace}gaelp:beside:{server}"
 
     @property
+    def training_turn(self) -> str:
+        """That a training job has just made way: the next one waits."""
+        return f"{self.namespace}gaelp:training:turn"
+
+    @property
     def history(self) -> str:
         """How invocations have ended, until it is in the database."""
         return f"{self.namespace}gaelp:history"

@@ -18,6 +18,7 @@ __all__ = [
     "SEPARATOR",
     "STEPS",
     "SYSTEM",
+    "TRAINING",
     "Place",
     "arguments",
     "lists",
@@ -32,6 +33,7 @@ __all__ = [
 
 INBOXES = tuple(tier.value for tier in Tier)  #: any service may publish to these, highest tier first
 SYSTEM = "system"  #: maintenance
+TRAINING = "training"  #: training jobs; only workers that have places for them take from it
 ANY = "any"  #: in place of a model: none is named, the node's own choice
 EMBED = "embed"  #: the same for embeddings
 

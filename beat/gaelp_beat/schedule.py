@@ -32,6 +32,16 @@ STATIC: dict[str, dict[str, Any]] = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600.0},
     },
+    "resume training jobs": {
+        "task": "gaelp.maintenance.resume_jobs",
+        "schedule": timedelta(seconds=15),
+        "options": {"expires": 15.0},
+    },
+    "prune training jobs": {
+        "task": "gaelp.maintenance.prune_jobs",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600.0},
+    },
     "resume batches": {
         "task": "gaelp.maintenance.resume_batches",
         "schedule": timedelta(seconds=15),

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from gaelp_tasks.errors import SettingsError
 
-__all__ = ["check", "default", "is_here", "is_postgres", "sqlite_file"]
+__all__ = ["check", "default", "is_here", "is_postgres", "sqlite_file", "state_folder"]
 
 SQLITE = "sqlite"
 POSTGRES = ("postgresql", "postgres")  # the second is how hosting services write it
@@ -59,9 +59,14 @@ def is_here(url: str) -> bool:
     return is_postgres(url) or (file is not None and file.exists())
 
 
-def default() -> str:
-    """A file of this user's: $XDG_STATE_HOME/gaelp/gaelp.db. Raises SettingsError where there is no home."""
+def state_folder() -> Path:
+    """For what is a user's own: $XDG_STATE_HOME/gaelp. Raises SettingsError where there is no home."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111  Path.home() raises where there is none
     if not os.path.isabs(state):  # noqa: PTH117  the two belong together
         raise SettingsError("GAELP_DATABASE_URL: this user has no home folder, so the file must be named.")
-    return f"sqlite:///{quote(state)}/gaelp/gaelp.db"
+    return Path(state) / "gaelp"
+
+
+def default() -> str:
+    """A file of this user's: $XDG_STATE_HOME/gaelp/gaelp.db. Raises SettingsError where there is no home."""
+    return f"sqlite:///{quote(str(state_folder()))}/gaelp.db"

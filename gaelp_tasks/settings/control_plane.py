@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import NoDecode
 
 from gaelp_tasks.models.image import check_pattern
 from gaelp_tasks.models.tariff import Tariff
 from gaelp_tasks.settings.cluster import Comma, NotNegative, Positive, listener
+from gaelp_tasks.settings.training import TrainingPlane
 
 __all__ = ["ControlPlane"]
 
@@ -17,7 +18,7 @@ KEY_BYTES = 32  #: of a key of AES-256
 FEWEST = 32  #: bytes of a secret, as many as HS256 has
 
 
-class ControlPlane(BaseSettings):
+class ControlPlane(TrainingPlane):
     """What only `gaelp api`, and the parts that serve it, read."""
 
     api_address: str = Field("127.0.0.1:8000", description="where `gaelp api` listens")

@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.transport.redis import Channel
 
-from gaelp_tasks.queues import SEPARATOR
+from gaelp_tasks.queues import SEPARATOR, TRAINING
 from gaelp_tasks.tasks.embed import embed
 from gaelp_workers.dispatch import (
     CLOSED,
     EMBEDS,
+    JOBS,
     OTHERS,
     SHUT,
     Capacity,
@@ -194,3 +195,19 @@ def test_the_task_that_takes_a_seat_is_the_one_that_embeds():
 def test_kombu_still_asks_what_we_answer(name):
     assert hasattr(QueueOrder, name)
     assert Channel.queue_order_strategy == "round_robin"
+
+
+def test_training_jobs_have_places_of_their_own():
+    held = [Held("1", Kind.JOB), Held("2", Kind.JOB)]
+    left = free(held, Capacity({"a": 2, JOBS: 3}, MODELS, 1, 1))
+    assert (left.slots[JOBS], left.slots["a"], left.slots[OTHERS]) == (1, 2, 1)
+    assert free(held, Capacity({"a": 2}, MODELS, 1, 1)).slots[OTHERS] == 1, "a worker that is told of none"
+    assert free([], Capacity({JOBS: 0}, {}, 0, 0)).slots[JOBS] == SHUT
+    assert pool_of(TRAINING, MODELS) == JOBS
+    assert Kind.of(TRAINING, "gaelp.run_training_job") is Kind.JOB
+
+
+def test_training_jobs_are_offered_last_and_only_where_maintenance_is_consumed():
+    assert offer(STRICT, [], jobs=True).queues == (*STRICT, TRAINING)
+    assert offer(STRICT, []).queues == tuple(STRICT)
+    assert offer(["interactive"], [], jobs=True).queues == ("interactive",)

@@ -90,6 +90,17 @@ BAD = {
     "API_MAX_WAITING": ["0", "-1", "1.5", "many"],
     "API_MAX_STREAMS": ["0", "-1", "1.5", "many"],
     "API_KEEP_S": ["-1", "nan", "inf", "long"],
+    "TRAINING_PLACES": ["-1", "513", "many"],
+    "TRAINING_CPUS": ["-1", "nan", "inf", "all"],
+    "TRAINING_MEMORY": ["-1", "some"],
+    "TRAINING_GPUS": ["-1", "one"],
+    "TRAINING_RUNNER": ["kubernetes", "LOCAL"],
+    "TRAINING_COMMANDS": ["python train.py", "[1]", '{"default": 1}'],
+    "TRAINING_MAX_QUEUED": ["0", "-1", "many"],
+    "TRAINING_TIMEOUT_S": ["0", "-1", "nan", "inf", "1e9"],
+    "TRAINING_GRACE_S": ["-1", "nan", "inf"],
+    "TRAINING_LOG_LINES": ["99", "-1", "all"],
+    "TRAINING_KEEP_S": ["-1", "nan", "inf", "long"],
     "BATCH_KEEP_S": ["-1", "nan", "inf", "long"],
     "HISTORY_KEEP_S": ["-1", "nan", "inf", "long"],
     "HISTORY_TEXT_BYTES": ["-1", "1 potato", "yes"],
@@ -108,7 +119,7 @@ BAD = {
     "AUDIT_KEEP_S": ["-1", "nan", "inf", "long"],
     "JWT_TTL_S": ["0", "-1", "nan", "inf"],
 }
-ANYTHING_GOES = {"API_PROXIES", "NAMESPACE", "OLLAMA_CA_FILE", "DEFAULT_MODEL", "EMBED_MODEL"}
+ANYTHING_GOES = {"TRAINING_DIR", "API_PROXIES", "NAMESPACE", "OLLAMA_CA_FILE", "DEFAULT_MODEL", "EMBED_MODEL"}
 
 
 def test_every_setting_that_can_be_wrong_is_tried_here():
@@ -194,6 +205,7 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit():
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             units = {"s", "bytes", "tokens", "slots", "seats", "runs", "lines", "deaths", "times", "port"}
             units |= {"GPUs", "cores/1000", "records", "requests", "requests/s", "sockets", "tries"}
+            units |= {"jobs", "cores"}
             assert row.unit in units, row
 
 

@@ -6,12 +6,23 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.queues import ANY, EMBED, INBOXES, SEPARATOR, SYSTEM, model_of, plain, tier_of
+from gaelp_tasks.queues import (
+    ANY,
+    EMBED,
+    INBOXES,
+    SEPARATOR,
+    SYSTEM,
+    TRAINING,
+    model_of,
+    plain,
+    tier_of,
+)
 
 __all__ = [
     "CLOSED",
     "EMBEDS",
     "INVOKES",
+    "JOBS",
     "OTHERS",
     "Capacity",
     "Free",
@@ -33,6 +44,7 @@ EMBEDS = "gaelp.embed"  #: the task that takes a seat
 INVOKES = "gaelp.invoke_agent"  #: the task that can be stopped and goes on from its text
 ERRANDS = 4  #: of maintenance at once; they wait for no model, and none waits for them
 OTHERS = ""  #: the pool of what calls no model that a node here has
+JOBS = "training jobs"  #: the pool of their places; no model is called so in the name of a queue
 SHUT = -1  #: room of a pool that has no slots at all: its model embeds nothing either
 
 RANKS = {name: rank for rank, name in enumerate((SYSTEM, *INBOXES))}
@@ -45,12 +57,15 @@ class Kind(StrEnum):
     SLOT = "slot"
     SEAT = "seat"  #: an embedding: it shares the calls of its model
     ERRAND = "errand"  #: maintenance
+    JOB = "job"  #: a training job: a place of this worker
 
     @classmethod
     def of(cls, queue: str, task: str) -> "Kind":
         """The kind of a message by where it was and what it runs."""
         if task == EMBEDS:
             return cls.SEAT
+        if queue == TRAINING:
+            return cls.JOB
         return cls.ERRAND if queue == SYSTEM else cls.SLOT
 
 
@@ -106,8 +121,10 @@ def free(held: Iterable[Held], capacity: Capacity) -> Free:
             seats -= 1
         elif task.kind is Kind.ERRAND:
             errands -= 1
-        elif left[pool := capacity.models.get(task.model, OTHERS)] > 0:
-            left[pool] -= 1
+        else:
+            pool = JOBS if task.kind is Kind.JOB else capacity.models.get(task.model, OTHERS)
+            if left.get(pool, 0) > 0:
+                left[pool] -= 1
     return Free(left, max(0, seats), max(0, errands), capacity.models)
 
 
@@ -122,7 +139,7 @@ def gains(now: Free, before: Free) -> bool:
 
 def pool_of(queue: str, models: Mapping[str, str]) -> str:
     """The pool from which the messages of a queue take their slots."""
-    return models.get(model_of(queue), OTHERS)
+    return JOBS if queue == TRAINING else models.get(model_of(queue), OTHERS)
 
 
 def in_order(queues: Sequence[str]) -> list[str]:
@@ -139,12 +156,18 @@ class Offer(NamedTuple):
 
 
 def offer(
-    consumed: Sequence[str], models: Iterable[str], turn: int = 0, first: Collection[str] = ()
+    consumed: Sequence[str],
+    models: Iterable[str],
+    turn: int = 0,
+    first: Collection[str] = (),
+    *,
+    jobs: bool = False,
 ) -> Offer:
     """What to take from: `consumed` are Celery's queues, `models` those of models that this node serves.
 
     `first` are queues of models, or lists of them, of which one message each goes before all others. Then
-    come, of each tier consumed, its inbox and in turns the queues of models.
+    come, of each tier consumed, its inbox and in turns the queues of models; last, with `jobs`, training jobs
+    of a worker that consumes maintenance, for their places are nobody else's.
     """
     known = sorted(models)
     first = [name for name in first if name.partition(SEPARATOR)[0] in known and tier_of(name) in consumed]
@@ -159,6 +182,9 @@ def offer(
             of_it += names[shift:] + names[:shift]
         queues += of_it
         groups += [group] * len(of_it)
+    if jobs and SYSTEM in consumed:
+        queues.append(TRAINING)
+        groups.append(len(consumed) + 1)
     return Offer(tuple(queues), tuple(groups), len(first))
 
 

@@ -8,7 +8,7 @@ from time import time
 
 from gaelp_tasks.connections import SyncRedis
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.queues import ANY, EMBED, SEPARATOR, model_of
+from gaelp_tasks.queues import ANY, EMBED, SEPARATOR, TRAINING, model_of
 from gaelp_workers.dispatch import names_of, takes
 from gaelp_workers.leases import Head, Leases
 from gaelp_workers.turns import Waiting
@@ -23,17 +23,26 @@ TIDY_EVERY = 20  #: looks
 class KnownQueues:
     """The queues that were heard of, and those of them that this node serves; safe from any thread.
 
-    `own` gives the models of this worker's nodes.
+    `own` gives the models of this worker's nodes; `runs_jobs`: it has places for training jobs.
     """
 
     def __init__(
-        self, leases: Leases, own: Callable[[], Collection[str]], now: Callable[[], float] = time
+        self,
+        leases: Leases,
+        own: Callable[[], Collection[str]],
+        now: Callable[[], float] = time,
+        *,
+        runs_jobs: bool = False,
     ) -> None:
         self._leases = leases
+        self._runs_jobs = runs_jobs
         self._own = own
         self._now = now
         self.told = True  #: whether Redis tells of what comes; else our own queues are always looked at
         self.waiting: Mapping[str, Waiting] = {}  #: by queue, those served that hold something
+        self.jobs = False  #: training jobs may wait
+        self.jobs_seen = False  #: and have ever done so
+        self._jobs_heard = False  # since the last look began
         self._heads: dict[str, tuple[str, float]] = {}  # list -> its next message, and since when we see that
         self._lock = threading.Lock()
         self._known: frozenset[str] = frozenset()
@@ -48,11 +57,13 @@ class KnownQueues:
         with self._lock:
             self._news |= {queue for queue in queues if model_of(queue)}
             self._known |= self._news
+            if TRAINING in queues:
+                self.jobs = self.jobs_seen = self._jobs_heard = True
 
     def look(self, redis: SyncRedis) -> None:
         """See what there is, also from those who do not call it out. Raises what redis-py raises."""
         with self._lock:
-            self._news = frozenset()
+            self._news, self._jobs_heard = frozenset(), False
         self._mine = own = names_of(self._own())
         named, elsewhere = self._leases.named(redis, self._now() - MISSED_S)
         self._elsewhere = frozenset(elsewhere)
@@ -62,6 +73,11 @@ class KnownQueues:
         with self._lock:
             self._known = self._news.union(waiting, () if self.told else mine)
         self._age(self._leases.heads(redis, self._takes()))
+        if self._runs_jobs:
+            there = self._leases.there(redis, TRAINING)
+            with self._lock:
+                self.jobs = there or self._jobs_heard
+                self.jobs_seen |= self.jobs
 
     def _age(self, heads: Mapping[str, Head]) -> None:
         """Note what waits where, and since when."""

@@ -297,6 +297,10 @@ class Leases:
             found = pipe.execute()
         return {*known, *(queue for queue, there in zip(asked, found, strict=True) if there)}
 
+    def there(self, redis: SyncRedis, queue: str) -> bool:
+        """Whether a queue holds anything."""
+        return bool(redis.exists(*(self._keys.queue(name) for name in lists(queue))))
+
     def heads(self, redis: SyncRedis, queues: Iterable[str]) -> dict[str, Head]:
         """What waits first in each list of these queues that holds anything."""
         asked = [name for queue in queues for name in lists(queue)]

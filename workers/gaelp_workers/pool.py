@@ -95,7 +95,7 @@ class TaskPool(ThreadPool):
         at = shared_resources()
         runs, seats = at.runs, at.seats
         button = runs.enter(correlation_id)
-        if Kind.ERRAND in Transport.leases.begin(correlation_id):
+        if {Kind.ERRAND, Kind.JOB} & Transport.leases.begin(correlation_id):
             at.aside.add(correlation_id)
         embeds = args[:1] == (EMBEDS,)  # Celery's request gives the task's name first
         if embeds:

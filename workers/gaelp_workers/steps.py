@@ -22,12 +22,14 @@ from gaelp_tasks.sweeping import LOOKS_PER_LEASE, claims_ttl_s, connection_name
 from gaelp_tasks.tasks.resources import shared_resources
 from gaelp_tasks.tasks.walk import AWAY_S
 from gaelp_tasks.threads import beside
-from gaelp_workers.dispatch import CLOSED, Capacity, free
+from gaelp_tasks.training.places import shared_places
+from gaelp_workers.dispatch import CLOSED, JOBS, Capacity, free
 from gaelp_workers.keeper import Keeper
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.memory import memory_of
 from gaelp_workers.monitor import announce, hear_cancellations, sweep_cancellations
 from gaelp_workers.owners import allowed, names_of_pools, owners_of, queued
+from gaelp_workers.places import places_of
 from gaelp_workers.preemption import may_go
 from gaelp_workers.reaping import CountedLeases
 from gaelp_workers.transport import Transport
@@ -89,7 +91,8 @@ class Holding(bootsteps.StartStopStep):
             tenant_max=settings.tenant_max_running,
             on_reaped=lambda taken: beside(counts.count, c.app, counts.REAPED, taken),
         )
-        known = KnownQueues(self._leases, lambda: shared_resources().models)
+        self._places = shared_places()[0] = places_of(settings)
+        known = KnownQueues(self._leases, lambda: shared_resources().models, runs_jobs=self._places.count > 0)
         self._keeper = Keeper(
             self._leases,
             connect(settings, name=connection_name(holder), answer_s=settings.lease_ttl_s / 5),
@@ -105,6 +108,7 @@ class Holding(bootsteps.StartStopStep):
         Transport.preempt = partial(self.preempt, c.app)
         Transport.writing = lambda: shared_resources().demand.writing
         Transport.turns = Turns(settings.max_wait_s)
+        Transport.runs_jobs = self._places.count > 0
         Transport.most_bytes = int(settings.max_message_bytes)
 
     def capacity(self, c: Any) -> Capacity:
@@ -115,6 +119,8 @@ class Holding(bootsteps.StartStopStep):
         slots = allowed(at, c.owners, c.pool.limit)
         names = names_of_pools(at, c.owners)
         others = at.slots(c.pool.limit)
+        if Transport.known.jobs_seen:
+            slots[JOBS] = self._places.open
         return Capacity(slots, names, others, c.pool.seats if others > 0 else 0)
 
     def preempt(self, app: Any, tag: str) -> None:

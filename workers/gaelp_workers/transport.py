@@ -16,8 +16,18 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads
 
 from gaelp_tasks.connections import Refused, Replica, ScriptUnknown, lost
-from gaelp_tasks.queues import INBOXES, SEPARATOR, SYSTEM, model_of, place, tier_of
-from gaelp_workers.dispatch import CLOSED, Capacity, Free, Held, Kind, free, gains, offer
+from gaelp_tasks.queues import INBOXES, SEPARATOR, SYSTEM, TRAINING, model_of, place, tier_of
+from gaelp_workers.dispatch import (
+    CLOSED,
+    JOBS,
+    Capacity,
+    Free,
+    Held,
+    Kind,
+    free,
+    gains,
+    offer,
+)
 from gaelp_workers.envelope import fault, fault_of_broadcast
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.leases import Leases
@@ -124,7 +134,8 @@ class Channel(kombu_redis.Channel):
         known, models = Transport.known, capacity.models
         waiting = {queue: found for queue, found in known.waiting.items() if tier_of(queue) in consumed}
         first = Transport.turns.due(waiting, models, capacity.slots, held.values(), time())
-        offered = offer(consumed, known.served, self._turn, first)
+        jobs = known.jobs and JOBS in capacity.slots
+        offered = offer(consumed, known.served, self._turn, first, jobs=jobs)
         command = leases.claim_command(offered, room, INBOXES, most_bytes=Transport.most_bytes)
         connection: Any = self.client.connection
         self._track(connection)
@@ -146,7 +157,9 @@ class Channel(kombu_redis.Channel):
             return
         self._tracked = connection._sock  # noqa: SLF001
         prefixes = [
-            word for name in (*INBOXES, SYSTEM) for word in ("PREFIX", f"{self.global_keyprefix}{name}")
+            word
+            for name in (*INBOXES, SYSTEM, *((TRAINING,) if Transport.runs_jobs else ()))
+            for word in ("PREFIX", f"{self.global_keyprefix}{name}")
         ]
         connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", line, "BCAST", *prefixes, "NOLOOP")
         try:
@@ -261,7 +274,8 @@ class Channel(kombu_redis.Channel):
             if wrong := fault(payload):
                 self._bury(held, queue, wrong)
                 return
-            consumed = queue if queue in self.active_queues else str(tier_of(queue) or queue)
+            beside = SYSTEM if queue == TRAINING else str(tier_of(queue) or queue)
+            consumed = queue if queue in self.active_queues else beside
             self.connection._deliver(payload, consumed)  # noqa: SLF001  as kombu's own channels do
         except lost:  # kombu's connection_errors have KeyError among them, which a message can cause
             raise
@@ -343,6 +357,7 @@ class Transport(kombu_redis.Transport):
     writing: ClassVar[Callable[[], Collection[str]]] = tuple  #: ids of runs whose model has begun to answer
     preempt: ClassVar[Callable[[str], None]]  #: stops the run of a tag for a higher tier
     turns: ClassVar[Turns]
+    runs_jobs: ClassVar[bool] = False  #: whether this worker ever has places for training jobs
     most_bytes: ClassVar[int]  #: of a message; a larger one becomes a dead letter unread
     _loop: Any
     _turns: ClassVar[Any] = None  # the timer that turns it

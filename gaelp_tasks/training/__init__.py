@@ -1,0 +1,1 @@
+"""Training jobs on a worker: places, runners, and the life of one run."""
