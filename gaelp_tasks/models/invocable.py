@@ -66,4 +66,6 @@ class Invocable(Frozen):
         else:
             turns = as_messages(prompt if prompt is not None else asked.get("messages") or "")
         own = tuple(turn for turn in turns if turn.role != "system")
+        if not any(turn.says_something for turn in own):
+            raise InvalidInvocation("The prompt is empty: give prompt or messages.")
         return {"messages": with_system(own, self.system_prompt)}

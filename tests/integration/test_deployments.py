@@ -1,0 +1,269 @@
+"""From a registration to production and back: approved by others, bounded by a budget, all of it audited."""
+
+import asyncio
+import csv
+import io
+import json
+
+import pytest
+
+from gaelp_tasks.errors import Conflict, NotFound, PolicyViolated
+from gaelp_tasks.models.caller import Caller, Role
+from gaelp_tasks.models.money import Charge, CostKind
+from gaelp_tasks.services import audit, budgets
+from gaelp_tasks.services.agents import invocable, trainable
+from gaelp_tasks.services.audit import keep_refusals, trail
+from gaelp_tasks.services.deployments import spent
+from support.api import api_client
+
+SEED = {
+    "name": "campaign-optimizer-v2",
+    "type": "real_deployment",
+    "docker_image": "gcr.io/gaelp/optimizer:v2.0",
+    "resource_requirements": {"cpu": "4", "memory": "8Gi", "gpu": "1"},
+    "budget_limit": 50.0,
+    "safety_policy": {"output_tokens": 100},
+    "config": {"system_prompt": "Be careful."},
+}
+ANN = Caller(name="ann")
+
+
+@pytest.fixture
+async def both(broker, sql_url):
+    """The API on SQLite and on PostgreSQL."""
+    async with api_client(sql_url) as made:
+        yield made
+
+
+class People:
+    """Who asks."""
+
+    def __init__(self, api):
+        self.ann = api.as_(Role.USER, name="ann")
+        self.op = api.as_(Role.OPERATOR, name="op")
+
+    async def register(self, **changed):
+        answer = await self.ann.post("/api/v1/agents", json=SEED | changed)
+        assert answer.status_code == 201, answer.text
+        return answer.json()["id"]
+
+    async def deployed(self, **changed):
+        agent = await self.register(**changed)
+        assert (await self.ann.post(f"/api/v1/agents/{agent}/deployments")).status_code == 201
+        for client, verb in ((self.op, "approve"), (self.ann, "start")):
+            answer = await client.post(f"/api/v1/agents/{agent}/deployments/{agent}/{verb}")
+            assert answer.status_code == 200, answer.text
+        return agent
+
+
+async def call(at, agent_id, caller=ANN, **given):
+    async with trail(at.db) as session:
+        return await invocable(session, agent_id, caller, settings=at.settings, **given)
+
+
+async def told(api, path="/api/v1/audit/export", **asked):
+    answer = await api.as_(Role.OPERATOR).get(path, params=asked)
+    assert answer.status_code == 200
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_a_real_deployment_is_approved_started_bounded_and_stopped(both):
+    people, at = People(both), both.state
+    agent = await people.register()
+    with pytest.raises(PolicyViolated, match="only while an approved deployment"):
+        await call(at, agent)
+    asked_for = (await people.ann.post(f"/api/v1/agents/{agent}/deployments", json={"replicas": 2})).json()
+    assert (asked_for["status"], asked_for["environment"], asked_for["version"]) == (
+        "pending",
+        "production",
+        1,
+    )
+    one = f"/api/v1/agents/{agent}/deployments/{asked_for['id']}"
+    assert (await people.ann.post(f"{one}/start")).status_code == 403
+    assert (await people.ann.post(f"{one}/approve")).status_code == 403
+    assert (await both.as_(Role.OPERATOR, name="ann").post(f"{one}/approve")).status_code == 403
+    approved = (await people.op.post(f"{one}/approve")).json()
+    assert (approved["status"], approved["approved_by"]) == ("approved", "op")
+    assert (await people.op.post(f"{one}/approve")).status_code == 409
+    assert (await people.ann.post(f"{one}/start")).json()["status"] == "running"
+    assert (await people.ann.get(f"/api/v1/agents/{agent}")).json()["status"] == "running"
+
+    able = await call(at, agent, subject="invocation:x")
+    assert (able.version, able.system_prompt, able.limits.output_tokens) == (1, "Be careful.", 100)
+    assert [str(owner) for owner in able.owners] == [f"agent {agent}", "user ann"]
+
+    channel = at.redis.pubsub()
+    await channel.subscribe(at.app.keys.told(agent))
+    await channel.get_message(timeout=5)
+    async with at.db.writing() as session:
+        await budgets.hold(session, "invocation:x", able.owners, 50_000_000, tenant="")
+        lines = [Charge(CostKind.COMPLETION_TOKENS, 7, 50_000_000)]
+        await budgets.settle(session, "invocation:x", 50_000_000, lines, tenant="")
+    assert await spent(at, "", agent, "The budget of agent has 0.00 left.")
+    assert not await spent(at, "", agent, "The budget of agent has 0.00 left.")
+    events = [json.loads((await channel.get_message(timeout=5))["data"]) for _ in range(2)]
+    assert [event["event"] for event in events] == ["budget", "state"]
+    assert events[0]["data"]["stopped"] is True
+    await channel.aclose()
+    assert (await people.ann.get(f"/api/v1/agents/{agent}")).json()["status"] == "paused"
+    [deployment] = (await people.ann.get(f"/api/v1/agents/{agent}/deployments?status=stopped")).json()
+    assert deployment["why"] == "its budget is spent"
+    with pytest.raises(Conflict, match="paused"):
+        await call(at, agent)
+
+    kept = await told(both, agent_id=agent)
+    assert [(one["kind"], one["act"], one["rule"]) for one in kept] == [
+        ("decision", "register", ""),
+        ("violation", "invoke", "deployment"),
+        ("decision", "deploy", ""),
+        ("violation", "start", "approval"),
+        ("violation", "approve", "four eyes"),  # a user is refused by the route
+        ("decision", "approve", ""),
+        ("decision", "start", ""),
+        ("decision", "invoke", ""),
+        ("spend", "completion_tokens", ""),
+        ("violation", "spend", "budget"),
+        ("decision", "stop", ""),
+        ("decision", "move", ""),
+        ("violation", "spend", "budget"),
+        ("violation", "invoke", "state"),
+    ]
+    assert kept[8]["amount_micro"] == 50_000_000
+    assert await told(both, agent_id=agent + 1) == []
+    assert await told(both, to=kept[0]["at"]) == []
+    assert len(await told(both, **{"from": kept[9]["at"]})) == 5
+
+
+async def test_an_audit_is_a_table_too_and_no_cell_of_it_is_a_formula(api):
+    people = People(api)
+    await people.register()
+    sly = api.as_(Role.USER, name="=1+1")
+    assert (await sly.delete("/api/v1/agents/1")).status_code == 403
+    text = (await people.op.get("/api/v1/audit/export?format=csv")).text
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["act"], row["actor"], row["allowed"]) for row in rows] == [
+        ("register", "ann", "True"),
+        ("terminate", "'=1+1", "False"),
+    ]
+    assert (await people.ann.get("/api/v1/audit/export")).status_code == 403
+
+
+async def test_an_audit_of_many_pages_is_in_the_order_of_time(api, monkeypatch):
+    monkeypatch.setattr(audit, "AT_ONCE", 3)
+    people, at = People(api), api.state
+    agent = await people.register(type="research")
+    for number in range(7):
+        able = await call(at, agent)
+        async with at.db.writing() as session:
+            await budgets.hold(session, f"invocation:{number}", able.owners, 10, tenant="")
+            lines = [Charge(CostKind.COMPLETION_TOKENS, 1, 2), Charge(CostKind.PROMPT_TOKENS, 1, 1)]
+            await budgets.settle(session, f"invocation:{number}", 3, lines, tenant="")
+    kept = await told(api)
+    assert [one["at"] for one in kept] == sorted(one["at"] for one in kept)
+    assert len(kept) == 1 + 7 * 3
+    assert len({(one["kind"], one["id"]) for one in kept}) == len(kept)
+
+
+async def test_a_version_that_runs_is_the_one_that_was_approved(api):
+    people, at = People(api), api.state
+    agent = await people.deployed()
+    changed = {"config": {"system_prompt": "Be reckless."}, "budget_limit": 40}
+    assert (await people.ann.patch(f"/api/v1/agents/{agent}", json=changed)).json()["version"] == 2
+    able = await call(at, agent)
+    assert (able.version, able.system_prompt) == (1, "Be careful.")
+
+
+async def test_an_approved_budget_is_not_raised_by_its_owner(api):
+    people = People(api)
+    agent = await people.deployed()
+    more = {"budget_limit": 60}
+    assert (await people.ann.patch(f"/api/v1/agents/{agent}", json=more)).status_code == 403
+    assert (await people.op.patch(f"/api/v1/agents/{agent}", json=more)).status_code == 200
+    budget = await budgets.show(api.state.db, "", (await call(api.state, agent)).owners[0])
+    assert budget.limit_micro == 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"budget_limit": None}, "budget_limit"), ({"safety_policy": None}, "safety_policy")],
+)
+async def test_a_real_deployment_starts_with_all_that_it_needs(api, changed, why):
+    people = People(api)
+    agent = await people.register(**changed)
+    await people.ann.post(f"/api/v1/agents/{agent}/deployments")
+    await people.op.post(f"/api/v1/agents/{agent}/deployments/1/approve")
+    answer = await people.ann.post(f"/api/v1/agents/{agent}/deployments/1/start")
+    assert answer.status_code == 403
+    assert why in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["simulation", "evaluation", "research"])
+async def test_other_types_do_not_reach_production_and_need_no_approval(api, kind):
+    people = People(api)
+    agent = await people.register(type=kind)
+    path = f"/api/v1/agents/{agent}/deployments"
+    assert (await people.ann.post(path, json={"environment": "production"})).status_code == 403
+    assert (await people.ann.post(path)).json()["environment"] == "simulation"
+    assert (await people.ann.post(f"{path}/1/start")).json()["status"] == "running"
+    able = await call(api.state, agent)
+    assert bool(able.owners) == able.spends == (kind != "simulation")
+    assert (await people.ann.post(f"{path}/1/stop")).json()["status"] == "stopped"
+    assert (await people.ann.post(f"{path}/1/stop")).status_code == 200
+    assert not await spent(api.state, "", agent, "spent.")
+    assert (await people.ann.get(f"/api/v1/agents/{agent}")).json()["status"] == "running"
+
+
+async def test_terminating_stops_what_runs(api):
+    people = People(api)
+    agent = await people.deployed()
+    await people.ann.delete(f"/api/v1/agents/{agent}")
+    [deployment] = (await people.ann.get(f"/api/v1/agents/{agent}/deployments")).json()
+    assert (deployment["status"], deployment["why"]) == ("stopped", "its agent was terminated")
+
+
+async def test_runs_of_an_hour_are_counted_also_when_they_come_at_once(both):
+    people, at = People(both), both.state
+    agent = await people.register(type="research", limits={"runs_per_hour": 5})
+    ends = await asyncio.gather(*(call(at, agent) for _ in range(12)), return_exceptions=True)
+    assert sum(isinstance(end, PolicyViolated) for end in ends) == 7
+    assert len([end for end in ends if not isinstance(end, Exception)]) == 5
+
+
+async def test_an_agent_may_be_limited_to_models(api):
+    people, at = People(api), api.state
+    agent = await people.register(type="research", limits={"models": ["small"]})
+    assert (await call(at, agent, model="small")).model is None
+    for model in ("large", None):
+        with pytest.raises(PolicyViolated, match="model"):
+            await call(at, agent, model=model)
+
+
+async def test_a_refusal_inside_a_group_is_kept_with_what_was_allowed(api):
+    people, at = People(api), api.state
+    agent = await people.register(type="research", limits={"models": ["small"]})
+    async with at.db.writing() as session:
+        for model in ("small", "large"):
+            try:
+                async with session.begin_nested():
+                    await invocable(session, agent, ANN, settings=at.settings, model=model)
+            except PolicyViolated:
+                pass
+        await keep_refusals(session)
+    assert [(one["act"], one["allowed"]) for one in (await told(api))[1:]] == [
+        ("invoke", True),
+        ("invoke", False),
+    ]
+
+
+async def test_an_agent_of_another_tenant_is_neither_called_nor_trained(api):
+    people, at = People(api), api.state
+    agent = await people.register()
+    stranger = Caller(name="ann", tenant="elsewhere", role=Role.OPERATOR)
+    with pytest.raises(NotFound):
+        await call(at, agent, stranger)
+    with pytest.raises(NotFound):
+        async with trail(at.db) as session:
+            await trainable(session, agent, stranger, settings=at.settings)
+    async with trail(at.db) as session:
+        found = await trainable(session, agent, ANN, settings=at.settings)
+    assert found.resource_requirements.resources.gpus == 1
