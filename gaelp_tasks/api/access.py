@@ -1,10 +1,13 @@
 """Who may come in: every request is signed in before its body is read, and every route says what it needs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Depends
+from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gaelp_tasks.api import state
@@ -14,7 +17,7 @@ from gaelp_tasks.api.state import State
 from gaelp_tasks.errors import GaelpError, NotAllowed, NotSignedIn, QueueFull
 from gaelp_tasks.models.caller import Caller, Role
 
-__all__ = ["PUBLIC", "Needs", "SignIn", "needs"]
+__all__ = ["PUBLIC", "Needs", "SignIn", "needs", "policies"]
 
 PUBLIC = frozenset({"/health", "/openapi.json", "/docs"})  #: nobody need be known there
 WHO = "Send `Authorization: Bearer TOKEN`; `gaelp token create` prints one."
@@ -41,6 +44,26 @@ class Needs:
 def needs(role: Role) -> Any:
     """The policy of a route, as the default of its argument `caller` in Annotated."""
     return Depends(Needs(role))
+
+
+def policies(routes: Iterable[Any]) -> dict[tuple[str, str], Role | None]:
+    """What each route but WebSockets needs, by method and path; None where it says nothing."""
+    found: dict[tuple[str, str], Role | None] = {}
+    for route in routes:
+        if isinstance(route, WebSocketRoute):
+            continue
+        if not isinstance(route, Route):  # a router within
+            found |= policies(getattr(route, "original_router", route).routes)
+            continue
+        roles = _roles(route.dependant) if isinstance(route, APIRoute) else []
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            found[method, route.path] = max(roles, key=lambda role: role.rank, default=None)
+    return found
+
+
+def _roles(dependant: Any) -> list[Role]:
+    own = [dependant.call.role] if isinstance(dependant.call, Needs) else []
+    return own + [role for one in dependant.dependencies for role in _roles(one)]
 
 
 class SignIn:

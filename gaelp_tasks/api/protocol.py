@@ -5,13 +5,12 @@ what it asked for, is cut off. It costs a request that behaves nothing but two t
 """
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["Impatient"]
 
-HEAD_S = 10.0  #: from a connection, or the first byte of a request, to the end of its head
 UNREAD_S = 30.0  #: for a peer that does not read
 MOST_HEAD_BYTES = 64 * 1024  #: of a request's line and headers, trailers included
 MOST_WASTED_BYTES = 8 * 1024**2  #: of a body that goes on after its answer
@@ -19,6 +18,9 @@ MOST_WASTED_BYTES = 8 * 1024**2  #: of a body that goes on after its answer
 
 class Impatient(HttpToolsProtocol):
     """One connection."""
+
+    #: from a connection, or the first byte of a request, to the end of its head
+    head_s: ClassVar[float] = 10.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -100,7 +102,7 @@ class Impatient(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_S, self._end)
+        self._head_timer = self.loop.call_later(self.head_s, self._end)
 
     def _refuse_head(self) -> None:
         if not self.transport.is_closing():

@@ -40,11 +40,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(api: FastAPI, settings: Settings, listener: socket.socket) -> None:
     """Until SIGTERM, at which requests may end for `drain_grace_s`. Raises KeyboardInterrupt at Ctrl-C."""
+
+    class _Impatient(Impatient):
+        head_s = settings.api_head_timeout_s
+
     signal.signal(signal.SIGTERM, lambda *_: None)  # the server sends itself the signal again when it is over
     config = Config(
         api,
         loop="uvloop",
-        http=Impatient,
+        http=_Impatient,
         ws_max_size=WS_MESSAGE_BYTES,
         ws_per_message_deflate=False,
         lifespan="on",

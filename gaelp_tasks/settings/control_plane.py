@@ -4,7 +4,7 @@ import base64
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from gaelp_tasks.models.image import check_pattern
@@ -15,7 +15,7 @@ from gaelp_tasks.settings.training import TrainingPlane
 __all__ = ["ControlPlane"]
 
 KEY_BYTES = 32  #: of a key of AES-256
-FEWEST = 32  #: bytes of a secret, as many as HS256 has
+FEWEST = {"HS256": 32, "HS384": 48, "HS512": 64}  #: bytes of a secret, as many as the hash has
 
 
 class ControlPlane(TrainingPlane):
@@ -40,6 +40,9 @@ class ControlPlane(TrainingPlane):
         description="addresses of proxies whose X-Forwarded-For is believed, comma separated; * for any; "
         "empty: of none",
     )
+    api_head_timeout_s: Positive = Field(
+        10.0, description="a connection without a whole head of a request is closed after this"
+    )
     api_rate_per_s: float = Field(
         1000.0, ge=0, description="requests of one user, over all replicas, sustained; 0: any number"
     )
@@ -50,13 +53,13 @@ class ControlPlane(TrainingPlane):
     api_idempotency_keep_s: Positive = Field(
         86_400.0, description="an answer under an Idempotency-Key is given again for this long"
     )
-    jwt_secret: SecretStr = Field(
-        SecretStr(""),
-        description="what signs tokens, at least 32 bytes: `openssl rand -hex 32` makes one; without it "
-        "`gaelp api` does not start",
-    )
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = Field(
         "HS256", description="how tokens are signed; those that are signed otherwise are refused"
+    )
+    jwt_secret: SecretStr = Field(
+        SecretStr(""),
+        description="what signs tokens, 32 bytes or more (HS512: 64): `openssl rand -hex 32` makes one; "
+        "without it `gaelp api` does not start",
     )
     jwt_ttl_s: Positive = Field(43_200.0, description="how long a token of `gaelp token create` holds")
 
@@ -123,9 +126,10 @@ class ControlPlane(TrainingPlane):
 
     @field_validator("jwt_secret")
     @classmethod
-    def _long_enough(cls, value: SecretStr) -> SecretStr:
-        if 0 < len(value.get_secret_value().encode()) < FEWEST:
-            raise ValueError(f"take at least {FEWEST} bytes, such as `openssl rand -hex 32` makes")
+    def _long_enough(cls, value: SecretStr, given: ValidationInfo) -> SecretStr:
+        fewest = FEWEST.get(given.data.get("jwt_algorithm", ""), 0)
+        if 0 < len(value.get_secret_value().encode()) < fewest:
+            raise ValueError(f"take at least {fewest} bytes, such as `openssl rand -hex 32` makes")
         return value
 
     @field_validator("secret_keys", "training_images", mode="before")

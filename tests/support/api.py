@@ -19,7 +19,7 @@ from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.services.tokens import Tokens
 from gaelp_tasks.settings import Settings
 
-SECRET = "a secret of tests, and of nothing but tests"  # noqa: S105  signs what tests send
+SECRET = "a secret of tests, and of nothing but tests, long enough for each algorithm"  # noqa: S105  signs what tests send
 HOUR_S = 3600.0
 
 

@@ -106,6 +106,7 @@ BAD = {
     "HISTORY_TEXT_BYTES": ["-1", "1 potato", "yes"],
     "API_ADDRESS": ["8000", ":8000", "host", "host:0", "a:b@h:1", "::1:8"],
     "API_MAX_BODY_BYTES": ["-1", "1 potato", "big"],
+    "API_HEAD_TIMEOUT_S": ["0", "-1", "nan", "inf"],
     "API_RATE_PER_S": ["-1", "nan", "inf", "many"],
     "API_BURST": ["0", "-1", "1.5", "many"],
     "API_FAILURES_PER_MINUTE": ["0", "-1", "1.5"],

@@ -64,7 +64,7 @@ async def show(at: At, caller: User, invocation_id: Id) -> dict[str, Any]:
     return await _of(at, caller).show(invocation_id)
 
 
-@router.get("/{invocation_id}/stream", response_class=EventStream)
+@router.get("/{invocation_id}/stream", response_class=EventStream, status_code=200)
 async def stream(
     at: At,
     caller: User,
