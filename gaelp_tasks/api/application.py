@@ -25,6 +25,7 @@ from gaelp_tasks.connections import connect_async
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.services.accepting import Accepting
 from gaelp_tasks.services.identity import Identity
+from gaelp_tasks.services.purse import Purse
 from gaelp_tasks.services.rates import Failures, Rates
 from gaelp_tasks.services.tokens import Tokens
 from gaelp_tasks.settings import Settings
@@ -51,6 +52,7 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
             await db.migrate()
             redis = connect_async(settings)
             stack.push_async_callback(redis.aclose)
+            purse = Purse(app, db, settings)
             at = api.state.gaelp = State(
                 settings=settings,
                 db=db,
@@ -60,7 +62,8 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
                 rates=Rates(redis, app.keys, settings.api_rate_per_s, settings.api_burst),
                 failures=Failures(settings.api_failures_per_minute),
                 watchers=Watchers(settings, app),
-                accepting=Accepting(app, db, most_waiting=settings.api_max_waiting),
+                purse=purse,
+                accepting=Accepting(app, db, most_waiting=settings.api_max_waiting, purse=purse),
                 readers=Readers(settings.api_max_streams),
             )
             await stack.enter_async_context(_running(at, BACKGROUND))

@@ -18,7 +18,12 @@ async def _accept(at: State) -> None:
 
 async def _relay(at: State) -> None:
     """Publish what was left, and note what has ended."""
-    await Relay(at.app, at.db, keep_s=at.settings.api_keep_s).run()
+    await Relay(at.app, at.db, keep_s=at.settings.api_keep_s, purse=at.purse).run()
+
+
+async def _stop_agents(at: State) -> None:
+    """Stop agents that have reached their limit."""
+    await at.purse.run(at)
 
 
 BACKGROUND: list[Callable[[State], Awaitable[None]]] = [
@@ -27,5 +32,6 @@ BACKGROUND: list[Callable[[State], Awaitable[None]]] = [
     watchers.look,
     _accept,
     _relay,
+    _stop_agents,
     upkeep.prune,
 ]

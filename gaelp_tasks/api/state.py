@@ -13,6 +13,7 @@ from gaelp_tasks.connections import AsyncRedis
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.services.accepting import Accepting
 from gaelp_tasks.services.identity import Identity
+from gaelp_tasks.services.purse import Purse
 from gaelp_tasks.services.rates import Failures, Rates
 from gaelp_tasks.settings import Settings
 
@@ -31,6 +32,7 @@ class State:
     rates: Rates
     failures: Failures
     watchers: Watchers
+    purse: Purse
     accepting: Accepting
     readers: Readers  #: of token streams
 

@@ -175,6 +175,11 @@ class Outbox:
         )
         return bool(added.rowcount)
 
+    async def change(self, session: Session, row: Acceptance) -> None:
+        """What it asks is otherwise than it was kept just now."""
+        given = {"asked": row.asked, "agent": row.agent, "model": row.model, "tier": row.tier}
+        await session.execute(update(ROWS).where(ROWS.c.id == row.id).values(given))
+
     async def published(
         self, session: Session, ids: Collection[str], life: str, *, now: datetime, next_at: datetime
     ) -> None:

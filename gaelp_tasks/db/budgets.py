@@ -1,6 +1,6 @@
 """Budgets in SQL: set and listed, and moved within the transaction of who holds, settles or voids."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +32,19 @@ class Budgets:
             asked = asked.where(BUDGETS.c.owner_kind == kind.value)
         async with self._db.reading() as session:
             return [budget_of(row, now) for row in await session.execute(asked)]
+
+    async def users_with_one(
+        self, session: Session, names: Collection[tuple[str, str]]
+    ) -> set[tuple[str, str]]:
+        """Those of these users, as (tenant, name), that have a budget of their own."""
+        if not names:
+            return set()
+        asked = select(BUDGETS.c.tenant, BUDGETS.c.owner_id).where(
+            BUDGETS.c.owner_kind == OwnerKind.USER.value,
+            BUDGETS.c.tenant.in_({tenant for tenant, _ in names}),
+            BUDGETS.c.owner_id.in_({name for _, name in names}),
+        )
+        return {(row.tenant, row.owner_id) for row in await session.execute(asked)} & set(names)
 
     async def find(self, owner: Owner, *, now: datetime) -> list[Budget]:
         """That of this owner, of each tenant that is asked about. Raises DatabaseUnavailable."""
@@ -112,6 +125,12 @@ class Holding:
     async def lower(self, hold: int, bound_micro: int) -> None:
         """It is for less than it was begun with."""
         await self._session.execute(update(HOLDS).where(HOLDS.c.id == hold).values(bound_micro=bound_micro))
+
+    async def note(self, key: str, *, most_prompt_tokens: int, most_tokens: int) -> None:
+        """What can be reported of the work of this key."""
+        values = {"most_prompt_tokens": most_prompt_tokens, "most_tokens": most_tokens}
+        mine = (HOLDS.c.tenant == self._tenant, HOLDS.c.key == key)
+        await self._session.execute(update(HOLDS).where(*mine).values(values))
 
     async def end(self, hold: int, state: HoldState, *, asked_micro: int | None, spent_micro: int) -> None:
         """It is held no more."""

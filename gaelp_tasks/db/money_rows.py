@@ -65,6 +65,8 @@ class HoldRow(Base):
     bound_micro: Mapped[int] = mapped_column(BigInteger)
     asked_micro: Mapped[int | None] = mapped_column(BigInteger)  #: what it was to be settled with
     spent_micro: Mapped[int] = mapped_column(BigInteger)  #: never more than the bound
+    most_prompt_tokens: Mapped[int | None] = mapped_column(BigInteger)  #: that a node can report
+    most_tokens: Mapped[int | None] = mapped_column(BigInteger)  #: that may be told
     held_at: Mapped[datetime] = mapped_column(UtcTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcTime)
 

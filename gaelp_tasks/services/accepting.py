@@ -50,8 +50,11 @@ class Purse(Protocol):
     async def payers(self, session: Session, rows: Sequence[Acceptance]) -> set[str]:
         """The ids of those for which something has to be held, or decided."""
 
-    async def hold(self, session: Session, row: Acceptance) -> None:
-        """Hold the most that it may cost. Raises BudgetExceeded, PolicyViolated, NotFound."""
+    async def hold(self, session: Session, row: Acceptance) -> Acceptance:
+        """Hold the most that it may cost; it as it may be published. Raises GaelpError."""
+
+    async def refused(self, session: Session) -> None:
+        """One was not held: what led to that may be kept."""
 
     async def settle(self, session: Session, row: Acceptance, end: End) -> None:
         """It is over; called once, in the order of the keys, also for what nothing was held for."""
@@ -214,10 +217,10 @@ class Accepting:
             else:
                 answer, is_new = await self._alone(session, row, next_at, pays=row.id in paying)
                 told.append(answer)
-                if is_new:
-                    new.append(row)
                 if isinstance(answer, Acceptance):
                     known[row.id] = answer
+                    if is_new:
+                        new.append(answer)
         await self.outbox.add(session, plain, next_at)
         return told, new
 
@@ -231,10 +234,13 @@ class Accepting:
                     there = await self.outbox.known(session, [row.id])
                     return _same(there[row.id], row), False
                 if pays and self._purse is not None:
-                    await self._purse.hold(session, row)
+                    row = await self._purse.hold(session, row)
+                    await self.outbox.change(session, row)
         except DatabaseUnavailable:
             raise
         except GaelpError as error:
+            if pays and self._purse is not None:
+                await self._purse.refused(session)
             return error, False
         return row, True
 

@@ -15,7 +15,7 @@ from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.ledger import NewBudget
 from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, Period, closing, units
 
-__all__ = ["hold", "hold_up_to", "set_budget", "set_by", "settle", "show", "void"]
+__all__ = ["hold", "hold_up_to", "record", "set_budget", "set_by", "settle", "show", "void"]
 
 
 async def hold(
@@ -105,6 +105,27 @@ async def settle(
     await at.move(budgets, Move.RELEASE, row.bound_micro - paid, hold=row.id)
     await write_costs(session, row, lines, now=now or datetime.now(UTC))
     await at.end(row.id, HoldState.SETTLED, asked_micro=spent_micro, spent_micro=paid)
+    return True
+
+
+async def record(
+    session: Session,
+    key: str,
+    owners: Sequence[Owner],
+    charges: Sequence[Charge],
+    *,
+    tenant: str,
+    now: datetime | None = None,
+) -> bool:
+    """Write down what was paid for though nothing was held: no budget pays; False where it is written."""
+    at = Holding(session, tenant, now or datetime.now(UTC))
+    spent_micro = sum(charge.amount_micro for charge in charges)
+    made = await at.begin(key, owners, max(spent_micro, 0))
+    row = None if made is None else await at.hold(key)
+    if row is None:
+        return False
+    await write_costs(session, row, charges, now=now or datetime.now(UTC))
+    await at.end(row.id, HoldState.SETTLED, asked_micro=spent_micro, spent_micro=spent_micro)
     return True
 
 

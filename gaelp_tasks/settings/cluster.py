@@ -367,6 +367,7 @@ def _unit(name: str) -> str:
         "api_rate_per_s": "requests/s",
         "api_burst": "requests",
         "api_failures_per_minute": "tries",
+        "paid_tokens": "tokens",
         "quota_cpu_milli": "cores/1000",
         "quota_memory": "bytes",
         "quota_storage": "bytes",

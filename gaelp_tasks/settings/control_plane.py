@@ -70,6 +70,12 @@ class ControlPlane(TrainingPlane):
     tariff: Tariff = Field(
         Tariff(), description="prices that are not ours, as JSON (docs/money.md), in micro-units"
     )
+    paid_tokens: int = Field(
+        4096,
+        ge=1,
+        le=2**40,
+        description="of an answer that a budget pays for and that names no num_predict, at most",
+    )
     quota_cpu_milli: int = Field(
         10_000, ge=0, le=2**53, description="a user without limits of his own holds this of CPUs at once"
     )

@@ -216,6 +216,10 @@ class Poor:
     async def hold(self, session, row):
         if row.agent_id != 1:
             raise BudgetExceeded("Nothing is left.")
+        return row
+
+    async def refused(self, session):
+        pass
 
     async def settle(self, session, row, end):
         self.settled.append((row.id, end.standing))

@@ -49,6 +49,8 @@ def _budgets() -> None:
         sa.Column("bound_micro", sa.BigInteger(), nullable=False),
         sa.Column("asked_micro", sa.BigInteger(), nullable=True),
         sa.Column("spent_micro", sa.BigInteger(), nullable=False),
+        sa.Column("most_prompt_tokens", sa.BigInteger(), nullable=True),
+        sa.Column("most_tokens", sa.BigInteger(), nullable=True),
         sa.Column("held_at", UtcTime(), nullable=False),
         sa.Column("ended_at", UtcTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_budget_holds")),

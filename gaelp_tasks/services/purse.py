@@ -1,0 +1,178 @@
+"""Who pays for an accepted invocation: its agent and its user, up to a bound that its message carries.
+
+The policy of its agent is asked, the most that it may cost is held, and what that pays for is written into
+its message, so that its run cuts itself. Its end settles that, in the transaction that notes the end.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gaelp_tasks.celery_app import GaelpApp
+from gaelp_tasks.db.budgets import Budgets, Holding
+from gaelp_tasks.db.database import Database, Session
+from gaelp_tasks.errors import BudgetExceeded, DatabaseUnavailable, GaelpError
+from gaelp_tasks.models.acceptance import Acceptance, End
+from gaelp_tasks.models.caller import Caller
+from gaelp_tasks.models.invocation import Invocation, InvocationResult
+from gaelp_tasks.models.money import HoldState, Owner, OwnerKind
+from gaelp_tasks.services import audit, budgets
+from gaelp_tasks.services.agents import invocable
+from gaelp_tasks.services.charging import Bound, bill, bound_of, tokens_within
+from gaelp_tasks.services.deployments import spent
+from gaelp_tasks.services.place import At
+from gaelp_tasks.settings import Settings
+from gaelp_tasks.tasks.accepted import check
+
+__all__ = ["Purse", "key_of"]
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+
+
+class Used(NamedTuple):
+    """An agent whose budget has refused something, or has cut a run."""
+
+    tenant: str
+    agent_id: int
+    why: str
+
+
+class Purse:
+    """The purse of one process; `run` stops agents that have reached their limit."""
+
+    def __init__(self, app: GaelpApp, db: Database, settings: Settings) -> None:
+        self._app = app
+        self._budgets = Budgets(db, None)
+        self._settings = settings
+        self._used: asyncio.Queue[Used] = asyncio.Queue()
+
+    async def payers(self, session: Session, rows: Sequence[Acceptance]) -> set[str]:
+        """The ids of those for which something has to be held, or decided."""
+        rich = await self._budgets.users_with_one(session, {(row.tenant, row.owner) for row in rows})
+        return {
+            row.id
+            for row in rows
+            if row.agent_id is not None or row.budget_micro is not None or (row.tenant, row.owner) in rich
+        }
+
+    async def hold(self, session: Session, row: Acceptance) -> Acceptance:
+        """Hold the most that it may cost; it with what its agent and its budgets allow.
+
+        Raises BudgetExceeded, PolicyViolated, Conflict, NotFound, InvalidInvocation.
+        """
+        given = json.loads(row.asked)
+        owners: tuple[Owner, ...] = (Owner(OwnerKind.USER, row.owner),)
+        cap_micro = row.budget_micro
+        spends = True
+        if row.agent_id is not None:
+            caller = Caller(name=row.owner, tenant=row.tenant)
+            agent = await invocable(
+                session,
+                row.agent_id,
+                caller,
+                settings=self._settings,
+                model=row.model or None,
+                subject=f"invocation {row.id}",
+            )
+            given, owners, spends = agent.shaped(given), agent.owners, agent.spends
+            caps = [cap for cap in (cap_micro, agent.limits.cost_per_run_micro) if cap is not None]
+            cap_micro = min(caps, default=None)
+        if spends:
+            given["most_tokens"] = await self._hold(session, row, given, owners, cap_micro)
+        checked = check(self._app, given)
+        agent_name = str(given.get("agent", row.agent))
+        return row._replace(asked=checked.asked, model=checked.model, tier=checked.tier, agent=agent_name)
+
+    async def _hold(
+        self,
+        session: Session,
+        row: Acceptance,
+        given: dict[str, object],
+        owners: Sequence[Owner],
+        cap_micro: int | None,
+    ) -> int:
+        """How many tokens it may tell."""
+        tariff, settings = self._settings.tariff, self._settings
+        asked = Invocation.parse(given, max_prompt_bytes=settings.most_prompt_bytes)
+        wanted = bound_of(tariff, asked, asked.most_tokens or settings.paid_tokens)
+        least, most = bound_of(tariff, asked, 1), wanted.amount_micro
+        if cap_micro is not None:
+            if cap_micro < least.amount_micro:
+                raise BudgetExceeded("What it may cost at most does not even pay for reading its prompt.")
+            most = min(most, cap_micro)
+        try:
+            held = await budgets.hold_up_to(
+                session, key_of(row), owners, least.amount_micro, most, tenant=row.tenant
+            )
+        except BudgetExceeded as error:
+            if row.agent_id is not None:
+                self._used.put_nowait(Used(row.tenant, row.agent_id, str(error)))
+            raise
+        tokens = tokens_within(tariff, asked, held, wanted.completion_tokens)
+        at = Holding(session, row.tenant, row.created_at)
+        await at.note(key_of(row), most_prompt_tokens=wanted.prompt_tokens, most_tokens=tokens)
+        return tokens
+
+    async def refused(self, session: Session) -> None:
+        """Have the audit keep what was refused in this transaction; after each refusal."""
+        await audit.keep_refusals(session)
+
+    async def settle(self, session: Session, row: Acceptance, end: End) -> None:
+        """It is over; called once, in the order of the keys, also for what nothing was held for."""
+        key, settings = key_of(row), self._settings
+        held = await Holding(session, row.tenant, row.created_at).hold(key)
+        result = _result_in(end)
+        if held is None and (row.agent_id is not None or result is None):
+            return  # of an agent that spends nothing, or it never ran
+        if result is None:
+            await budgets.void(session, key, tenant=row.tenant)
+            return
+        bound = Bound(int(settings.max_prompt_bytes), int(settings.max_output_bytes), 0)
+        if held is not None:
+            bound = Bound(
+                bound.prompt_tokens if held.most_prompt_tokens is None else held.most_prompt_tokens,
+                bound.completion_tokens if held.most_tokens is None else held.most_tokens,
+                held.bound_micro,
+            )
+        lines = bill(settings.tariff, bound, result, asked_model=row.model or None)
+        amount_micro = sum(line.amount_micro for line in lines)
+        if held is None:
+            owners = [Owner(OwnerKind.USER, row.owner)]
+            await budgets.record(session, key, owners, lines, tenant=row.tenant)
+        elif held.state == HoldState.HELD:
+            await budgets.settle(session, key, amount_micro, lines, tenant=row.tenant)
+            if end.stop_reason == "budget" and row.agent_id is not None:
+                why = "An answer was cut: its budget was spent."
+                self._used.put_nowait(Used(row.tenant, row.agent_id, why))
+
+    async def run(self, at: At) -> None:
+        """Stop those that have reached their limit, until cancelled."""
+        while True:
+            used = await self._used.get()
+            try:
+                await spent(at, used.tenant, used.agent_id, used.why)
+            except DatabaseUnavailable:
+                self._used.put_nowait(used)
+                await asyncio.sleep(RETRY_S)
+            except GaelpError as error:
+                logger.warning("Agent %s goes on over its limit: %s", used.agent_id, error)
+
+
+def key_of(row: Acceptance) -> str:
+    """Under which it is held."""
+    return f"invocation:{row.id}"
+
+
+def _result_in(end: End) -> InvocationResult | None:
+    """What was told; None where nothing was."""
+    if end.result is None:
+        return None
+    try:
+        return InvocationResult.model_validate(end.result)
+    except ValueError:
+        logger.warning("What invocation %s has cost cannot be read: nothing is paid.", end.id)
+        return None

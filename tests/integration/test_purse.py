@@ -1,0 +1,114 @@
+"""Accepted invocations that somebody pays for: held at once, cut at their bound, settled once."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from gaelp_tasks.models import InvocationResult, Tier, Usage
+from gaelp_tasks.models.acceptance import End, Standing
+from gaelp_tasks.models.caller import Role
+from gaelp_tasks.services.accepting import settle
+
+pytestmark = [pytest.mark.redis]
+
+ASKED = {"prompt": "Why is the sky blue?"}
+
+
+def told(name, *, tokens, stop_reason="stop"):
+    result = InvocationResult(
+        id=name, agent="chat", model="m", node="n", tier=Tier.INTERACTIVE, priority=5, text="t", attempts=1,
+        stop_reason=stop_reason, usage=Usage(prompt_tokens=10, completion_tokens=tokens),
+    )  # fmt: skip
+    standing = Standing.DONE if stop_reason == "stop" else Standing.CUT
+    return End(name, standing, stop_reason, result=result.model_dump(mode="json"))
+
+
+async def ended(api, end):
+    at = api.state
+    async with at.accepting.outbox.writing() as session:
+        return await settle(at.accepting.outbox, session, [end], datetime.now(UTC), at.purse)
+
+
+async def asked_of(api, name):
+    async with api.state.db.reading() as session:
+        [row] = (await api.state.accepting.outbox.known(session, [name])).values()
+    return json.loads(row.asked)
+
+
+async def budget(api, kind, owner, micro):
+    answer = await api.as_(Role.ADMIN).put(f"/api/v1/budgets/{kind}/{owner}", json={"limit_micro": micro})
+    assert answer.status_code == 200
+
+
+async def standing(api, kind, owner):
+    one = (await api.as_().get(f"/api/v1/budgets/{kind}/{owner}")).json()
+    return one["available_micro"], one["held_micro"], one["spent_micro"]
+
+
+async def submit(api, **more):
+    return await api.as_().post("/api/v1/invocations", json=ASKED | more)
+
+
+async def test_a_user_with_a_budget_pays_what_its_answer_cost(api):
+    await budget(api, "user", "user", 1_000_000)
+    name = (await submit(api)).json()["id"]
+    assert (await asked_of(api, name))["most_tokens"] == 4096
+    available, held, spent = await standing(api, "user", "user")
+    assert spent == 0
+    assert held == 1_000_000 - available > 4096 * 0.8
+    assert await ended(api, told(name, tokens=100)) == [name]
+    assert await ended(api, told(name, tokens=100)) == []
+    assert await standing(api, "user", "user") == (1_000_000 - 82, 0, 82)
+    [line, other] = (await api.as_().get("/api/v1/costs/lines")).json()
+    assert {line["kind"], other["kind"]} == {"prompt_tokens", "completion_tokens"}
+    assert line["key"] == f"invocation:{name}"
+
+
+async def test_the_last_of_a_budget_pays_for_a_shorter_answer_and_then_for_none(api):
+    await budget(api, "user", "user", 2500)
+    name = (await submit(api)).json()["id"]
+    tokens = (await asked_of(api, name))["most_tokens"]
+    assert 1 <= tokens < 200
+    refused = await submit(api)
+    assert refused.status_code == 402
+    assert "0.00 left" in refused.json()["detail"]
+    assert await ended(api, told(name, tokens=10**9, stop_reason="budget")) == [name]
+    available, held, spent = await standing(api, "user", "user")
+    assert held == 0
+    assert available + spent == 2500
+    assert spent == 2 + -(-tokens * 8 // 10), "what a node reports counts up to the bound"
+
+
+async def test_what_never_ran_costs_nothing(api):
+    await budget(api, "user", "user", 1_000_000)
+    name = (await submit(api, budget_micro=100_000)).json()["id"]
+    await ended(api, End(name, Standing.FAILED, error="NodeFailed: it broke"))
+    assert await standing(api, "user", "user") == (1_000_000, 0, 0)
+    assert (await submit(api, budget_micro=1)).status_code == 402
+
+
+async def test_without_a_budget_nothing_is_held_and_the_ledger_knows_it_all_the_same(api):
+    name = (await submit(api)).json()["id"]
+    assert "most_tokens" not in await asked_of(api, name)
+    await ended(api, told(name, tokens=100))
+    [one] = (await api.as_().get("/api/v1/costs", params={"by": ["user"]})).json()
+    assert (one["user"], one["amount_micro"]) == ("user", 82)
+
+
+async def test_an_agent_that_reaches_its_budget_stops(api):
+    user = api.as_()
+    made = await user.post("/api/v1/agents", json={"name": "a", "type": "research", "budget_limit": 0.0025})
+    agent = made.json()["id"]
+    await budget(api, "user", "user", 1_000_000)
+    name = (await submit(api, agent_id=agent)).json()["id"]
+    assert (await asked_of(api, name))["most_tokens"] < 200
+    assert (await standing(api, "agent", agent))[0] == 0
+    assert (await submit(api, agent_id=agent)).status_code == 402
+    await ended(api, told(name, tokens=10, stop_reason="budget"))
+    assert (await standing(api, "agent", agent))[2] == (await standing(api, "user", "user"))[2] == 10
+
+
+async def test_an_agent_of_another_tenant_pays_for_nobody(api):
+    made = await api.as_(tenant="other").post("/api/v1/agents", json={"name": "a", "type": "research"})
+    assert (await submit(api, agent_id=made.json()["id"])).status_code == 404
