@@ -112,7 +112,7 @@ class Rule(NamedTuple):
     refusal: type[GaelpError] = PolicyViolated
 
 
-_OWNED = frozenset(Act) - {Act.REGISTER, Act.APPROVE, Act.INVOKE, Act.TRAIN, Act.SPEND}
+_OWNED = frozenset(Act) - {Act.REGISTER, Act.APPROVE, Act.INVOKE, Act.SPEND}
 _LIVE = frozenset(Act) - {Act.REGISTER, Act.TERMINATE, Act.STOP}  #: of what is not over
 _GO = frozenset({Act.START, Act.INVOKE})
 

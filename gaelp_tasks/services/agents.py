@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from gaelp_tasks.db.agent_rows import AgentRow
 from gaelp_tasks.db.agents import Agents, Which
@@ -38,6 +39,7 @@ from gaelp_tasks.settings import Settings
 
 __all__ = [
     "AgentService",
+    "Trainable",
     "asked_of",
     "found",
     "invocable",
@@ -240,6 +242,16 @@ def _owner(row: AgentRow) -> Owner:
 # --- for what runs ------------------------------------------------------------------------
 
 
+class Trainable(NamedTuple):
+    """An agent as it was allowed to be trained."""
+
+    tenant: str
+    version: int
+    spec: AgentSpec  #: of that version, with the image that is to be run
+    spends: bool  #: False: nothing is held and nothing is paid
+    owners: tuple[Owner, ...]  #: whose budgets it counts on, beside its job's; () where it spends nothing
+
+
 async def invocable(
     session: Session,
     agent_id: int,
@@ -295,14 +307,30 @@ def _text(value: object) -> str | None:
 
 
 async def trainable(
-    session: Session, agent_id: int, caller: Caller, *, settings: Settings, subject: str = ""
-) -> Agent:
-    """The agent as it may be trained now, with its newest version; the decision is in the audit.
+    session: Session,
+    agent_id: int,
+    caller: Caller,
+    *,
+    settings: Settings,
+    version: int | None = None,
+    image: str | None = None,
+    subject: str = "",
+) -> Trainable:
+    """What the agent may do in one training job that the caller asks for; the decision is in the audit.
 
-    To be called in a `trail`. Raises NotFound, PolicyViolated, Conflict.
+    To be called in a `trail`. `version` None: the newest; `image` is what the job names in place of the
+    agent's. Raises NotFound, PolicyViolated, NotAllowed, Conflict.
     """
     row = await found(session, caller, agent_id)
-    [agent] = await Agents(session, row.tenant).told([row])
-    asked = asked_of(caller, row, agent, settings)
+    of = await spec_of(session, row, version)
+    spec = of.spec if image is None else of.spec.model_copy(update={"docker_image": image})
+    asked = asked_of(caller, row, spec, settings)
     await judge(session, caller, Act.TRAIN, asked, agent=row, subject=subject)
-    return agent
+    spends = asked.policy.spends
+    return Trainable(
+        tenant=row.tenant,
+        version=of.version,
+        spec=spec,
+        spends=spends,
+        owners=(_owner(row), Owner(OwnerKind.USER, caller.name)) if spends else (),
+    )

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.db.measurements import Measurements
 from gaelp_tasks.errors import NotFound
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.survey import Figures
@@ -11,9 +13,17 @@ from gaelp_tasks.survey import Figures
 __all__ = ["agent_now", "cluster_now"]
 
 
-async def agent_now(db: Database, scope: str | None, agent_id: int) -> Mapping[str, Any]:  # noqa: ARG001  filled when agents are here
+async def agent_now(db: Database, scope: str | None, agent_id: int) -> Mapping[str, Any]:
     """`agent` as the API shows it, and its latest `metrics`. Raises NotFound, DatabaseUnavailable."""
-    raise NotFound(f"There is no agent {agent_id}.")
+    async with db.reading() as session:
+        agents = Agents(session, scope)
+        row = await agents.row(agent_id)
+        if row is None:
+            raise NotFound(f"There is no agent {agent_id}.")
+        [agent] = await agents.told([row])
+        metrics = await Measurements(session, scope).listed(agent_id, most=1)
+    latest = metrics[0].model_dump(mode="json") if metrics else None
+    return {"agent": agent.model_dump(mode="json"), "metrics": latest}
 
 
 def cluster_now(figures: Figures) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from gaelp_tasks.errors import Conflict, NotFound, PolicyViolated
+from gaelp_tasks.errors import Conflict, NotAllowed, NotFound, PolicyViolated
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.money import Charge, CostKind
 from gaelp_tasks.services import audit, budgets
@@ -266,4 +266,10 @@ async def test_an_agent_of_another_tenant_is_neither_called_nor_trained(api):
             await trainable(session, agent, stranger, settings=at.settings)
     async with trail(at.db) as session:
         found = await trainable(session, agent, ANN, settings=at.settings)
-    assert found.resource_requirements.resources.gpus == 1
+    assert found.spec.resource_requirements.resources.gpus == 1
+    with pytest.raises(PolicyViolated, match="GAELP_TRAINING_IMAGES"):
+        async with trail(at.db) as session:
+            await trainable(session, agent, ANN, settings=at.settings, image="evil.example/x")
+    with pytest.raises(NotAllowed, match="owner"):
+        async with trail(at.db) as session:
+            await trainable(session, agent, Caller(name="bob"), settings=at.settings)
