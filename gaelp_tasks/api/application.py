@@ -52,7 +52,7 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
             await db.migrate()
             redis = connect_async(settings)
             stack.push_async_callback(redis.aclose)
-            purse = Purse(app, db, settings)
+            purse = Purse(app, settings)
             at = api.state.gaelp = State(
                 settings=settings,
                 db=db,

@@ -1,6 +1,6 @@
 """Agents in SQL: what stands in their rows, their versions that are written once, their sealed secrets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from gaelp_tasks.models.agent import (
     AgentVersion,
 )
 
-__all__ = ["Agents", "Which"]
+__all__ = ["Agents", "Which", "lock"]
 
 
 class Which(NamedTuple):
@@ -28,6 +28,13 @@ class Which(NamedTuple):
     type: AgentType | None = None
     name: str | None = None
     owner: str | None = None
+
+
+async def lock(session: Session, ids: Collection[int]) -> None:
+    """Nobody else changes these until the transaction is over; all at once, or two wait for each other."""
+    if ids:
+        asked = select(AgentRow.id).where(AgentRow.id.in_(ids)).order_by(AgentRow.id)
+        await session.execute(asked.with_for_update())
 
 
 class Agents:

@@ -11,9 +11,39 @@ from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.money_rows import BUDGETS, ENTRIES, HOLDS, budget_of, has_turned
 from gaelp_tasks.models.money import PATHS, Account, Budget, HoldState, Move, Owner, OwnerKind, Period
 
-__all__ = ["Budgets", "Holding"]
+__all__ = ["Budgets", "Holding", "lock", "lock_held"]
 
 COLUMNS = {Account.AVAILABLE: "available_micro", Account.HELD: "held_micro", Account.SPENT: "spent_micro"}
+
+
+async def lock(session: Session, owners: Collection[tuple[str, Owner]]) -> set[tuple[str, Owner]]:
+    """Those of these, as (tenant, owner), that have a budget; none of them changes until this is over.
+
+    For a transaction that holds several times: what is locked one by one, in an order of chance, may wait for
+    one who waits for it.
+    """
+    if not owners:
+        return set()
+    asked = select(BUDGETS.c.id, BUDGETS.c.tenant, BUDGETS.c.owner_kind, BUDGETS.c.owner_id).where(
+        BUDGETS.c.tenant.in_({tenant for tenant, _ in owners}),
+        BUDGETS.c.owner_kind.in_({owner.kind.value for _, owner in owners}),
+        BUDGETS.c.owner_id.in_({owner.id for _, owner in owners}),
+    )
+    rows = await session.execute(asked.order_by(BUDGETS.c.id).with_for_update())
+    return {(row.tenant, Owner(OwnerKind(row.owner_kind), row.owner_id)) for row in rows} & set(owners)
+
+
+async def lock_held(session: Session, keys: Collection[tuple[str, str]]) -> None:
+    """The same for the budgets of holds, as (tenant, key), that are to be settled or voided together."""
+    if not keys or session.get_bind().dialect.name == "sqlite":  # it lets one writer in
+        return
+    on = (
+        select(ENTRIES.c.budget)
+        .join(HOLDS, HOLDS.c.id == ENTRIES.c.hold)
+        .where(HOLDS.c.tenant.in_({tenant for tenant, _ in keys}), HOLDS.c.key.in_({key for _, key in keys}))
+    )
+    asked = select(BUDGETS.c.id).where(BUDGETS.c.id.in_(on))
+    await session.execute(asked.order_by(BUDGETS.c.id).with_for_update())
 
 
 class Budgets:
@@ -33,19 +63,6 @@ class Budgets:
         async with self._db.reading() as session:
             return [budget_of(row, now) for row in await session.execute(asked)]
 
-    async def users_with_one(
-        self, session: Session, names: Collection[tuple[str, str]]
-    ) -> set[tuple[str, str]]:
-        """Those of these users, as (tenant, name), that have a budget of their own."""
-        if not names:
-            return set()
-        asked = select(BUDGETS.c.tenant, BUDGETS.c.owner_id).where(
-            BUDGETS.c.owner_kind == OwnerKind.USER.value,
-            BUDGETS.c.tenant.in_({tenant for tenant, _ in names}),
-            BUDGETS.c.owner_id.in_({name for _, name in names}),
-        )
-        return {(row.tenant, row.owner_id) for row in await session.execute(asked)} & set(names)
-
     async def find(self, owner: Owner, *, now: datetime) -> list[Budget]:
         """That of this owner, of each tenant that is asked about. Raises DatabaseUnavailable."""
         async with self._db.reading() as session:
@@ -60,7 +77,7 @@ class Budgets:
 class Holding:
     """What moves money, within the caller's transaction: rows are locked, budgets in one fixed order.
 
-    So a transaction that holds twice does so in the order of the keys, or PostgreSQL ends one of two.
+    A transaction that holds or settles several times calls `lock` or `lock_held` before.
     """
 
     def __init__(self, session: Session, tenant: str, now: datetime) -> None:

@@ -56,6 +56,9 @@ class Purse(Protocol):
     async def refused(self, session: Session) -> None:
         """One was not held: what led to that may be kept."""
 
+    async def prepare(self, session: Session, rows: Sequence[Acceptance]) -> None:
+        """These are about to be settled, in one transaction."""
+
     async def settle(self, session: Session, row: Acceptance, end: End) -> None:
         """It is over; called once, in the order of the keys, also for what nothing was held for."""
 
@@ -273,6 +276,8 @@ async def settle(
 ) -> list[str]:
     """Note in one transaction how these have ended, and pay for them; those of which it is the first end."""
     there = await outbox.lock(session, [end.id for end in ends])
+    if purse is not None and there:
+        await purse.prepare(session, list(there.values()))
     told = []
     for end in sorted((one for one in ends if one.id in there), key=lambda one: one.id):
         result = "" if end.result is None else json.dumps(end.result, separators=(",", ":"))

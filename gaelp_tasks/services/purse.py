@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gaelp_tasks.celery_app import GaelpApp
-from gaelp_tasks.db.budgets import Budgets, Holding
-from gaelp_tasks.db.database import Database, Session
+from gaelp_tasks.db.agents import lock as lock_agents
+from gaelp_tasks.db.budgets import Holding, lock, lock_held
+from gaelp_tasks.db.database import Session
 from gaelp_tasks.errors import BudgetExceeded, DatabaseUnavailable, GaelpError
 from gaelp_tasks.models.acceptance import Acceptance, End
 from gaelp_tasks.models.caller import Caller
@@ -44,19 +45,23 @@ class Used(NamedTuple):
 class Purse:
     """The purse of one process; `run` stops agents that have reached their limit."""
 
-    def __init__(self, app: GaelpApp, db: Database, settings: Settings) -> None:
+    def __init__(self, app: GaelpApp, settings: Settings) -> None:
         self._app = app
-        self._budgets = Budgets(db, None)
         self._settings = settings
         self._used: asyncio.Queue[Used] = asyncio.Queue()
 
     async def payers(self, session: Session, rows: Sequence[Acceptance]) -> set[str]:
-        """The ids of those for which something has to be held, or decided."""
-        rich = await self._budgets.users_with_one(session, {(row.tenant, row.owner) for row in rows})
+        """The ids of those for which something has to be held, or decided; what that needs is locked."""
+        agents = {row.agent_id for row in rows if row.agent_id is not None}
+        await lock_agents(session, agents)
+        owners = {(row.tenant, owner) for row in rows for owner in _owners(row)}
+        rich = await lock(session, owners)
         return {
             row.id
             for row in rows
-            if row.agent_id is not None or row.budget_micro is not None or (row.tenant, row.owner) in rich
+            if row.agent_id is not None
+            or row.budget_micro is not None
+            or any((row.tenant, owner) in rich for owner in _owners(row))
         }
 
     async def hold(self, session: Session, row: Acceptance) -> Acceptance:
@@ -121,6 +126,10 @@ class Purse:
         """Have the audit keep what was refused in this transaction; after each refusal."""
         await audit.keep_refusals(session)
 
+    async def prepare(self, session: Session, rows: Sequence[Acceptance]) -> None:
+        """These are about to be settled, one by one."""
+        await lock_held(session, {(row.tenant, key_of(row)) for row in rows})
+
     async def settle(self, session: Session, row: Acceptance, end: End) -> None:
         """It is over; called once, in the order of the keys, also for what nothing was held for."""
         key, settings = key_of(row), self._settings
@@ -160,6 +169,12 @@ class Purse:
                 await asyncio.sleep(RETRY_S)
             except GaelpError as error:
                 logger.warning("Agent %s goes on over its limit: %s", used.agent_id, error)
+
+
+def _owners(row: Acceptance) -> tuple[Owner, ...]:
+    """Who may have a budget that pays for it."""
+    user = Owner(OwnerKind.USER, row.owner)
+    return (user,) if row.agent_id is None else (user, Owner(OwnerKind.AGENT, str(row.agent_id)))
 
 
 def key_of(row: Acceptance) -> str:

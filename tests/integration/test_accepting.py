@@ -221,6 +221,9 @@ class Poor:
     async def refused(self, session):
         pass
 
+    async def prepare(self, session, rows):
+        pass
+
     async def settle(self, session, row, end):
         self.settled.append((row.id, end.standing))
 

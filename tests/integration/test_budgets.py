@@ -1,11 +1,13 @@
 """Budgets on both databases: held up front, settled or voided once, and the entries always add up."""
 
+import asyncio
+import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
 
-from gaelp_tasks.db.budgets import Budgets
+from gaelp_tasks.db.budgets import Budgets, lock, lock_held
 from gaelp_tasks.db.ledger import Ledger, wrong_balances
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
 from gaelp_tasks.models.ledger import Group, Which
@@ -193,3 +195,26 @@ async def test_a_balance_that_its_entries_do_not_explain_is_seen(db):
             "budget agent 1",
             "bill of a",
         ]
+
+
+async def test_many_that_hold_and_settle_several_together_wait_for_each_other_in_one_order(db):
+    owners = [Owner(OwnerKind.AGENT, str(number)) for number in range(4)]
+    for owner in owners:
+        await give(db, owner, 10**6)
+
+    async def several(turn):
+        mine = random.Random(turn).sample(owners, 3)
+        keys = [f"{turn}-{owner.id}" for owner in mine]
+        async with db.writing() as session:
+            assert await lock(session, [("t", owner) for owner in mine]) == {("t", owner) for owner in mine}
+            for key, owner in zip(keys, mine, strict=True):
+                await budgets.hold(session, key, [owner, USER], 10, tenant="t", now=NOW)
+        async with db.writing() as session:
+            await lock_held(session, [("t", key) for key in keys])
+            for key in keys[::-1]:
+                await budgets.settle(session, key, 3, tenant="t", now=NOW)
+
+    await asyncio.gather(*(several(turn) for turn in range(20)))
+    total = [await standing(db, owner) for owner in owners]
+    assert sum(spent for _, _, spent in total) == 20 * 3 * 3
+    assert {held for _, held, _ in total} == {0}
