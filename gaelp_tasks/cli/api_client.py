@@ -22,6 +22,7 @@ from gaelp_tasks.settings import Settings, load_settings, masked
 __all__ = ["Api", "api"]
 
 ANSWER_S = 30.0  #: an API that says nothing for longer does not answer
+PIECE_BYTES = 64 * 1024  #: of a long answer at once
 PAGE = 500  #: entries of a list in one answer
 #: what a refusal is here; any other is a GaelpError
 KINDS: Mapping[int, type[GaelpError]] = {
@@ -108,11 +109,52 @@ class Api:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Ask; the JSON of the answer, None for an empty one. A query leaves out what is None."""
+        answer = self._answer(method, path, body=body, query=query, headers=headers)
+        if not answer.content:
+            return None
+        try:
+            return answer.json()
+        except ValueError:
+            raise GaelpError(f"What answers at {masked(self.url)} is not our API: it told no JSON.") from None
+
+    def lines(self, path: str, **query: Any) -> Iterator[str]:
+        """An answer of any length, line by line, each with its end."""
+        with self._answer("GET", path, query=query, stream=True) as answer:
+            answer.encoding = "utf-8"
+            rest = ""
+            try:
+                for piece in answer.iter_content(PIECE_BYTES, decode_unicode=True):
+                    *whole, rest = f"{rest}{piece}".split("\n")
+                    yield from (f"{line}\n" for line in whole)
+            except requests.RequestException as error:
+                raise GaelpError(
+                    f"The API at {masked(self.url)} broke off ({_cause(error)}): this is not all."
+                ) from None
+            if rest:
+                yield rest
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        stream: bool = False,
+    ) -> requests.Response:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         url = f"{self.url}/api/v1/{path.lstrip('/')}"
         try:
             answer = self._session.request(
-                method, url, json=body, params=given, headers=headers, timeout=ANSWER_S, allow_redirects=False
+                method,
+                url,
+                json=body,
+                params=given,
+                headers=headers,
+                timeout=ANSWER_S,
+                allow_redirects=False,
+                stream=stream,
             )
         except requests.RequestException as error:
             raise GaelpError(
@@ -121,12 +163,7 @@ class Api:
             ) from None
         if not answer.ok or answer.is_redirect:
             raise self._refusal(answer)
-        if not answer.content:
-            return None
-        try:
-            return answer.json()
-        except ValueError:
-            raise GaelpError(f"What answers at {masked(self.url)} is not our API: it told no JSON.") from None
+        return answer
 
     def _refusal(self, answer: requests.Response) -> GaelpError:
         kind = KINDS.get(answer.status_code, GaelpError)

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from gaelp_tasks.cli import cancelling, chat, looking, planning, programs, running, top
+from gaelp_tasks.cli import cancelling, chat, deployments, looking, planning, programs, running, top
+from gaelp_tasks.cli.agents import agents_app
 from gaelp_tasks.cli.api import api
+from gaelp_tasks.cli.audit import audit_app
 from gaelp_tasks.cli.batch import batch_app
 from gaelp_tasks.cli.budgets import budgets_app
 from gaelp_tasks.cli.demo import demo_app
@@ -72,6 +74,10 @@ cli.add_typer(dlq_app, name="dlq", rich_help_panel="Looking")
 cli.add_typer(history_app, name="history", rich_help_panel="Looking")
 cli.add_typer(nodes_app, name="nodes", rich_help_panel="Nodes")
 cli.add_typer(models_app, name="models", rich_help_panel="Nodes")
+for verb in deployments.VERBS:
+    agents_app.command()(verb)
+cli.add_typer(agents_app, name="agents", rich_help_panel="Control plane")
+cli.add_typer(audit_app, name="audit", rich_help_panel="Control plane")
 cli.add_typer(quotas_app, name="quotas", rich_help_panel="Control plane")
 cli.add_typer(budgets_app, name="budgets", rich_help_panel="Control plane")
 cli.add_typer(users_app, name="users", rich_help_panel="Control plane")

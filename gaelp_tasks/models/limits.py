@@ -1,8 +1,8 @@
 """How far an agent may go: limits that it declares, of its safety policy, of its type. Pure."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from gaelp_tasks.models.frozen import Frozen
 from gaelp_tasks.models.invocation import PositiveSeconds
@@ -24,6 +24,10 @@ class Limits(Frozen):
     output_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None  #: of one run
     runs_per_hour: Annotated[int, Field(ge=0, le=MOST_RUNS)] | None = None
     models: Annotated[tuple[Model, ...], Field(max_length=100)] | None = None  #: that it may call
+
+    @model_serializer(mode="wrap")
+    def _said(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in told(self).items() if value is not None}
 
     @property
     def cost_per_run_micro(self) -> int | None:
