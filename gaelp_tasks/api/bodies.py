@@ -12,6 +12,7 @@ from gaelp_tasks.api import state
 __all__ = ["Bodies"]
 
 JSON = (b"content-type", b"application/json")
+BATCH = ("POST", "/api/v1/batches")  #: streamed to a file on disk, so it may be longer
 PATIENCE_S = 20.0  #: for a body, and beside that
 SLOWEST_BYTES_S = 16 * 1024  #: for each so many bytes a second
 
@@ -30,7 +31,9 @@ class Bodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most_bytes = int(state.of(scope["app"]).settings.api_max_body_bytes)
+        settings = state.of(scope["app"]).settings
+        is_file = (scope["method"], scope["path"]) == BATCH
+        most_bytes = int(settings.api_max_batch_bytes if is_file else settings.api_max_body_bytes)
         headers = dict(scope["headers"])
         length = headers.get(b"content-length")
         if length is not None and not (length.isdigit() and int(length) <= most_bytes):
@@ -59,7 +62,7 @@ class BodyRefused(HTTPException):
 
 
 def _too_long(most_bytes: int) -> BodyRefused:
-    return BodyRefused(413, f"The body is longer than {most_bytes:,} bytes (GAELP_API_MAX_BODY_BYTES).")
+    return BodyRefused(413, f"The body is longer than {most_bytes:,} bytes.")
 
 
 def _refusal(error: BodyRefused) -> JSONResponse:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,10 +19,9 @@ from gaelp_tasks.cli.batch_progress import duration, lines, outcomes, waits, wat
 from gaelp_tasks.cli.batch_submission import STDIN, take_in
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.connections import worded
-from gaelp_tasks.errors import BrokerUnavailable
+from gaelp_tasks.errors import BrokerUnavailable, Conflict
 from gaelp_tasks.models.batch import Batch, BatchState, closed_until, eta_s
 from gaelp_tasks.models.batch_file import Defaults
-from gaelp_tasks.models.batch_work import TakenOver
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.models.schedule import Hours, InvalidSchedule
 from gaelp_tasks.overview import live_nodes
@@ -42,7 +41,6 @@ batch_app = typer.Typer(
 )
 
 LOOK_S = 0.5  #: between two looks while one waits
-AGO_S = 5.0  #: a batch that somebody worked on since needs no call
 WITHIN = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 LONGEST_S = 366 * 86_400.0
@@ -194,17 +192,17 @@ def cancel(batch_id: Id, *, tenant: Tenant = "", as_json: Json = False) -> None:
 
     Example: gaelp batch cancel batch_3f2a
     """
+    from gaelp_tasks.services.batches import cancel as stop  # noqa: PLC0415  SQLAlchemy, see _opened
+
     with _opened(tenant) as ask:
         batch = _find(ask, batch_id)
-        moved = ask(lambda batches: batches.move(batch.id, BatchState.CANCELLING, now=_now()))
-        if moved is None and batch.state is not BatchState.CANCELLING:
-            note(f"It is {batch.state} already.")
-            raise typer.Exit(1)
-        quiet_s = AGO_S if batch.seen_at is None else (_now() - batch.seen_at).total_seconds()
-        is_alone = batch.state is BatchState.VALIDATING or batch.waits_until is not None
-        if is_alone or quiet_s >= AGO_S:  # nobody is there who would notice
-            with suppress(TakenOver):  # it is over by now
-                _call(batch, ask(lambda batches: batches.summon(batch.id, now=_now())))
+        try:
+            ticket = ask(lambda batches: stop(batches, batch, now=_now()))
+        except Conflict as error:
+            note(str(error))
+            raise typer.Exit(1) from None
+        if ticket is not None:
+            _call(batch, ticket)
         batch = _find(ask, batch.id)
     if as_json:
         print_json(batch.facts(_now()))

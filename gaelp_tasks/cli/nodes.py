@@ -13,8 +13,10 @@ from rich.text import Text
 from gaelp_tasks import app, cordons
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.cordons import Wish
+from gaelp_tasks.errors import NotFound
 from gaelp_tasks.models.capacity import ModelSlots, NodeSnapshot
 from gaelp_tasks.overview import live_nodes, waiting_in
+from gaelp_tasks.services.nodes import worker_of
 from gaelp_tasks.waiting import NO_WORKER, has, name_of, same
 
 __all__ = [
@@ -143,16 +145,11 @@ def _say(as_json: bool, worker: str, state: str, sentence: str) -> None:
 
 
 def _known(given: str) -> str:
-    """A worker's whole name; the address of a node stands for its worker where that has no other node."""
-    nodes = live_nodes(app)
-    workers = {node.worker for node in nodes} | cordons.asked(app)
-    if given in workers:
-        return given
-    owners = {node.worker for node in nodes if node.url == given.rstrip("/")}
-    if len(owners) == 1 and sum(node.worker in owners for node in nodes) == 1:
-        return owners.pop()
-    known = f"there are: {', '.join(sorted(workers))}" if workers else "none is running"
-    raise typer.BadParameter(f"there is no worker {given!r}; {known}.")
+    """A worker's whole name. Raises BadParameter."""
+    try:
+        return worker_of(app, given)
+    except NotFound as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def print_nodes(nodes: Sequence[NodeSnapshot], waiting: Mapping[str, int]) -> None:

@@ -1,12 +1,11 @@
 """How `gaelp schedule` tells of a schedule: in words, and as JSON values."""
 
-from datetime import UTC, datetime
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from gaelp_tasks.due import times
 from gaelp_tasks.models.schedule import INVOKE, Schedule
+from gaelp_tasks.upcoming import facts_of, upcoming
 
 if TYPE_CHECKING:
     from gaelp_tasks.db.schedules import Kept
@@ -14,26 +13,6 @@ if TYPE_CHECKING:
 __all__ = ["facts_of", "last_of", "local", "next_of", "printable", "state_of", "upcoming", "what_of"]
 
 TEXT_COLUMNS = 40  #: of a prompt
-
-
-def upcoming(kept: "Kept", most: int) -> list[datetime]:
-    """The next due times, at most so many."""
-    since = max(kept.standing.until, datetime.now(UTC))
-    return list(islice(times(kept.schedule, since), most))
-
-
-def facts_of(kept: "Kept", most: int) -> dict[str, Any]:
-    """Everything as JSON values, with at most so many due times."""
-    return {
-        **kept.schedule.model_dump(mode="json"),
-        "id": str(kept.id),
-        "tenant": kept.tenant,
-        "created_at": kept.created_at.isoformat(),
-        "next": [] if kept.schedule.paused else [due.isoformat() for due in upcoming(kept, most)],
-        "waiting_since": kept.standing.waiting and kept.standing.waiting.isoformat(),
-        "last_due": kept.last_due and kept.last_due.isoformat(),
-        "last_task": kept.last_task,
-    }
 
 
 def state_of(kept: "Kept") -> str:

@@ -65,11 +65,11 @@ class Batches:
         async with self._db.reading() as session:
             return [batch_of(row) for row in await session.execute(asked.limit(2))]
 
-    async def newest(self, most: int) -> list[Batch]:
-        """The last ones, the newest first."""
+    async def newest(self, most: int, skip: int = 0) -> list[Batch]:
+        """The last ones, the newest first, after `skip` of them."""
         asked = select(BATCHES).where(BATCHES.c.tenant == self._tenant).order_by(BATCHES.c.key.desc())
         async with self._db.reading() as session:
-            return [batch_of(row) for row in await session.execute(asked.limit(most))]
+            return [batch_of(row) for row in await session.execute(asked.offset(skip).limit(most))]
 
     async def move(
         self, batch_id: str, to: BatchState, *, now: datetime, conductor: str | None = None, **also: Any

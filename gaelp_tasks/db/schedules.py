@@ -82,7 +82,17 @@ def _kept(row: ScheduleRow) -> Kept:
 
 
 def _spec(schedule: Schedule) -> dict[str, Any]:
-    return {name: value for name, value in schedule.wire().items() if name not in KEPT_APART}
+    spec = {name: value for name, value in schedule.wire().items() if name not in KEPT_APART}
+    if _holds_nul(spec):
+        raise InvalidSchedule("No text of a schedule may hold the character NUL.")  # PostgreSQL has no place
+    return spec
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_holds_nul, inner))
 
 
 def _first_due(schedule: Schedule, now: datetime) -> datetime:

@@ -64,3 +64,11 @@ class Caller(Frozen):
     def scope(self) -> str | None:
         """Whose rows it sees, as repositories take it: its tenant's; None, those of all, for an admin."""
         return None if self.role is Role.ADMIN else self.tenant
+
+    def tenant_for(self, asked: str | None) -> str:
+        """Whose work it does: its own tenant's, or for an admin that of any. Raises NotAllowed."""
+        if asked is None or asked == self.tenant:
+            return self.tenant
+        if self.scope is not None:
+            raise NotAllowed(f"tenant: {self.name} works for another one; leave it out.")
+        return asked

@@ -23,7 +23,6 @@ from gaelp_tasks.errors import (
     GaelpError,
     IdempotencyConflict,
     InvalidInvocation,
-    NotAllowed,
     QueueFull,
 )
 from gaelp_tasks.failpoints import reach
@@ -120,9 +119,7 @@ class Accepting:
 
     def _row(self, submission: Submission, caller: Caller, key: str | None) -> tuple[Acceptance, bool]:
         given = submission.arguments()
-        tenant = given.pop("tenant", None) or caller.tenant
-        if tenant != caller.tenant and caller.scope is not None:
-            raise NotAllowed(f"tenant: {caller.name} works for another one; leave it out.")
+        tenant = caller.tenant_for(given.pop("tenant", None))
         if not tenant.isprintable():
             raise InvalidInvocation("tenant: take printable characters.")
         given |= {"tenant": tenant} if tenant else {}

@@ -11,6 +11,7 @@ from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.db import batch_upkeep
 from gaelp_tasks.db.batches import Batches
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.errors import Conflict
 from gaelp_tasks.models.batch import Batch, BatchState
 from gaelp_tasks.models.batch_file import BadLine, Defaults, Line, Reader, numbered, record
 from gaelp_tasks.models.batch_work import TakenOver
@@ -19,12 +20,13 @@ from gaelp_tasks.registry import refuse_unknown
 from gaelp_tasks.runtime import Runtime
 from gaelp_tasks.settings import Settings
 
-__all__ = ["begin", "pieces", "prune", "take_in", "write_out"]
+__all__ = ["as_json", "begin", "cancel", "pieces", "prune", "take_in", "write_out"]
 
 PIECE = 500  #: lines of one transaction
 PIECE_BYTES = 4 * 1024**2  #: of lines in memory at once; a longer one comes with those before it
 TELL_LINES = 100  #: between two words on how far the writing is
 PIECE_S = 10.0  #: lines that come slowly are kept after this, and the batch is known to be read on
+AGO_S = 5.0  #: a batch that somebody worked on since needs no call
 NOTHING = "No line of the file could be read: `gaelp batch results ID --errors` says why."
 EMPTY = "The file has no lines."
 
@@ -93,13 +95,31 @@ async def take_in(
     return await begin(batches, batch.id, within_s=within_s, now=now())
 
 
+async def cancel(batches: Batches, batch: Batch, *, now: datetime) -> int | None:
+    """Stop a batch; the ticket of a call for somebody to do that, None where somebody is there who notices.
+
+    Raises Conflict where it is over, DatabaseUnavailable.
+    """
+    moved = await batches.move(batch.id, BatchState.CANCELLING, now=now)
+    if moved is None and batch.state is not BatchState.CANCELLING:
+        raise Conflict(f"It is {batch.state} already.")
+    quiet_s = AGO_S if batch.seen_at is None else (now - batch.seen_at).total_seconds()
+    is_alone = batch.state is BatchState.VALIDATING or batch.waits_until is not None
+    if not is_alone and quiet_s < AGO_S:
+        return None
+    try:
+        return await batches.summon(batch.id, now=now)
+    except TakenOver:  # it is over by now
+        return None
+
+
 def prune(app: GaelpApp, db: Database, loop: Runtime) -> int:
     """Throw away what was over longer ago than the setting says; how many. Raises DatabaseUnavailable."""
     keep_s = app.settings.batch_keep_s
     return loop.run(batch_upkeep.prune(db, datetime.now(UTC) - timedelta(seconds=keep_s))) if keep_s else 0
 
 
-def _json(told: Any) -> str:
+def as_json(told: Any) -> str:
     """Readable, but for a half of a character that a model has made, which no file takes as it is."""
     text = json.dumps(told, ensure_ascii=False)
     return text if well_formed(text) == text else json.dumps(told)
@@ -119,7 +139,7 @@ async def write_out(
     """
     count = 0
     async for line in batches.ended(batch.id, errors=errors):
-        out.write(_json(record(line)) + "\n")
+        out.write(as_json(record(line)) + "\n")
         count += 1
         if count % TELL_LINES == 0:
             tell(count)

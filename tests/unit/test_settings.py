@@ -88,6 +88,7 @@ BAD = {
     "STREAM_TTL_S": ["0", "-1", "nan", "inf"],
     "RESULT_TTL_S": ["0", "-1", "nan", "inf"],
     "CANCEL_TTL_S": ["0", "-1", "nan", "inf"],
+    "API_MAX_BATCH_BYTES": ["-1", "1 potato", "big"],
     "API_MAX_WAITING": ["0", "-1", "1.5", "many"],
     "API_MAX_STREAMS": ["0", "-1", "1.5", "many"],
     "API_KEEP_S": ["-1", "nan", "inf", "long"],
