@@ -11,9 +11,11 @@ from starlette.middleware import Middleware
 
 from gaelp_tasks import app as own_app
 from gaelp_tasks.api.access import SignIn
-from gaelp_tasks.api.background import BACKGROUND
+from gaelp_tasks.api.background import BACKGROUND, LISTENING
 from gaelp_tasks.api.bodies import Bodies
+from gaelp_tasks.api.counting import Counting
 from gaelp_tasks.api.event_stream import Readers
+from gaelp_tasks.api.exporter import Exporter
 from gaelp_tasks.api.refusals import HANDLERS
 from gaelp_tasks.api.replays import Replays
 from gaelp_tasks.api.requests import Requests
@@ -37,11 +39,14 @@ logger = logging.getLogger(__name__)
 AGAIN_S = 1.0  #: after a work has failed
 
 #: what each request goes through before its route, the outermost first
-GATES = (Requests, SignIn, Bodies, Replays)
+GATES = (Counting, Requests, SignIn, Bodies, Replays)
 
 
-def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
-    """The API for these settings; `app` publishes. Raises SettingsError where no secret is set."""
+def application(settings: Settings, app: GaelpApp = own_app, *, listens: bool = False) -> FastAPI:
+    """The API for these settings; `app` publishes, and with `listens` /metrics has a listener of its own.
+
+    Raises SettingsError where no secret is set.
+    """
     Tokens(settings)  # without a secret nothing begins
 
     @asynccontextmanager
@@ -53,6 +58,7 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
             redis = connect_async(settings)
             stack.push_async_callback(redis.aclose)
             purse = Purse(app, settings)
+            watchers = Watchers(settings, app)
             at = api.state.gaelp = State(
                 settings=settings,
                 db=db,
@@ -61,12 +67,14 @@ def application(settings: Settings, app: GaelpApp = own_app) -> FastAPI:
                 identity=Identity(settings, db),
                 rates=Rates(redis, app.keys, settings.api_rate_per_s, settings.api_burst),
                 failures=Failures(settings.api_failures_per_minute),
-                watchers=Watchers(settings, app),
                 purse=purse,
                 accepting=Accepting(app, db, most_waiting=settings.api_max_waiting, purse=purse),
+                watchers=watchers,
+                exporter=Exporter(settings, db, app, watchers),
                 readers=Readers(settings.api_max_streams),
             )
-            await stack.enter_async_context(_running(at, BACKGROUND))
+            works = [*BACKGROUND, *(LISTENING if listens else ())]
+            await stack.enter_async_context(_running(at, works))
             yield
 
     made = FastAPI(

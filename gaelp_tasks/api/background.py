@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 
+from gaelp_tasks.api import exporter
 from gaelp_tasks.api.replays import forget_old
 from gaelp_tasks.api.state import State
 from gaelp_tasks.api.watching import watchers
 from gaelp_tasks.services import upkeep
 from gaelp_tasks.services.relay import Relay
 
-__all__ = ["BACKGROUND"]
+__all__ = ["BACKGROUND", "LISTENING"]
 
 
 async def _accept(at: State) -> None:
@@ -35,3 +36,5 @@ BACKGROUND: list[Callable[[State], Awaitable[None]]] = [
     _stop_agents,
     upkeep.prune,
 ]
+#: the same for a program of its own, which has ports
+LISTENING: list[Callable[[State], Awaitable[None]]] = [exporter.listen]

@@ -7,6 +7,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from gaelp_tasks.api.event_stream import Readers
+from gaelp_tasks.api.exporter import Exporter
 from gaelp_tasks.api.watching.watchers import Watchers
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import AsyncRedis
@@ -35,6 +36,7 @@ class State:
     purse: Purse
     accepting: Accepting
     readers: Readers  #: of token streams
+    exporter: Exporter
 
 
 def of(application: Any) -> State:

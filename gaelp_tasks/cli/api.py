@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -35,7 +35,6 @@ def api(
     try:
         from gaelp_tasks.api import server  # noqa: PLC0415  FastAPI takes a while, and is an extra
         from gaelp_tasks.api.application import application  # noqa: PLC0415  the same
-        from gaelp_tasks.api.metrics import serve_metrics  # noqa: PLC0415  the same
         from gaelp_tasks.api.requests import told  # noqa: PLC0415  the same
     except ModuleNotFoundError as error:
         raise SettingsError(f"{NEEDS[0].upper()}{NEEDS[1:]} ({error.name} is missing.)") from None
@@ -44,18 +43,19 @@ def api(
     level = logging.getLevelNamesMapping().get(loglevel.upper())
     if level is None:
         raise typer.BadParameter("--loglevel is debug, info, warning or error.")
-    made = application(settings)
+    made = application(settings, listens=True)
     logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s] %(message)s")
     dress(settings)
     BESIDE.append(told)
     try:
         listener = server.listen(*settings.api_listener)
     except OSError as error:
-        _taken(settings.api_address, "GAELP_API_ADDRESS", error)
-    try:
-        end = serve_metrics(made, app)
-    except OSError as error:
-        _taken(settings.metrics_address, "GAELP_METRICS_ADDRESS", error)
+        typer.echo(
+            f"gaelp: {settings.api_address} cannot be listened on ({error.strerror or error}): set "
+            "GAELP_API_ADDRESS to a free one.",
+            err=True,
+        )
+        raise typer.Exit(1) from None
     where = (
         f"The API is at http://{settings.api_address}, metrics at http://{settings.metrics_address}/metrics."
     )
@@ -69,13 +69,3 @@ def api(
             server.serve(made, settings, listener)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    finally:
-        end()
-
-
-def _taken(address: str, variable: str, error: OSError) -> NoReturn:
-    typer.echo(
-        f"gaelp: {address} cannot be listened on ({error.strerror or error}): set {variable} to a free one.",
-        err=True,
-    )
-    raise typer.Exit(1)

@@ -8,8 +8,10 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import (
+    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -19,19 +21,24 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 
 from gaelp_tasks.lifecycle import State
-from gaelp_tasks.metrics.series import MOST_MODELS, OTHER, WORKER, Names, Sample, Series
+from gaelp_tasks.metrics.series import HTTP, MOST_MODELS, OTHER, WORKER, Names, Sample, Series
 from gaelp_tasks.models.ending import Ending
 from gaelp_tasks.queues import EMBED, INBOXES
 
-__all__ = ["Collected", "Page", "Runs", "new_page", "serve", "text"]
+__all__ = ["CONTENT_TYPE", "Collected", "Page", "Requests", "Runs", "new_page", "serve", "text"]
 
 Page = CollectorRegistry
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 IDLE_S = 10.0  #: a client that says nothing is sent away
 OUTCOMES = (State.DONE, State.CUT, State.FAILED)
 MOST_AGENTS = 50  #: on one page
 #: seconds in queue: a chat starts at once, a night's batch by the morning
 WAITS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 1800, 3600, 14400, 43200)
+#: seconds until an answer of the API begins
+ANSWERS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+#: any other is `other`
+METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 #: seconds of a run, and until its first token
 RUNS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
@@ -59,7 +66,7 @@ class Collected:
 
     def describe(self) -> Iterable[Metric]:
         """Every metric without a figure."""
-        return [metric for _, metric in self._empty().values()]
+        return _each(self._empty())
 
     def collect(self) -> Iterable[Metric]:
         """Every metric with its figures."""
@@ -67,13 +74,49 @@ class Collected:
         for name, values, number in self._figures():
             labels, metric = made[name]
             metric.add_sample(name, dict(zip(labels, values, strict=True)), float(number))
-        return [metric for _, metric in made.values()]
+        return _each(made)
 
     def _empty(self) -> dict[str, tuple[tuple[str, ...], Metric]]:
-        return {
-            name: (labels, Metric(name.removesuffix("_total"), meaning, kind))
-            for name, kind, labels, meaning in self._those
-        }
+        made: dict[str, tuple[tuple[str, ...], Metric]] = {}
+        for name, kind, labels, meaning in self._those:
+            metric = Metric(name.removesuffix("_total"), meaning, kind)
+            made[name] = labels, metric
+            if kind == "histogram":  # whose figures have names of their own
+                made |= {f"{name}_bucket": ((*labels, "le"), metric)}
+                made |= {f"{name}_{part}": (labels, metric) for part in ("sum", "count")}
+        return made
+
+
+def _each(made: dict[str, tuple[tuple[str, ...], Metric]]) -> list[Metric]:
+    return list({metric.name: metric for _, metric in made.values()}.values())
+
+
+class Requests:
+    """What became of the requests of this process. `route` is a path's template: of those there are few."""
+
+    def __init__(self, page: Page) -> None:
+        those = {series.name: series for series in HTTP}
+        total, seconds = those["gaelp_http_requests_total"], those["gaelp_http_request_seconds"]
+        running = those["gaelp_http_requests_running"]
+        self._total = Counter(total.name, total.meaning, total.labels, registry=page)
+        self._seconds = Histogram(
+            seconds.name, seconds.meaning, seconds.labels, registry=page, buckets=ANSWERS_S
+        )
+        self._running = Gauge(running.name, running.meaning, registry=page)
+
+    def began(self) -> None:
+        """One more is being answered."""
+        self._running.inc()
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Its answer has begun."""
+        method = method if method in METHODS else OTHER
+        self._total.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def ended(self) -> None:
+        """It is over."""
+        self._running.dec()
 
 
 class Runs:

@@ -6,7 +6,7 @@ a bound. Nothing is labelled by tenant, by id or by anything of a prompt.
 
 from typing import Literal, NamedTuple
 
-__all__ = ["CLUSTER", "MOST_MODELS", "OTHER", "WORKER", "Names", "Sample", "Series"]
+__all__ = ["CLUSTER", "CONTROL_PLANE", "HTTP", "MOST_MODELS", "OTHER", "WORKER", "Names", "Sample", "Series"]
 
 MOST_MODELS = 100  #: on one page
 OTHER = "other"  #: in place of a name beyond those
@@ -51,9 +51,28 @@ CLUSTER = (
     Series("gaelp_redis_up", "gauge", (), "1 if Redis answered the last look."),
     Series("gaelp_look_age_seconds", "gauge", (), "How old the figures of this page are."),
     Series("cluster_resource_usage", "gauge", ("resource",), "Part in use, 0 to 1: memory, slots."),
-    Series("agent_jobs_total", "counter", ("status",), "Training jobs."),
+)
+
+_BY_ROUTE = ("method", "route")
+
+#: what a `gaelp api` tells of itself
+HTTP = (
+    Series("gaelp_http_requests_total", "counter", (*_BY_ROUTE, "status"), "Requests that were answered."),
+    Series("gaelp_http_request_seconds", "histogram", _BY_ROUTE, "Until the answer began."),
+    Series("gaelp_http_requests_running", "gauge", (), "Requests that are being answered, streams included."),
+    Series("gaelp_watchers", "gauge", (), "WebSockets that are signed in."),
+    Series("gaelp_api_info", "gauge", ("version",), "1."),
+)
+
+#: what each of them tells of the tables that all of them share
+CONTROL_PLANE = (
+    Series("gaelp_sql_up", "gauge", (), "1 if the database answered the last look."),
+    Series("gaelp_agents", "gauge", ("status",), "Agents, by state."),
+    Series("agent_jobs_total", "counter", ("status",), "Training jobs, by state."),
     Series("agent_job_duration_seconds", "histogram", ("status",), "How long training jobs took."),
-    Series("agent_resource_usage", "gauge", ("agent_id", "resource"), "What training jobs use."),
+    Series("agent_resource_usage", "gauge", ("agent_id", "resource"), "What jobs and deployments hold."),
+    Series("gaelp_relay_waiting", "gauge", (), "Accepted submissions that are not published yet."),
+    Series("gaelp_relay_oldest_seconds", "gauge", (), "How long the first of them has waited."),
 )
 
 #: what a worker tells

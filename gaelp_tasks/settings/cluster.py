@@ -170,7 +170,8 @@ class Cluster(BaseSettings):
         300.0, description="a worker without any answer from Redis for this long ends with status 1; 0: never"
     )
     metrics_address: str = Field(
-        "127.0.0.1:8080", description="where `gaelp metrics` tells Prometheus about the whole cluster"
+        "127.0.0.1:8080",
+        description="where `gaelp metrics`, or a `gaelp api`, tells Prometheus about the whole cluster",
     )
     metrics_port: int = Field(
         0, ge=0, le=65535, description="where a worker tells of itself, on that same host; 0: nowhere"

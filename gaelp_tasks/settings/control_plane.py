@@ -27,6 +27,11 @@ class ControlPlane(TrainingPlane):
     )
     api_watchers: int = Field(1000, ge=1, description="WebSockets that one `gaelp api` serves at once")
     api_watchers_per_user: int = Field(50, ge=1, description="of those, how many may be one user's")
+    api_tells_cluster: bool = Field(
+        True,
+        description="whether the /metrics of `gaelp api` tell of queues and nodes, too; false where `gaelp "
+        "metrics` does",
+    )
     api_ticket_ttl_s: Positive = Field(30.0, description="a ticket for a WebSocket must be used within this")
     api_max_batch_bytes: ByteSize = Field(
         ByteSize(512 * 1024**2), description="the same for the file of a batch, which is laid on disk"

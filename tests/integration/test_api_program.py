@@ -9,6 +9,7 @@ import sys
 import pytest
 import requests
 
+from gaelp_tasks.models.caller import Role
 from support.api_server import ApiServer
 
 pytestmark = pytest.mark.redis
@@ -78,14 +79,20 @@ def test_without_a_secret_it_does_not_start_and_says_how_to_make_one(elsewhere):
     assert "Traceback" not in told.stderr
 
 
-@pytest.mark.parametrize("variable", ["GAELP_API_ADDRESS", "GAELP_METRICS_ADDRESS"])
-def test_a_taken_address_is_told_in_one_sentence(elsewhere, variable):
+def test_a_taken_address_is_told_in_one_sentence(elsewhere):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        told = api(elsewhere.environment | {variable: f"127.0.0.1:{port}"})
+        told = api(elsewhere.environment | {"GAELP_API_ADDRESS": f"127.0.0.1:{port}"})
     assert told.returncode == 1
     [line] = told.stderr.splitlines()
-    assert variable in line
+    assert "GAELP_API_ADDRESS" in line
+
+
+def test_a_taken_address_of_metrics_costs_only_those(elsewhere):
+    with socket.create_server(("127.0.0.1", elsewhere.metrics_port)), elsewhere:
+        assert "GAELP_METRICS_ADDRESS" in elsewhere.log()
+        with elsewhere.session(Role.OPERATOR) as ann:
+            assert "gaelp_redis_up 1.0" in ann.get(f"{elsewhere.url}/metrics", timeout=5).text
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -22,7 +22,16 @@ from gaelp_tasks.errors import BrokerUnavailable, NodeFailed
 from gaelp_tasks.metrics import cluster, page, worker
 from gaelp_tasks.metrics.cluster import FRESH_S, KEPT_S, Latest, Seen
 from gaelp_tasks.metrics.page import Collected, Runs, new_page, serve, text
-from gaelp_tasks.metrics.series import CLUSTER, MOST_MODELS, OTHER, WORKER, Names, Sample
+from gaelp_tasks.metrics.series import (
+    CLUSTER,
+    CONTROL_PLANE,
+    HTTP,
+    MOST_MODELS,
+    OTHER,
+    WORKER,
+    Names,
+    Sample,
+)
 from gaelp_tasks.metrics.worker import Standing
 from gaelp_tasks.models import MemorySnapshot, NodeSnapshot
 from gaelp_tasks.models.capacity import ModelSlots
@@ -48,12 +57,11 @@ CONTRACT = {
     "gaelp_reaped_total": (),
 }
 SEED = {"agent_jobs_total", "agent_job_duration_seconds", "agent_resource_usage", "cluster_resource_usage"}
-#: of which the control plane will tell
-EMPTY = SEED - {"cluster_resource_usage"}
+EVERY = (*CLUSTER, *WORKER, *HTTP, *CONTROL_PLANE)
 #: all that anything is labelled by; none of them grows with tenants, invocations or prompts
 LABELS = (
     *("worker", "version", "node", "tier", "model", "state", "kind", "agent", "outcome", "reason", "status"),
-    *("agent_id", "resource"),
+    *("agent_id", "resource", "method", "route"),
 )
 #: of labels on a page, where they are sorted by name; those of a histogram and of Python come last
 ORDER = (*LABELS, "le", "implementation", "major", "minor", "patchlevel")
@@ -98,23 +106,23 @@ def parsed(told_there):
 
 
 def test_every_metric_of_the_contract_is_told_with_its_labels():
-    labels = {series.name: series.labels for series in (*CLUSTER, *WORKER)}
+    labels = {series.name: series.labels for series in EVERY}
     assert {name: labels[name] for name in CONTRACT} == CONTRACT
     assert labels.keys() >= SEED
 
 
 def test_nothing_is_labelled_by_what_has_many_values():
-    assert {label for series in (*CLUSTER, *WORKER) for label in series.labels} == set(LABELS)
+    assert {label for series in EVERY for label in series.labels} == set(LABELS)
 
 
 def test_a_counter_is_called_so():
-    assert all((series.kind == "counter") == series.name.endswith("_total") for series in (*CLUSTER, *WORKER))
+    assert all((series.kind == "counter") == series.name.endswith("_total") for series in EVERY)
 
 
 def test_the_page_of_documentation_lists_every_metric_with_kind_and_labels():
     rows = re.findall(r"(?m)^\| `([a-z_]+)` \| (\w+) \|([^|]*)\|", (ROOT / "docs/metrics.md").read_text())
     listed = {(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
-    assert listed == {(series.name, series.kind, series.labels) for series in (*CLUSTER, *WORKER)}
+    assert listed == {(series.name, series.kind, series.labels) for series in EVERY}
 
 
 @given(st.lists(st.text()), st.integers(0, 5))
@@ -137,10 +145,10 @@ def test_schedules_are_told_of_by_what_beat_counts_and_nothing_is_made_up_before
     assert ("gaelp_schedules_age_seconds",) not in told(figures(schedules_age_s=None))
 
 
-def test_the_exporter_has_a_figure_for_every_metric_but_those_of_the_control_plane():
+def test_the_exporter_has_a_figure_for_every_metric_of_its_page():
     loads = {("batch", "m"): Load(1, 1, 2.0)}
     names = {name for name, *_ in told(figures(node(held_bytes=3), loads=loads))}
-    assert names == {series.name for series in CLUSTER} - EMPTY
+    assert names == {series.name for series in CLUSTER}
 
 
 def test_what_waits_and_runs_is_told_by_tier_and_model():
@@ -458,10 +466,9 @@ def test_who_says_nothing_is_sent_away(served, monkeypatch):
 def test_metrics_without_a_figure_are_named_all_the_same(served):
     with urlopen(f"http://127.0.0.1:{served}/metrics", timeout=10) as answer:
         told_kinds = dict(re.findall(r"(?m)^# TYPE (\w+) (\w+)$", answer.read().decode()))
-    assert {name: told_kinds[name] for name in EMPTY} == {
-        "agent_jobs_total": "counter",
-        "agent_job_duration_seconds": "histogram",
-        "agent_resource_usage": "gauge",
+    assert {name: told_kinds[name] for name in ("gaelp_slots", "gaelp_reaped_total")} == {
+        "gaelp_slots": "gauge",
+        "gaelp_reaped_total": "counter",
     }
 
 

@@ -27,6 +27,7 @@ BAD = {
     "QUOTA_RUNS": ["-1", "many"],
     "API_WATCHERS": ["0", "-1", "all"],
     "API_WATCHERS_PER_USER": ["0", "-1", "all"],
+    "API_TELLS_CLUSTER": ["maybe", "2"],
     "API_TICKET_TTL_S": ["0", "-1", "nan", "inf"],
     "NODE_ROUTER": ["best", "SOLLOL"],
     "OLLAMA_HEADERS": ["x", "[1]", "5", '{"a": 5}'],

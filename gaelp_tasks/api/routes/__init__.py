@@ -12,6 +12,7 @@ from gaelp_tasks.api.routes import (
     invocations,
     keys,
     measurements,
+    metrics,
     nodes,
     quotas,
     schedules,
@@ -26,6 +27,7 @@ __all__ = ["ROUTERS"]
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     status.router,
+    metrics.router,
     users.router,
     keys.router,
     quotas.router,

@@ -22,6 +22,7 @@ __all__ = ["Hub", "notice"]
 
 ALWAYS = "all"  #: a channel that is always listened to: a connection without one is none
 CONFIRM_S = 5.0  #: for Redis to confirm; then a watcher is told that it is away
+LOOK_S = 0.2  #: an end waits for so long at most
 PING_S = 5.0
 DEAF_S = 15.0  #: nothing heard for so long, not even an answer to a ping: the line is dead
 AGAIN_S = (0.1, 0.2, 0.5, 1.0, 2.0)  #: before each try to reach Redis; then always the last
@@ -104,8 +105,9 @@ class Hub:
         self._ear = ear
         await self._settle()
         heard_at = pinged_at = monotonic()
-        while True:
-            message = await ear.get_message(timeout=1.0)
+        me: Any = asyncio.current_task()
+        while not me.cancelling():  # redis-py now and then swallows it
+            message = await ear.get_message(timeout=LOOK_S)
             now = monotonic()
             if message is not None:
                 heard_at = now
@@ -115,6 +117,7 @@ class Hub:
             if now - pinged_at > PING_S:
                 pinged_at = now
                 await ear.ping()
+        raise asyncio.CancelledError
 
     def _hear(self, message: Any) -> None:
         channel = str(message["channel"])
