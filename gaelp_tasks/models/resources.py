@@ -79,6 +79,10 @@ class Resources(Frozen):
     def __add__(self, other: "Resources") -> "Resources":
         return Resources(**{name: getattr(self, name) + getattr(other, name) for name in NAMES.values()})
 
+    def times(self, count: int) -> "Resources":
+        """So many of it; never more than can be told."""
+        return Resources(**{name: min(getattr(self, name) * count, MOST) for name in NAMES.values()})
+
     def beyond(self, limit: "Resources") -> tuple[str, ...]:
         """The names, as quantities are called, of what is more than the limit; () where all of it fits."""
         return tuple(name for name, field in NAMES.items() if getattr(self, field) > getattr(limit, field))

@@ -17,9 +17,10 @@ from gaelp_tasks.models.deployment import (
 )
 from gaelp_tasks.models.event import AgentEvent, EventKind
 from gaelp_tasks.models.policy import POLICIES, Act, Asked, Decision
+from gaelp_tasks.services import quotas
 from gaelp_tasks.services.agents import asked_of, found, spec_of
 from gaelp_tasks.services.audit import happened, judge, trail
-from gaelp_tasks.services.moves import become, move_row, stop_rows
+from gaelp_tasks.services.moves import become, move_row, quota_key, stop_rows
 from gaelp_tasks.services.place import At
 from gaelp_tasks.services.telling import tell
 
@@ -78,18 +79,29 @@ class DeploymentService:
         return told
 
     async def start(self, agent_id: int, deployment_id: int) -> AgentDeployment:
-        """Let it run, and its agent with it. Raises NotAllowed, PolicyViolated, Conflict."""
+        """Let it run, and its agent with it.
+
+        Raises NotAllowed, PolicyViolated, Conflict, QuotaExceeded.
+        """
         async with trail(self._at.db) as session:
             agent, row, asked = await self._of(session, agent_id, deployment_id)
             await self._judge(session, Act.START, asked, row)
             was = row.state
             if was != DeploymentState.RUNNING.value:
                 become(row, DeploymentState.RUNNING)
+                await self._take_room(session, agent, row)
             if agent.state == AgentState.PENDING.value:
                 move_row(agent, AgentState.RUNNING, datetime.now(UTC))
             told = deployment_of(row)
         await self._tell(told, was)
         return told
+
+    async def _take_room(self, session: Session, agent: AgentRow, row: DeploymentRow) -> None:
+        """Hold what its replicas need of its owner's quota. Raises QuotaExceeded."""
+        spec = (await spec_of(session, agent, row.version)).spec
+        needs = spec.resource_requirements.resources.times(row.replicas)
+        settings = self._at.settings
+        await quotas.hold(session, quota_key(row), agent.owner, needs, tenant=row.tenant, settings=settings)
 
     async def stop(self, agent_id: int, deployment_id: int) -> AgentDeployment:
         """Let it run no more. Raises NotAllowed."""

@@ -8,8 +8,9 @@ from gaelp_tasks.db.database import Session
 from gaelp_tasks.errors import Conflict
 from gaelp_tasks.models.agent import TERMINAL, AgentState, may_move
 from gaelp_tasks.models.deployment import DeploymentState, may_become
+from gaelp_tasks.services import quotas
 
-__all__ = ["become", "move_row", "stop_rows"]
+__all__ = ["become", "move_row", "quota_key", "stop_rows"]
 
 
 def move_row(row: AgentRow, to: AgentState, now: datetime) -> dict[str, str]:
@@ -31,8 +32,14 @@ def become(row: DeploymentRow, to: DeploymentState, why: str = "") -> None:
     row.state, row.why, row.updated_at = to.value, why, datetime.now(UTC)
 
 
+def quota_key(row: DeploymentRow) -> str:
+    """Under which a deployment that runs holds a part of its owner's quota."""
+    return f"deployment:{row.id}"
+
+
 async def stop_rows(session: Session, rows: Iterable[DeploymentRow], why: str) -> None:
-    """Stop these, which are locked."""
-    for row in rows:
+    """Stop these, which are locked; what they held of quotas is given back."""
+    for row in sorted(rows, key=lambda row: row.id):
         become(row, DeploymentState.STOPPED, why)
+        await quotas.release(session, quota_key(row), tenant=row.tenant)
     await session.flush()

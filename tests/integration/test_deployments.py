@@ -10,7 +10,7 @@ import pytest
 from gaelp_tasks.errors import Conflict, NotAllowed, NotFound, PolicyViolated
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.money import Charge, CostKind
-from gaelp_tasks.services import audit, budgets
+from gaelp_tasks.services import audit, budgets, quotas
 from gaelp_tasks.services.agents import invocable, trainable
 from gaelp_tasks.services.audit import keep_refusals, trail
 from gaelp_tasks.services.deployments import spent
@@ -219,6 +219,23 @@ async def test_terminating_stops_what_runs(api):
     await people.ann.delete(f"/api/v1/agents/{agent}")
     [deployment] = (await people.ann.get(f"/api/v1/agents/{agent}/deployments")).json()
     assert (deployment["status"], deployment["why"]) == ("stopped", "its agent was terminated")
+
+
+async def test_what_runs_holds_a_part_of_its_owners_quota_until_it_stops(api):
+    people = People(api)
+    agent = await people.register(type="research")
+    path = f"/api/v1/agents/{agent}/deployments"
+    for replicas in (2, 1, 3):
+        await people.ann.post(path, json={"replicas": replicas})
+    assert (await people.ann.post(f"{path}/1/start")).status_code == 200
+    refused = await people.ann.post(f"{path}/2/start")
+    assert (refused.status_code, "it may fit later" in refused.json()["detail"]) == (409, True)
+    assert "never fit" in (await people.ann.post(f"{path}/3/start")).json()["detail"]
+    assert (await people.ann.post(f"{path}/1/start")).status_code == 200
+    await people.ann.post(f"{path}/1/stop")
+    assert (await people.ann.post(f"{path}/2/start")).status_code == 200
+    await people.ann.delete(f"/api/v1/agents/{agent}")
+    assert (await quotas.show(api.state.db, "", "ann", api.settings)).held.gpus == 0
 
 
 async def test_runs_of_an_hour_are_counted_also_when_they_come_at_once(both):
