@@ -6,7 +6,7 @@ from gaelp_tasks.api import exporter
 from gaelp_tasks.api.replays import forget_old
 from gaelp_tasks.api.state import State
 from gaelp_tasks.api.watching import watchers
-from gaelp_tasks.services import upkeep
+from gaelp_tasks.services import job_line, upkeep
 from gaelp_tasks.services.relay import Relay
 
 __all__ = ["BACKGROUND", "LISTENING"]
@@ -27,6 +27,11 @@ async def _stop_agents(at: State) -> None:
     await at.purse.run(at)
 
 
+async def _jobs(at: State) -> None:
+    """Let in training jobs that fit by now, and publish those that Redis has lost."""
+    await job_line.look_after(at.app, at.db, at.settings)
+
+
 BACKGROUND: list[Callable[[State], Awaitable[None]]] = [
     forget_old,
     watchers.hear,
@@ -35,6 +40,7 @@ BACKGROUND: list[Callable[[State], Awaitable[None]]] = [
     _relay,
     _stop_agents,
     upkeep.prune,
+    _jobs,
 ]
 #: the same for a program of its own, which has ports
 LISTENING: list[Callable[[State], Awaitable[None]]] = [exporter.listen]

@@ -16,6 +16,7 @@ from gaelp_tasks.cli.demo import demo_app
 from gaelp_tasks.cli.dlq import dlq_app
 from gaelp_tasks.cli.health import health
 from gaelp_tasks.cli.history import history_app
+from gaelp_tasks.cli.jobs import jobs_app
 from gaelp_tasks.cli.metrics import metrics
 from gaelp_tasks.cli.models import models_app
 from gaelp_tasks.cli.nodes import nodes_app
@@ -78,6 +79,7 @@ for verb in deployments.VERBS:
     agents_app.command()(verb)
 cli.add_typer(agents_app, name="agents", rich_help_panel="Control plane")
 cli.add_typer(audit_app, name="audit", rich_help_panel="Control plane")
+cli.add_typer(jobs_app, name="jobs", rich_help_panel="Control plane")
 cli.add_typer(quotas_app, name="quotas", rich_help_panel="Control plane")
 cli.add_typer(budgets_app, name="budgets", rich_help_panel="Control plane")
 cli.add_typer(users_app, name="users", rich_help_panel="Control plane")

@@ -6,6 +6,7 @@ paused; its message is published after that is committed. Whatever dies in betwe
 
 import asyncio
 import logging
+import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -15,7 +16,7 @@ from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.job_rows import JobRow
 from gaelp_tasks.db.jobs import AnyJobs
 from gaelp_tasks.db.quotas import QuotaHolding, limits_of
-from gaelp_tasks.errors import QuotaExceeded
+from gaelp_tasks.errors import DatabaseUnavailable, QuotaExceeded
 from gaelp_tasks.models.money import Owner, OwnerKind
 from gaelp_tasks.models.quota import Share
 from gaelp_tasks.models.training import JobState
@@ -24,11 +25,24 @@ from gaelp_tasks.settings import Settings
 from gaelp_tasks.tasks.training_calls import Call, missing, send
 from gaelp_tasks.training.prices import bill, bound_micro
 
-__all__ = ["Call", "admit", "again", "hold", "key_of", "leave", "limit_of", "publish", "settle", "upkeep"]
+__all__ = [
+    "Call",
+    "admit",
+    "again",
+    "hold",
+    "key_of",
+    "leave",
+    "limit_of",
+    "look_after",
+    "publish",
+    "settle",
+    "upkeep",
+]
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 100  #: jobs in one transaction
+EVERY_S = 5.0  #: from one upkeep to the next, of each `gaelp api`
 UNSEEN_S = 10.0  #: a message that was not published or a run that told nothing for so long is looked for
 
 
@@ -106,6 +120,17 @@ async def publish(app: GaelpApp, db: Database, calls: Sequence[Call]) -> int:
         async with db.writing() as session:
             await AnyJobs(session).published([call.task_id for call in sent], datetime.now(UTC))
     return len(sent)
+
+
+async def look_after(app: GaelpApp, db: Database, settings: Settings) -> None:
+    """`upkeep` now and then, until cancelled: a system without beat loses no job either."""
+    while True:
+        # replicas that were started together do not all come at once
+        await asyncio.sleep(EVERY_S * random.uniform(0.5, 1.0))  # noqa: S311  no secret
+        try:
+            await upkeep(app, db, settings)
+        except DatabaseUnavailable as error:
+            logger.warning("Training jobs cannot be looked after: %s", error)
 
 
 async def upkeep(app: GaelpApp, db: Database, settings: Settings) -> int:

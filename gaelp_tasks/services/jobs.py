@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Protocol
 
 from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.celery_app import GaelpApp
@@ -26,21 +26,30 @@ from gaelp_tasks.models.training import (
     may_move,
 )
 from gaelp_tasks.services import job_line
+from gaelp_tasks.services.audit import trail
 from gaelp_tasks.services.trainees import trainee
 from gaelp_tasks.settings import Settings
 
 __all__ = ["Desk", "cancel", "checkpoints", "find", "follow", "logs", "pause", "resume", "submit"]
 
 RETRY_AFTER_S = 5.0  #: where the line is full
-FOLLOW_S = 0.5  #: between two looks at the log of a job that runs
+FOLLOW_S = 1.0  #: between two looks at the log of a job that runs
 
 
-class Desk(NamedTuple):
-    """What the verbs work with."""
+class Desk(Protocol):
+    """What the verbs work with; the API's State is one."""
 
-    app: GaelpApp
-    db: Database
-    settings: Settings
+    @property
+    def app(self) -> GaelpApp:
+        """Publishes."""
+
+    @property
+    def db(self) -> Database:
+        """Migrated."""
+
+    @property
+    def settings(self) -> Settings:
+        """Of this process."""
 
 
 async def submit(at: Desk, caller: Caller, asked: NewJob) -> TrainingJob:
@@ -50,7 +59,7 @@ async def submit(at: Desk, caller: Caller, asked: NewJob) -> TrainingJob:
     PolicyViolated, Conflict.
     """
     now = datetime.now(UTC)
-    async with at.db.writing() as session:
+    async with trail(at.db) as session:
         agent = await trainee(session, caller, asked, at.settings)
         await _check_room(session, at.settings)
         needs = asked.resource_requirements.resources

@@ -7,7 +7,9 @@ from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import AsyncRedis, unavailable
 from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.db.jobs import Jobs
 from gaelp_tasks.errors import DatabaseUnavailable
+from gaelp_tasks.models.training import JobState
 from gaelp_tasks.overview import live_nodes
 
 __all__ = ["health_of", "status_of"]
@@ -33,10 +35,11 @@ async def _answers(question: Any) -> str:
 async def status_of(app: GaelpApp, db: Database, tenant: str | None) -> dict[str, Any]:
     """The contract's keys; `tenant` None: of all. Raises BrokerUnavailable, DatabaseUnavailable."""
     nodes = await asyncio.to_thread(live_nodes, app)
+    jobs = await Jobs(db, tenant).counts()
     async with db.reading() as session:
         total, active = await Agents(session, tenant).counts()
     return {
-        "job_counts": {"queued": 0, "running": 0},
+        "job_counts": {state.value: jobs.get(state, 0) for state in (JobState.QUEUED, JobState.RUNNING)},
         "agent_counts": {"total": total, "active": active},
         "cluster_resources": {"nodes": len(nodes)},
         "scheduler_status": "unknown",

@@ -7,6 +7,7 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import select
@@ -19,7 +20,6 @@ from gaelp_tasks.db.jobs import Jobs
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.training import ENDED, JobState, NewJob, TrainingJob
 from gaelp_tasks.services import jobs
-from gaelp_tasks.services.jobs import Desk
 from gaelp_tasks.settings import Settings
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -56,30 +56,32 @@ print("done", os.environ.get("HYPERPARAM_RATE"))
 """
 
 
+def environment(sql_url: str, home: Path, **settings: Any) -> dict[str, str]:
+    """What a worker needs that runs jobs of `School(sql_url, home)`."""
+    trainer = home / "counter.py"
+    trainer.write_text(COUNTER)
+    return {
+        "GAELP_BROKER_URL": app.settings.broker_url,
+        "GAELP_DATABASE_URL": sql_url,
+        "GAELP_OLLAMA_NODES": "http://127.0.0.1:1",
+        "GAELP_TRAINING_DIR": str(home / "training"),
+        "GAELP_TRAINING_COMMANDS": json.dumps({"default": f"{sys.executable} -S {trainer}"}),
+        "GAELP_TRAINING_PLACES": "4",
+        "GAELP_TRAINING_GRACE_S": "3",
+        **{f"GAELP_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+
+
 class School:
     """A database with one agent, and jobs that train it with the trainer COUNTER."""
 
     def __init__(self, sql_url: str, folder: Path, **settings: Any) -> None:
-        self.folder = folder
         self.diary = folder / "diary"
         self.diary.touch()
-        self.trainer = folder / "counter.py"
-        self.trainer.write_text(COUNTER)
-        commands = json.dumps({"default": f"{sys.executable} -S {self.trainer}"})
-        self.environment = {
-            "GAELP_BROKER_URL": app.settings.broker_url,
-            "GAELP_DATABASE_URL": sql_url,
-            "GAELP_OLLAMA_NODES": "http://127.0.0.1:1",
-            "GAELP_TRAINING_DIR": str(folder / "training"),
-            "GAELP_TRAINING_COMMANDS": commands,
-            "GAELP_TRAINING_PLACES": "4",
-            "GAELP_TRAINING_GRACE_S": "3",
-            **{f"GAELP_{name.upper()}": str(value) for name, value in settings.items()},
-        }
-        given = {"broker_url": app.settings.broker_url, "database_url": sql_url, "training_dir": str(folder)}
         self.db = Database(sql_url)
+        given = {"broker_url": app.settings.broker_url, "database_url": sql_url}
         self.settings = Settings(**given | settings)
-        self.desk = Desk(app, self.db, self.settings)
+        self.desk = SimpleNamespace(app=app, db=self.db, settings=self.settings)
 
     async def open(self) -> None:
         await self.db.migrate()

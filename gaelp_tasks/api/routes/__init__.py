@@ -10,6 +10,7 @@ from gaelp_tasks.api.routes import (
     deployments,
     health,
     invocations,
+    jobs,
     keys,
     measurements,
     metrics,
@@ -42,5 +43,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     agents.router,
     deployments.router,
     measurements.router,
+    jobs.router,
     audit.router,
 )

@@ -1,0 +1,210 @@
+"""The line of training jobs in SQL, on both databases: bounded, admitted by quotas, paid, found again."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+import pytest_asyncio
+
+from gaelp_tasks.celery_app import app
+from gaelp_tasks.db.budgets import Budgets
+from gaelp_tasks.db.jobs import Grip, Jobs
+from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound, QueueFull, QuotaExceeded
+from gaelp_tasks.models.caller import Caller
+from gaelp_tasks.models.money import Owner, OwnerKind
+from gaelp_tasks.models.training import Checkpoint, JobState, Stream, Wish
+from gaelp_tasks.queues import TRAINING, lists
+from gaelp_tasks.services import budgets, job_line, job_runs, jobs, quotas
+from gaelp_tasks.services.job_runs import Overtaken, Report
+from gaelp_tasks.training.endings import Ending
+from gaelp_tasks.training.output import Line
+from support.training import CALLER, NOW, School
+
+COMPLETED = Ending(JobState.COMPLETED)
+
+
+@pytest_asyncio.fixture
+async def school(redis, sql_url, tmp_path):
+    made = School(sql_url, tmp_path, quota_runs=2, quota_cpu_milli=1000, training_max_queued=5)
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def begun(school, job, claim=1):
+    grip = Grip(job.id, job.task_id, claim)
+    taken = await job_runs.begin(school.db, grip, school.settings, node="n", runner="local")
+    return grip, taken
+
+
+async def ended(school, grip, ending=COMPLETED, code=0):
+    return await job_runs.end(school.db, grip, ending, code, Report(), school.settings)
+
+
+async def held(school):
+    return (await quotas.show(school.db, "t", "ada", school.settings)).held
+
+
+async def budget_of(school, owner):
+    [found] = await Budgets(school.db, "t").find(owner, now=NOW)
+    return found
+
+
+def queued():
+    return [app.redis.llen(name) for name in lists(TRAINING)]
+
+
+async def test_jobs_wait_for_their_owners_quota_and_come_in_the_order_of_their_priority(school):
+    first, second, third, fourth = [await school.submit(priority=priority) for priority in (5, 5, 3, 8)]
+    assert (await held(school)).runs == 2
+    assert sum(queued()) == 2, "only what is admitted is published"
+    assert "enough runs" in (await school.find(fourth)).reason
+    grip, _ = await begun(school, first)
+    _, calls = await ended(school, grip)
+    assert [call.job_id for call in calls] == [fourth.id], "the more urgent one"
+    assert (await held(school)).runs == 2
+    await jobs.cancel(school.desk, CALLER, second.id)
+    assert (await school.find(third)).reason == ""
+    assert sum(queued()) == 3, "what was cancelled comes to nothing when it is claimed"
+    for job in (third, fourth):
+        await jobs.cancel(school.desk, CALLER, job.id)
+    assert (await held(school)).runs == 0
+
+
+async def test_what_never_fits_is_refused_and_so_is_what_finds_the_line_full(school):
+    with pytest.raises(QuotaExceeded, match="never fit"):
+        await school.submit(resource_requirements={"cpu": "2"})
+    for _ in range(5):
+        await school.submit()
+    with pytest.raises(QueueFull) as caught:
+        await school.submit()
+    assert caught.value.retry_after_s > 0
+    assert len(await school.all()) == 5
+
+
+async def test_a_job_of_another_tenant_is_not_there(school):
+    job = await school.submit()
+    other = Caller(name="ada", tenant="u")
+    for verb in (jobs.find, jobs.cancel, jobs.pause, jobs.resume):
+        with pytest.raises(NotFound):
+            await verb(school.desk, other, job.id)
+    with pytest.raises(NotFound):
+        await school.submit(caller=other)
+    assert await Jobs(school.db, "u").listed() == []
+    assert await Jobs(school.db, "u").counts() == {}
+    assert await Jobs(school.db, "t").counts() == {"queued": 1}
+
+
+async def test_what_a_job_may_cost_is_held_and_what_it_ran_is_paid(school):
+    owner = Owner(OwnerKind.USER, "ada")
+    async with school.db.writing() as session:
+        await budgets.set_budget(session, owner, 1000, tenant="t", by="x", now=NOW)
+    with pytest.raises(BudgetExceeded):
+        await school.submit(timeout_s=201, resource_requirements={"cpu": "500m"})
+    assert (await held(school)).runs == 0, "nothing of it is left"
+    job = await school.submit(timeout_s=200, resource_requirements={"cpu": "500m"})
+    budget = await budget_of(school, owner)
+    assert (budget.held_micro, budget.available_micro) == (1000, 0)
+    grip, _ = await begun(school, job)
+    await asyncio.sleep(0.05)
+    done, _ = await ended(school, grip)
+    budget = await budget_of(school, owner)
+    assert budget.held_micro == 0
+    assert budget.spent_micro == pytest.approx(done.ran_s * 5, abs=2)
+
+
+async def test_a_zombies_writes_are_refused(school):
+    job = await school.submit(retries=0)
+    old, _ = await begun(school, job, claim=1)
+    new, taken = await begun(school, job, claim=2)
+    assert taken.job is not None
+    assert taken.job.attempts == 1, "the death of a worker spends none"
+    assert (await begun(school, job, claim=1))[1].job is None, "it stood still before it began"
+    with pytest.raises(Overtaken):
+        await job_runs.tell(school.db, old, Report(), school.settings)
+    with pytest.raises(Overtaken):
+        await ended(school, old)
+    assert (await ended(school, new))[0].state is JobState.COMPLETED
+    with pytest.raises(Overtaken):
+        await ended(school, new)
+    assert (await held(school)).runs == 0
+
+
+async def test_a_job_whose_workers_die_again_and_again_without_progress_fails(school):
+    job = await school.submit()
+    most = school.settings.poison_deaths
+    for claim in range(1, most + 1):
+        grip, taken = await begun(school, job, claim)
+        assert taken.job is not None
+    await job_runs.tell(
+        school.db, grip, Report(checkpoints=[Checkpoint("step-1", 5, 1, NOW)]), school.settings
+    )
+    for claim in range(most + 1, 2 * most):
+        assert (await begun(school, job, claim))[1].job is not None, "progress forgives"
+    assert (await begun(school, job, 2 * most))[1].job is None
+    failed = await school.find(job)
+    assert failed.state is JobState.FAILED
+    assert (await held(school)).runs == 0
+
+
+async def test_wishes_reach_a_run_and_count_where_it_would_go_on(school):
+    job = await school.submit()
+    grip, _ = await begun(school, job)
+    await jobs.pause(school.desk, CALLER, job.id)
+    assert (await job_runs.tell(school.db, grip, Report(), school.settings))[0] is Wish.PAUSE
+    await ended(school, grip, Ending(JobState.QUEUED, "its worker stopped", spends=False, gives_back=True))
+    assert (await school.find(job)).state is JobState.PAUSED
+    assert (await held(school)).runs == 0
+    with pytest.raises(Conflict):
+        await jobs.pause(school.desk, CALLER, (await _completed(school)).id)
+    await jobs.resume(school.desk, CALLER, job.id)
+    with pytest.raises(Conflict):
+        await jobs.resume(school.desk, CALLER, job.id)
+    assert (await held(school)).runs == 1
+
+
+async def _completed(school):
+    job = await school.submit()
+    grip, _ = await begun(school, job)
+    return (await ended(school, grip))[0]
+
+
+async def test_a_log_is_numbered_over_all_runs_and_keeps_its_newest_lines(school):
+    settings = school.settings.model_copy(update={"training_log_lines": 100})
+    job = await school.submit()
+    grip, _ = await begun(school, job)
+    for piece in range(5):
+        lines = [Line(Stream.STDOUT, NOW, f"{piece} {number}") for number in range(60)]
+        await job_runs.tell(school.db, grip, Report(lines=lines), settings)
+    found = await Jobs(school.db, "t").logs(job.id)
+    assert 100 <= len(found) < 200
+    assert found[-1].text == "4 59"
+    numbers = [line.number for line in found]
+    assert numbers == list(range(numbers[0], 302))
+    assert [line.number for line in await Jobs(school.db, "t").logs(job.id, after=299)] == [300, 301]
+
+
+async def test_what_redis_has_lost_is_published_again_and_the_old_message_is_void(school, monkeypatch):
+    monkeypatch.setattr(job_line, "UNSEEN_S", 0.0)
+    lost, runs = await school.submit(priority=2), await school.submit()
+    grip, _ = await begun(school, runs)
+    assert await job_line.upkeep(app, school.db, school.settings) == 0, "they are there"
+    app.redis.flushdb()
+    assert await job_line.upkeep(app, school.db, school.settings) == 2
+    assert await job_line.upkeep(app, school.db, school.settings) == 0
+    assert [len(list(filter(None, queued()))), sum(queued())] == [2, 2]
+    assert (await begun(school, lost, claim=7))[1].job is None, "its message is another one now"
+    again = await school.find(lost)
+    assert (await begun(school, again))[1].job is not None
+    with pytest.raises(Overtaken):
+        await ended(school, grip)
+
+
+async def test_old_jobs_are_thrown_away_with_all_that_is_theirs(school):
+    job = await _completed(school)
+    stays = await school.submit()
+    assert await job_runs.prune(school.db, NOW) == []
+    [gone] = await job_runs.prune(school.db, datetime.now(UTC))
+    assert gone.id == job.id
+    assert [one.id for one in await school.all()] == [stays.id]
+    assert await Jobs(school.db, None).logs(job.id) == []
