@@ -12,7 +12,7 @@ demo_app = typer.Typer(help="Everything at once, with defaults of our own.", no_
 
 @demo_app.command()
 def up() -> None:
-    """Keep broker, model, worker, beat and Flower running here until Ctrl-C."""
+    """Keep broker, model, worker, beat, Flower and the API running here until Ctrl-C."""
     from gaelp_tasks.demo.commands import run_up  # noqa: PLC0415  needs the extra `demo`
 
     run_up(Path.cwd(), _say)

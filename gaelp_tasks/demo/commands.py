@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from gaelp_tasks.demo import tether
+from gaelp_tasks.demo.api import TOKEN_FILE
 from gaelp_tasks.demo.broker import port_is_free
 from gaelp_tasks.demo.parts import PartFailed
 from gaelp_tasks.demo.stack import Stack
@@ -39,10 +40,14 @@ def run_up(root: Path, say: Say) -> None:
         try:
             needs = find_needs(root / CACHE_FOLDER, say)
             port = REDIS_PORT if port_is_free(REDIS_PORT) else None
-            system = start_system(stack, needs, folder, partial(_tell, say), broker_port=port)
+            system = start_system(stack, needs, folder, partial(_tell, say), broker_port=port, with_api=True)
             write_upfile(folder, system.upfile())
             say(f"Ready after {time.monotonic() - began:.1f} s. In another shell, in this folder:")
             say('  .venv/bin/gaelp run "Why is the sky blue?"')
+            say(f"The API is at {system.api_url}, for you as an admin; metrics need no token:")
+            say(f"  export TOKEN=$(cat {shown_path(folder / TOKEN_FILE)})")
+            say(f'  curl -H "Authorization: Bearer $TOKEN" {system.api_url}/api/v1/status')
+            say(f"  curl http://{system.env['GAELP_METRICS_ADDRESS']}/metrics")
             say("Programs of your own that ask the model servers themselves need")
             say(f"  export GAELP_OLLAMA_NODES={system.shown_nodes()}")
             say("Ctrl-C stops everything.")

@@ -1,4 +1,4 @@
-"""The three Celery programs as parts: worker, beat, Flower; and how one sees that each is ready."""
+"""The programs as parts: worker, beat, Flower, the API; and how one sees that each is ready."""
 
 import sys
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from gaelp_tasks.keys import Keys
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.settings import Settings
 
-__all__ = ["announced", "answering", "beat_part", "flower_part", "ticking", "worker_part"]
+__all__ = ["announced", "answering", "api_part", "beat_part", "flower_part", "ticking", "worker_part"]
 
 STOP_MARGIN_S = 5.0  # what a worker takes to leave after its grace for running work
 PROBE_S = 2.0
@@ -56,12 +56,18 @@ def flower_part(env: Mapping[str, str], folder: Path, *, port: int, login: str, 
     return Part(name="flower", command=command, env={**env, "GAELP_FLOWER_LOGIN": login}, cwd=folder, log=log)
 
 
-def answering(_flower: Child, url: str) -> bool | None:
-    """True once Flower serves its health check, which needs no password."""
+def api_part(env: Mapping[str, str], *, log: Path) -> Part:
+    """The HTTP API."""
+    stop_within_s = float(env["GAELP_DRAIN_GRACE_S"]) + STOP_MARGIN_S
+    return Part(name="api", command=_gaelp("api"), env=env, log=log, stop_within_s=stop_within_s)
+
+
+def answering(_child: Child, url: str) -> bool | None:
+    """True once a page answers that needs no password: /healthcheck of Flower, /health of the API."""
     with requests.Session() as session:
         session.trust_env = False
         try:
-            return session.get(f"{url}/healthcheck", timeout=PROBE_S).ok or None
+            return session.get(url, timeout=PROBE_S).ok or None
         except requests.RequestException:
             return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gaelp_tasks.connections import connect, worded
+from gaelp_tasks.demo import api
 from gaelp_tasks.demo.broker import (
     broker_url,
     find_server,
@@ -28,7 +29,15 @@ from gaelp_tasks.demo.model_node import (
     models_at,
 )
 from gaelp_tasks.demo.parts import Child
-from gaelp_tasks.demo.programs import announced, answering, beat_part, flower_part, ticking, worker_part
+from gaelp_tasks.demo.programs import (
+    announced,
+    answering,
+    api_part,
+    beat_part,
+    flower_part,
+    ticking,
+    worker_part,
+)
 from gaelp_tasks.demo.stack import Stack
 from gaelp_tasks.demo.upfile import write_private
 from gaelp_tasks.settings import Settings, load_settings, masked
@@ -60,6 +69,7 @@ class System:
 
     env: dict[str, str]
     flower_url: str = ""
+    api_url: str = ""  #: of none where it was not asked for
     parts: list[Child] = field(default_factory=list)
 
     def shown_nodes(self) -> str:
@@ -72,6 +82,7 @@ class System:
             "broker_url": self.env["GAELP_BROKER_URL"],
             "ollama_nodes": self.env["GAELP_OLLAMA_NODES"].split(","),
             "flower_url": self.flower_url,
+            "api_url": self.api_url,
             "pid": os.getpid(),
             "parts": [
                 {"name": child.part.name, "pid": child.pid, "log": str(child.part.log)}
@@ -112,6 +123,7 @@ def start_system(
     *,
     broker_port: int | None = None,
     defaults: Mapping[str, str] | None = None,
+    with_api: bool = False,
 ) -> System:
     """Start every part below `folder` and wait until it is ready; `tell` hears of each.
 
@@ -120,7 +132,9 @@ def start_system(
     """
     given = {name: value for name, value in os.environ.items() if name.startswith("GAELP_")}
     database = {"GAELP_DATABASE_URL": f"sqlite:///{quote(str(folder.absolute()))}/gaelp.db"}
-    system = System(env=DEFAULTS | database | dict(defaults or {}) | given)
+    apis = api.settings_of(folder, given) if with_api else {}
+    system = System(env=DEFAULTS | database | apis | dict(defaults or {}) | given)
+    system.api_url = system.env["GAELP_API_URL"] if with_api else ""
     # The model server needs nobody and takes its time: it comes up while Redis does.
     models = needs.demo_models
     server = stack.start(demo_part(models, log=folder / "logs" / "model-server.log")) if models else None
@@ -168,12 +182,16 @@ def _open_programs(stack: Stack, needs: Needs, folder: Path, system: System, tel
     worker = stack.start(worker_part(system.env, log=logs / "worker.log"))
     beat = stack.start(beat_part(system.env, folder, log=logs / "beat.log"))
     flower = stack.start(flower_part(system.env, folder, port=port, login=login, log=logs / "flower.log"))
+    served = stack.start(api_part(system.env, log=logs / "api.log")) if system.api_url else None
     node = stack.wait_for(worker, partial(announced, settings=settings))
     tell("worker", f"{node.worker} with {node.slots} slots", worker.part.log)
     stack.wait_for(beat, ticking)
     tell("beat", "publishes what is due", beat.part.log)
-    stack.wait_for(flower, partial(answering, url=system.flower_url))
+    stack.wait_for(flower, partial(answering, url=f"{system.flower_url}/healthcheck"))
     tell("flower", f"{system.flower_url}, login in {shown_path(folder / LOGIN_FILE)}", flower.part.log)
+    if served is not None:
+        stack.wait_for(served, partial(answering, url=f"{system.api_url}/health"))
+        tell("api", f"{system.api_url}, its pages at {system.api_url}/docs", served.part.log)
 
 
 def shown_path(path: Path) -> str:

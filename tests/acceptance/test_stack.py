@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -73,6 +74,10 @@ class Program:
                 self.process.wait()
 
 
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
 def listens(url: str) -> bool:
     parts = urlsplit(url)
     with socket.socket() as probe:
@@ -82,7 +87,7 @@ def listens(url: str) -> bool:
 def test_it_comes_up_whole_tells_where_everything_is_and_goes_whole(tmp_path, node):
     with Program(tmp_path, "up", node) as program:
         up = program.up()
-        assert [part["name"] for part in up["parts"]] == ["broker", "worker", "beat", "flower"]
+        assert [part["name"] for part in up["parts"]] == ["broker", "worker", "beat", "flower", "api"]
         assert up["pid"] == program.process.pid
         assert up["ollama_nodes"] == [node]
         assert up["env"]["GAELP_BROKER_URL"] == up["broker_url"]
@@ -95,6 +100,12 @@ def test_it_comes_up_whole_tells_where_everything_is_and_goes_whole(tmp_path, no
             assert f".run/logs/{part['name']}.log" in program.said()
         assert listens(up["broker_url"])
         assert listens(up["flower_url"])
+        token = (tmp_path / ".run/api.token").read_text().strip()
+        with urlopen(Request(f"{up['api_url']}/api/v1/status", headers=bearer(token)), timeout=10) as answer:  # noqa: S310  ours
+            assert json.load(answer)["cluster_resources"]["nodes"] == 1
+        assert f"  curl http://{up['env']['GAELP_METRICS_ADDRESS']}/metrics\n" in program.said()
+        for name in ("api.token", "jwt.secret", "secret.key"):
+            assert (tmp_path / ".run" / name).stat().st_mode & 0o077 == 0
 
         shell = {name: value for name, value in os.environ.items() if name != "GAELP_BROKER_URL"}
         status = subprocess.run(
@@ -128,7 +139,7 @@ def test_when_a_part_dies_all_but_a_named_broker_stops(tmp_path, node):
         with Program(tmp_path, "up", node, GAELP_BROKER_URL=server.url) as program:
             up = program.up()
             assert up["broker_url"] == server.url
-            assert [part["name"] for part in up["parts"]] == ["worker", "beat", "flower"]
+            assert [part["name"] for part in up["parts"]] == ["worker", "beat", "flower", "api"]
             os.kill(up["parts"][1]["pid"], signal.SIGKILL)
             assert program.ends() == 1
             assert "gaelp: The beat ended by itself" in program.said()
