@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gaelp_tasks.models.frozen import Frozen
-from gaelp_tasks.models.stored import Id
+from gaelp_tasks.models.stored import Version
 
 __all__ = [
     "DEPLOYMENT_MOVES",
@@ -62,7 +62,7 @@ def may_become(before: DeploymentState, after: DeploymentState) -> bool:
 class NewDeployment(Frozen):
     """What is asked for."""
 
-    version: Id | None = None  #: None: the newest
+    version: Version | None = None  #: None: the newest
     environment: Environment | None = None  #: None: the one for its type of agent
     replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 1
 

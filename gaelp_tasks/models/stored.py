@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from gaelp_tasks.models.frozen import JsonObject, JsonText
 
-__all__ = ["LONGEST_ID", "Id", "StoredObject", "StoredText", "Units", "micro", "units"]
+__all__ = ["LONGEST_ID", "Id", "StoredObject", "StoredText", "Units", "Version", "micro", "units"]
 
 LONGEST_ID = 2**63 - 1  #: what a column holds
 MICRO = 1_000_000
@@ -57,4 +57,5 @@ def units(amount_micro: int) -> float:
 StoredText = Annotated[JsonText, AfterValidator(_without_nul)]
 StoredObject = Annotated[JsonObject, AfterValidator(_kept)]  #: finite, not too deep, not too large
 Units = Annotated[float, Field(ge=0, le=MOST_UNITS)]  #: of the currency; counted in micro-units
+Version = Annotated[int, Field(ge=1, le=2**31 - 1)]  #: the number of one
 Id = Annotated[int, Field(ge=1, le=LONGEST_ID)]  #: of a row

@@ -221,6 +221,13 @@ async def test_terminating_stops_what_runs(api):
     assert (deployment["status"], deployment["why"]) == ("stopped", "its agent was terminated")
 
 
+async def test_a_version_that_no_column_holds_is_refused(both):
+    people = People(both)
+    path = f"/api/v1/agents/{await people.register()}/deployments"
+    assert (await people.ann.post(path, json={"version": 2**31})).status_code == 422
+    assert (await people.ann.post(path, json={"version": 2**31 - 1})).status_code == 404
+
+
 async def test_what_runs_holds_a_part_of_its_owners_quota_until_it_stops(api):
     people = People(api)
     agent = await people.register(type="research")
