@@ -31,7 +31,7 @@ SECRET = "of this benchmark, and of nothing but it"  # noqa: S105  signs what th
 PEOPLE = 16  #: each stays below what one may ask in a second
 AGENT_TO_READ = {
     "name": "bench-agent",
-    "agent_type": "simulation",
+    "type": "simulation",
     "config": {"algorithm": "PPO", "seed": 42},
 }
 INVOCATION_TO_SUBMIT = {"prompt": "Why is the sky blue?", "agent": "chat", "model": "llama3.2:3b"}
@@ -71,8 +71,14 @@ class Server:
         seen = json.loads(told.stdout)
         if seen["wrong"]:
             raise RuntimeError(f"{load.path}: {seen['wrong']} answers like {seen['wrong_answer']}")
+        spent_s = cpu_s(self._child.pid) - before
         counted = seen["seconds"] / (seen["seconds"] + load.warm_s)
-        return Cell.of(seen["took_ms"], seen["seconds"], (cpu_s(self._child.pid) - before) * counted)
+        return Cell(
+            per_s=seen["answered"] / seen["seconds"],
+            p50_ms=seen["p50_ms"],
+            p99_ms=seen["p99_ms"],
+            cpu_us=spent_s * counted / max(1, seen["answered"]) * 1e6,
+        )
 
 
 def measure_api(stack: Stack, folder: Path, plan: Plan, *, database: str | None = None) -> list[Figure]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from figures import Figure, percentile
+from figures import Figure
 
 __all__ = ["AGENT", "BARE", "INVOCATION", "SUBMIT", "Cell", "figures_of"]
 
@@ -19,16 +19,6 @@ class Cell:
     p50_ms: float
     p99_ms: float
     cpu_us: float  #: of the server, for one request
-
-    @classmethod
-    def of(cls, took_ms: Sequence[float], seconds: float, cpu_s: float) -> "Cell":
-        """Raises ZeroDivisionError where nothing was answered."""
-        return cls(
-            per_s=len(took_ms) / seconds,
-            p50_ms=percentile(took_ms, 50),
-            p99_ms=percentile(took_ms, 99),
-            cpu_us=cpu_s / len(took_ms) * 1e6,
-        )
 
 
 def figures_of(rounds: Sequence[Mapping[str, Cell]]) -> list[Figure]:

@@ -7,11 +7,12 @@ import asyncio
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import uvloop
+from figures import percentile
 
 __all__ = ["Load", "Seen"]
 
@@ -52,6 +53,17 @@ class Seen:
     wrong: int = 0
     wrong_answer: str = ""  #: the first one
     took_ms: list[float] = field(default_factory=list)  #: of each that was answered rightly, in that time
+
+    def told(self) -> dict[str, Any]:
+        """In short."""
+        return {
+            "answered": len(self.took_ms),
+            "seconds": self.seconds,
+            "p50_ms": percentile(self.took_ms, 50),
+            "p99_ms": percentile(self.took_ms, 99),
+            "wrong": self.wrong,
+            "wrong_answer": self.wrong_answer,
+        }
 
 
 class Connection(asyncio.Protocol):
@@ -114,4 +126,4 @@ async def measure(load: Load) -> Seen:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(uvloop.run(measure(Load(**json.loads(sys.argv[1])))))))
+    print(json.dumps(uvloop.run(measure(Load(**json.loads(sys.argv[1])))).told()))

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     insert,
@@ -80,6 +81,8 @@ ROWS = cast(Table, AcceptedRow.__table__)
 FIELDS = Acceptance._fields
 WHOLE = [ROWS.c[name] for name in FIELDS]
 BRIEF = [ROWS.c[name] for name in FIELDS if name not in {"asked", "result"}]  #: for lists
+ONE = select(*WHOLE).where(ROWS.c.id == bindparam("id"))
+ONE_OF = ONE.where(ROWS.c.tenant == bindparam("tenant"))
 STILL_OPEN = ROWS.c.standing.in_([standing.value for standing in OPEN])
 
 
@@ -114,9 +117,11 @@ class Accepted:
 
     async def find(self, invocation_id: str) -> Acceptance | None:
         """The one of this id."""
-        async with self._db.reading() as session:
-            row = (await session.execute(self._mine(select(*WHOLE), invocation_id))).one_or_none()
-        return None if row is None else _accepted(row)
+        if self._tenant is None:
+            rows = await self._db.ask(ONE, {"id": invocation_id})
+        else:
+            rows = await self._db.ask(ONE_OF, {"id": invocation_id, "tenant": self._tenant})
+        return _accepted(rows[0]) if rows else None
 
     async def listed(self, which: Which = ANY, *, most: int, skip: int = 0) -> list[Acceptance]:
         """Up to `most` of them without their texts, the newest first, after `skip`."""

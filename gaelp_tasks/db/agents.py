@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Row, bindparam, delete, func, select
 
 from gaelp_tasks.db.agent_rows import AgentRow, SecretRow, VersionRow
-from gaelp_tasks.db.database import Session
+from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.models.agent import (
     TERMINAL,
     USABLE,
@@ -18,7 +18,7 @@ from gaelp_tasks.models.agent import (
     AgentVersion,
 )
 
-__all__ = ["Agents", "Which", "lock"]
+__all__ = ["Agents", "Which", "lock", "shown"]
 
 
 class Which(NamedTuple):
@@ -35,6 +35,25 @@ async def lock(session: Session, ids: Collection[int]) -> None:
     if ids:
         asked = select(AgentRow.id).where(AgentRow.id.in_(ids)).order_by(AgentRow.id)
         await session.execute(asked.with_for_update())
+
+
+SHOWN = (
+    select(*AgentRow.__table__.c, VersionRow.author, VersionRow.spec, SecretRow.name.label("secret"))
+    .join(VersionRow, (VersionRow.agent == AgentRow.id) & (VersionRow.number == AgentRow.version))
+    .outerjoin(SecretRow, SecretRow.agent == AgentRow.id)
+    .where(AgentRow.id == bindparam("agent"))
+    .order_by(SecretRow.name)
+)
+SHOWN_TO = SHOWN.where(AgentRow.tenant == bindparam("tenant"))
+
+
+async def shown(db: Database, tenant: str | None, agent_id: int) -> Agent | None:
+    """One agent of a tenant as it is shown, of any with None; None where there is none."""
+    if tenant is None:
+        rows = await db.ask(SHOWN, {"agent": agent_id})
+    else:
+        rows = await db.ask(SHOWN_TO, {"agent": agent_id, "tenant": tenant})
+    return _agent(rows[0], rows[0], [row.secret for row in rows if row.secret]) if rows else None
 
 
 class Agents:
@@ -182,7 +201,7 @@ def _version(row: VersionRow) -> AgentVersion:
     )
 
 
-def _agent(row: AgentRow, version: VersionRow, secrets: Iterable[str]) -> Agent:
+def _agent(row: AgentRow | Row[Any], version: VersionRow | Row[Any], secrets: Iterable[str]) -> Agent:
     spec = AgentSpec.read(version.spec)
     return Agent(
         **{name: getattr(spec, name) for name in AgentSpec.model_fields},

@@ -1,13 +1,14 @@
 """The only door to the database: connections, transactions, migrations, and its errors in our words."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from sqlalchemy import event, exc, text
+from sqlalchemy import Executable, Row, event, exc, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
 from gaelp_tasks.db import address, migrations, sqlite
 from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
@@ -27,9 +28,9 @@ WRONG_CLASSES = ("0A", "21", "22", "23", "42")  #: the same as PostgreSQL's SQLS
 class Database:
     """SQLite or PostgreSQL behind one address; connects at first use, and belongs to one event loop.
 
-    What is read to be changed is read in one `writing()`. SQLite lets one writer in at a time, so nothing but
-    the session is awaited there; PostgreSQL lets in many, at READ COMMITTED, so rows are locked there by
-    `with_for_update()`, which SQLite ignores.
+    `ask` is the quick way for what is asked with every request. What is read to be changed is read in one
+    `writing()`. SQLite lets one writer in at a time, so nothing but the session is awaited there; PostgreSQL
+    lets in many, at READ COMMITTED, so rows are locked there by `with_for_update()`, which SQLite ignores.
     """
 
     def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
@@ -57,6 +58,20 @@ class Database:
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session whose changes are not kept. Raises DatabaseUnavailable."""
         return self._session(self._readers())
+
+    async def ask(self, statement: Executable, given: Mapping[str, Any] | None = None) -> list[Row[Any]]:
+        """The rows of one statement; where that is made once, with `bindparam`, for a quarter of the cost.
+
+        Raises DatabaseUnavailable.
+        """
+        try:
+            return await greenlet_spawn(self._ask, statement, given)
+        except exc.TimeoutError as error:
+            raise self._unavailable(error) from None
+
+    def _ask(self, statement: Executable, given: Mapping[str, Any] | None) -> list[Row[Any]]:
+        with self._engine.sync_engine.connect() as connection:
+            return list(connection.execute(statement, given))
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from gaelp_tasks.db.agent_rows import AgentRow
-from gaelp_tasks.db.agents import Agents, Which
+from gaelp_tasks.db.agents import Agents, Which, shown
 from gaelp_tasks.db.database import Session
 from gaelp_tasks.db.decisions import Decisions
 from gaelp_tasks.db.deployments import Deployments
@@ -112,10 +112,10 @@ class AgentService:
         return agent
 
     async def show(self, agent_id: int) -> Agent:
-        """One agent."""
-        async with self._at.db.reading() as session:
-            row = await found(session, self._caller, agent_id)
-            [agent] = await Agents(session, row.tenant).told([row])
+        """One agent. Raises NotFound."""
+        agent = await shown(self._at.db, self._caller.scope, agent_id)
+        if agent is None:
+            raise NotFound(f"There is no agent {agent_id}.")
         return agent
 
     async def listed(self, which: Which, *, most: int, skip: int = 0) -> list[Agent]:

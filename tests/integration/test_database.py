@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import String, select, text
+from sqlalchemy import String, bindparam, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -60,6 +60,14 @@ async def numbers(db):
 async def test_what_is_written_is_there_afterwards(things):
     await add(things, Thing(id="a", number=1))
     assert await numbers(things) == {"a": 1}
+
+
+async def test_one_statement_is_asked_the_quick_way(things):
+    await add(things, Thing(id="a", number=1), Thing(id="b", number=2))
+    asked = select(Thing.number).where(Thing.number >= bindparam("least")).order_by(Thing.number)
+    assert await things.ask(asked, {"least": 1}) == [(1,), (2,)]
+    assert [row.number for row in await things.ask(asked, {"least": 2})] == [2]
+    assert await asyncio.gather(*(things.ask(text("SELECT 1")) for _ in range(50))) == [[(1,)]] * 50
 
 
 async def test_an_exception_takes_back_all_of_a_transaction(things):
@@ -258,6 +266,8 @@ async def test_a_postgresql_that_was_restarted_is_there_again(postgres):
     postgres.stop()
     with pytest.raises(DatabaseUnavailable, match="does not serve us"):
         await ask(db, "SELECT 1")
+    with pytest.raises(DatabaseUnavailable, match="does not serve us"):
+        await db.ask(text("SELECT 1"))
     postgres.start()
     assert await ask(db, "SELECT count(*) FROM invocations") == 0
     await db.close()
