@@ -22,7 +22,9 @@ from support.eventually import eventually
 class ApiServer:
     """`with ApiServer(folder, GAELP_...="...") as server: requests.get(server.url + "/health")`."""
 
-    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, program: str = "gaelp_tasks.cli api", **settings: str
+    ) -> None:
         self.port, self.metrics_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}/metrics"
@@ -36,19 +38,24 @@ class ApiServer:
             **settings,
         }
         self.log_file = folder / f"api-{self.port}.log"
-        self._arguments = arguments
+        self._command = [sys.executable, "-m", *program.split(), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, dies: bool = False) -> None:
+        """Until it answers; one that `dies` may have done so before."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gaelp_tasks.cli", "api", *self._arguments],
+                self._command,
                 env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        eventually(self._is_up, within_s=60, what="the API is up")
+        eventually(
+            lambda: (dies and self.process.poll() is not None) or self._is_up(),
+            within_s=60,
+            what="the API is up",
+        )
 
     def _is_up(self) -> bool:
         assert self.process.poll() is None, f"the API ended:\n{self.log()}"
