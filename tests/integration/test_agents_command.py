@@ -59,7 +59,7 @@ def test_an_agent_is_registered_changed_deployed_and_removed(gaelp, api_server, 
     ]
 
     assert "3 production 2 pending user" in words_of(gaelp("agents", "deploy", agent, "--replicas", 2))
-    assert "needs the role operator" in gaelp("agents", "approve", agent, 1, code=1)
+    assert "Only operators approve." in gaelp("agents", "approve", agent, 1, code=1)
     assert "approved user operator" in words_of(gaelp("agents", "approve", agent, 1, role=Role.OPERATOR))
     assert "running" in gaelp("agents", "start", agent, 1)
     assert "running" in gaelp("agents", "deployments", agent, "--status", "running")
@@ -78,7 +78,7 @@ def test_an_agent_is_registered_changed_deployed_and_removed(gaelp, api_server, 
 
     text = gaelp("audit", "export", "--agent", agent, role=Role.OPERATOR)
     acts = [json.loads(line)["act"] for line in text.splitlines()]
-    assert acts[:6] == ["register", "change", "roll back", "deploy", "approve", "start"]
+    assert acts[:7] == ["register", "change", "roll back", "deploy", "approve", "approve", "start"]
     assert acts[-1] == "terminate"
     table = gaelp("audit", "export", "--agent", agent, "--format", "csv", role=Role.OPERATOR)
     assert [row["act"] for row in csv.DictReader(io.StringIO(table))] == acts

@@ -117,7 +117,8 @@ async def test_a_real_deployment_is_approved_started_bounded_and_stopped(both):
         ("violation", "invoke", "deployment"),
         ("decision", "deploy", ""),
         ("violation", "start", "approval"),
-        ("violation", "approve", "four eyes"),  # a user is refused by the route
+        ("violation", "approve", "operator"),
+        ("violation", "approve", "four eyes"),
         ("decision", "approve", ""),
         ("decision", "start", ""),
         ("decision", "invoke", ""),
@@ -128,10 +129,10 @@ async def test_a_real_deployment_is_approved_started_bounded_and_stopped(both):
         ("violation", "spend", "budget"),
         ("violation", "invoke", "state"),
     ]
-    assert kept[8]["amount_micro"] == 50_000_000
+    assert kept[9]["amount_micro"] == 50_000_000
     assert await told(both, agent_id=agent + 1) == []
     assert await told(both, to=kept[0]["at"]) == []
-    assert len(await told(both, **{"from": kept[9]["at"]})) == 5
+    assert len(await told(both, **{"from": kept[10]["at"]})) == 5
 
 
 async def test_an_audit_is_a_table_too_and_no_cell_of_it_is_a_formula(api):
