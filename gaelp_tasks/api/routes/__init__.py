@@ -25,7 +25,12 @@ from gaelp_tasks.api.watching import sockets
 
 __all__ = ["ROUTERS"]
 
+#: each request is compared with one after the other: what is asked most comes first
 ROUTERS: tuple[APIRouter, ...] = (
+    invocations.router,
+    agents.router,
+    measurements.router,
+    jobs.router,
     health.router,
     status.router,
     metrics.router,
@@ -35,14 +40,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     budgets.router,
     budgets.costs,
     tickets.router,
-    invocations.router,
     batches.router,
     schedules.router,
     nodes.router,
     sockets.router,
-    agents.router,
     deployments.router,
-    measurements.router,
-    jobs.router,
     audit.router,
 )
