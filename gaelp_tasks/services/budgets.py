@@ -11,6 +11,7 @@ from gaelp_tasks.db.budgets import Budgets, Holding
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.ledger import write_costs
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
+from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.ledger import NewBudget
 from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, Period, closing, units
@@ -73,10 +74,12 @@ async def _hold(
                 f"The budget of {row.owner_kind} {row.owner_id} has {units(max(row.available_micro, 0))} "
                 f"left, and this may cost up to {units(least_micro)}."
             )
+    reach("hold:begun")
     amount_micro = min([most_micro, *(row.available_micro for row in budgets)])
     if amount_micro < most_micro:
         await at.lower(made, amount_micro)
     await at.move([row.id for row in budgets], Move.HOLD, amount_micro, hold=made)
+    reach("hold:moved")
     return True, amount_micro
 
 
@@ -102,9 +105,13 @@ async def settle(
     paid, lines = closing(row.bound_micro, spent_micro, charges)
     budgets = [budget.id for budget in await at.budgets_of(row.id)]
     await at.move(budgets, Move.SETTLE, paid, hold=row.id)
+    reach("settle:paid")
     await at.move(budgets, Move.RELEASE, row.bound_micro - paid, hold=row.id)
+    reach("settle:released")
     await write_costs(session, row, lines, now=now or datetime.now(UTC))
+    reach("settle:billed")
     await at.end(row.id, HoldState.SETTLED, asked_micro=spent_micro, spent_micro=paid)
+    reach("settle:ended")
     return True
 
 
@@ -137,6 +144,7 @@ async def void(session: Session, key: str, *, tenant: str, now: datetime | None 
         return False
     budgets = [budget.id for budget in await at.budgets_of(row.id)]
     await at.move(budgets, Move.RELEASE, row.bound_micro, hold=row.id)
+    reach("void:released")
     await at.end(row.id, HoldState.VOIDED, asked_micro=None, spent_micro=0)
     return True
 

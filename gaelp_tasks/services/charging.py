@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from gaelp_tasks.models.invocation import Embedding, EmbeddingResult, Invocation, InvocationResult
 from gaelp_tasks.models.money import Charge, CostKind
-from gaelp_tasks.models.resources import Resources
 from gaelp_tasks.models.tariff import Tariff, priced, share_of
 from gaelp_tasks.models.usage import Usage
 
@@ -18,8 +17,6 @@ __all__ = [
     "bound_of",
     "clamped",
     "embedding_bound",
-    "job_bill",
-    "job_bound_micro",
     "tokens_within",
 ]
 
@@ -27,7 +24,6 @@ OWN_WORDS = 2048  #: tokens of an agent's own words, and of the template round o
 PER_MESSAGE = 16  #: the same for each message
 BYTES_PER_TOKEN = 4  #: of prompts whose tokens no node has told: it was cut before it could
 COLD_S = 0.5  #: a model that was waited for so long was not in memory
-MS = 1000
 
 
 class Bound(NamedTuple):
@@ -117,23 +113,3 @@ def bill(
     wasted = share_of(priced(wasted_tokens, price.completion_micro_per_million), tariff.wasted_percent)
     lines.append(Charge(CostKind.WASTED, max(wasted_tokens, 0), wasted))
     return tuple(line for line in lines if line.quantity)
-
-
-def job_bill(
-    tariff: Tariff, resources: Resources, seconds: float, *, preemptible: bool = False
-) -> tuple[Charge, ...]:
-    """The lines of a training job that had its resources for so long, over all of its runs."""
-    ms = max(0, round(seconds * MS))
-    cpu = -(-ms * resources.cpu_milli * tariff.cpu_second_micro // (MS * MS))
-    gpu_ms = ms * resources.gpus
-    gpu = -(-gpu_ms * tariff.gpu_second_micro // MS)
-    lines = [Charge(CostKind.TRAINING_TIME, ms, cpu), Charge(CostKind.GPU_TIME, gpu_ms, gpu)]
-    if preemptible:
-        off = (cpu + gpu) * tariff.preemptible_percent // 100
-        lines.append(Charge(CostKind.PREEMPTIBLE, ms, -off))
-    return tuple(line for line in lines if line.quantity)
-
-
-def job_bound_micro(tariff: Tariff, resources: Resources, most_s: float, *, preemptible: bool = False) -> int:
-    """The most that a job can cost that may have its resources for `most_s`."""
-    return sum(line.amount_micro for line in job_bill(tariff, resources, most_s, preemptible=preemptible))

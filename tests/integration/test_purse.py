@@ -1,14 +1,18 @@
 """Accepted invocations that somebody pays for: held at once, cut at their bound, settled once."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from gaelp_tasks.models import InvocationResult, Tier, Usage
 from gaelp_tasks.models.acceptance import End, Standing
 from gaelp_tasks.models.caller import Role
+from gaelp_tasks.models.resources import Resources
+from gaelp_tasks.services import quotas
 from gaelp_tasks.services.accepting import settle
+from gaelp_tasks.services.forsaken import Found, give_back
 
 pytestmark = [pytest.mark.redis]
 
@@ -112,3 +116,19 @@ async def test_an_agent_that_reaches_its_budget_stops(api):
 async def test_an_agent_of_another_tenant_pays_for_nobody(api):
     made = await api.as_(tenant="other").post("/api/v1/agents", json={"name": "a", "type": "research"})
     assert (await submit(api, agent_id=made.json()["id"])).status_code == 404
+
+
+async def test_what_is_held_for_work_that_is_gone_is_given_back(api):
+    at, now = api.state, timedelta(0)
+    await budget(api, "user", "user", 1_000_000)
+    await submit(api)
+    async with at.db.writing() as session:
+        await quotas.hold(session, "job:999", "ann", Resources(gpus=1), tenant="", settings=at.settings)
+        await quotas.hold(session, "other:1", "ann", Resources(gpus=1), tenant="", settings=at.settings)
+    assert await give_back(at.db) == Found(0, 0), "what is young is not looked at"
+    assert await give_back(at.db, old=now) == Found(0, 1), "there is no such job"
+    assert (await quotas.show(at.db, "", "ann", at.settings)).held.gpus == 1, "nobody knows whose"
+    async with at.db.writing() as session:
+        await session.execute(text("DELETE FROM accepted"))
+    assert await give_back(at.db, old=now) == Found(1, 0)
+    assert await standing(api, "user", "user") == (1_000_000, 0, 0)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gaelp_tasks.models import Embedding, EmbeddingResult, Invocation, InvocationResult, Tier, Timings, Usage
 from gaelp_tasks.models.invocation import StopReason
 from gaelp_tasks.models.money import (
+    MOST_MICRO,
     PATHS,
     UNITS,
     Account,
@@ -31,10 +32,10 @@ from gaelp_tasks.services.charging import (
     bound_of,
     clamped,
     embedding_bound,
-    job_bill,
-    job_bound_micro,
     tokens_within,
 )
+from gaelp_tasks.training.prices import bill as job_bill
+from gaelp_tasks.training.prices import bound_micro as job_bound_micro
 
 AMOUNTS = st.integers(0, 10**12)
 TOKENS = st.integers(0, 10**15)
@@ -240,14 +241,14 @@ def test_a_job_costs_more_the_longer_it_has_its_resources_and_never_less_than_no
         total(job_bill(tariff, resources, seconds, preemptible=preemptible)) for seconds in (short, long)
     )
     assert 0 <= first <= second + 1  # a discount is rounded down
-    assert second == job_bound_micro(tariff, resources, long, preemptible=preemptible)
-    assert second <= total(job_bill(tariff, resources, long))
+    assert min(second, MOST_MICRO) == job_bound_micro(tariff, resources, long, preemptible=preemptible)
+    assert second <= total(job_bill(tariff, resources, long, preemptible=False))
 
 
 def test_a_job_that_may_be_interrupted_is_cheaper():
     resources = Resources(cpu_milli=4000, gpus=2)
     lines = job_bill(Tariff(), resources, 100.0, preemptible=True)
-    assert lines == (
+    assert tuple(lines) == (
         Charge(CostKind.TRAINING_TIME, 100_000, 4000),
         Charge(CostKind.GPU_TIME, 200_000, 100_000),
         Charge(CostKind.PREEMPTIBLE, 100_000, -62_400),
