@@ -44,9 +44,6 @@ def api(
     if level is None:
         raise typer.BadParameter("--loglevel is debug, info, warning or error.")
     made = application(settings, listens=True)
-    logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s] %(message)s")
-    dress(settings)
-    BESIDE.append(told)
     try:
         listener = server.listen(*settings.api_listener)
     except OSError as error:
@@ -56,6 +53,9 @@ def api(
             err=True,
         )
         raise typer.Exit(1) from None
+    logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s] %(message)s")
+    dress(settings)
+    BESIDE.append(told)
     where = (
         f"The API is at http://{settings.api_address}, metrics at http://{settings.metrics_address}/metrics."
     )
