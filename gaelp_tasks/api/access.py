@@ -57,7 +57,7 @@ def policies(routes: Iterable[Any]) -> dict[tuple[str, str], Role | None]:
             continue
         roles = _roles(route.dependant) if isinstance(route, APIRoute) else []
         for method in sorted((route.methods or set()) - {"HEAD"}):
-            found[method, route.path] = max(roles, key=lambda role: role.rank, default=None)
+            found[method, route.path_format] = max(roles, key=lambda role: role.rank, default=None)
     return found
 
 
