@@ -40,11 +40,12 @@ class Deployments:
         await self._session.flush()
         return row
 
-    async def row(self, agent_id: int, deployment_id: int) -> DeploymentRow | None:
-        """The one of this id, to be changed: its agent is locked."""
+    async def row(self, agent_id: int, deployment_id: int, *, lock: bool = False) -> DeploymentRow | None:
+        """The one of this id; with `lock`, to be changed, after its agent was locked."""
         asked = self._mine().where(DeploymentRow.agent == agent_id, DeploymentRow.id == deployment_id)
-        fresh = asked.with_for_update().execution_options(populate_existing=True)
-        return (await self._session.scalars(fresh)).one_or_none()
+        if lock:
+            asked = asked.with_for_update().execution_options(populate_existing=True)
+        return (await self._session.scalars(asked)).one_or_none()
 
     async def listed(
         self, agent_id: int, *, status: DeploymentState | None = None, most: int, skip: int = 0

@@ -67,6 +67,15 @@ class DeploymentService:
             own = Deployments(session, agent.tenant)
             return await own.listed(agent_id, status=status, most=most, skip=skip)
 
+    async def show(self, agent_id: int, deployment_id: int) -> AgentDeployment:
+        """One deployment. Raises NotFound."""
+        async with self._at.db.reading() as session:
+            agent = await found(session, self._caller, agent_id)
+            row = await Deployments(session, agent.tenant).row(agent_id, deployment_id)
+            if row is None:
+                raise NotFound(f"Agent {agent_id} has no deployment {deployment_id}.")
+            return deployment_of(row)
+
     async def approve(self, agent_id: int, deployment_id: int) -> AgentDeployment:
         """Say that it may run. Raises NotAllowed, PolicyViolated, Conflict where somebody has said so."""
         async with trail(self._at.db) as session:
@@ -120,7 +129,7 @@ class DeploymentService:
     ) -> tuple[AgentRow, DeploymentRow, Asked]:
         """The agent and the deployment, locked, and the facts about both."""
         agent = await found(session, self._caller, agent_id, lock=True)
-        row = await Deployments(session, agent.tenant).row(agent_id, deployment_id)
+        row = await Deployments(session, agent.tenant).row(agent_id, deployment_id, lock=True)
         if row is None:
             raise NotFound(f"Agent {agent_id} has no deployment {deployment_id}.")
         version = await spec_of(session, agent, row.version)

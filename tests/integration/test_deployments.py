@@ -108,6 +108,8 @@ async def test_a_real_deployment_is_approved_started_bounded_and_stopped(both):
     assert (await people.ann.get(f"/api/v1/agents/{agent}")).json()["status"] == "paused"
     [deployment] = (await people.ann.get(f"/api/v1/agents/{agent}/deployments?status=stopped")).json()
     assert deployment["why"] == "its budget is spent"
+    assert (await people.ann.get(one)).json() == deployment
+    assert (await people.ann.get(f"{one}9")).status_code == 404
     with pytest.raises(Conflict, match="paused"):
         await call(at, agent)
 

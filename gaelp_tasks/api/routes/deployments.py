@@ -33,6 +33,12 @@ async def listed(
     return await service.listed(agent_id, status=status, most=page.limit, skip=page.skip)
 
 
+@router.get("/{deployment_id}")
+async def show(at: Here, caller: User, agent_id: AgentId, deployment_id: DeploymentId) -> AgentDeployment:
+    """One deployment."""
+    return await DeploymentService(at, caller).show(agent_id, deployment_id)
+
+
 @router.post("/{deployment_id}/approve")
 async def approve(at: Here, caller: User, agent_id: AgentId, deployment_id: DeploymentId) -> AgentDeployment:
     """Approve it: an operator does, who has made none of it; the audit hears of whoever tries."""
