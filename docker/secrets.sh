@@ -31,7 +31,7 @@ put() { printf '%s\n' "$2" >"$new/$1"; }
 
 # each user's patterns carry the namespace, but for Redis' own channel; passwords are there as digests only
 rules="s/\\([~&]\\)/\\1$namespace/g; s/&${namespace}__redis__/\\&__redis__/"
-for user in worker beat producer reader metrics; do
+for user in worker beat producer api reader metrics; do
   secret=$(password)
   put "${user}_broker_url" "redis://$user:$secret@redis:6379/0"
   rules="$rules; s/@$user@/$(digest "$secret")/"

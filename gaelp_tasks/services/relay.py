@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import unavailable
@@ -30,9 +30,11 @@ __all__ = ["PACES", "Paces", "Relay"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 AWAY = (BrokerUnavailable, DatabaseUnavailable, *unavailable)
 AT_ONCE = 100  #: rows taken together; of results in one look about 8 MiB
-HISTORY_AT_ONCE = 100
+AT_A_TIME = 25  #: ends in one transaction: each is paid for in it, and who submits waits for its end
 PRUNE_S = 600.0
 MOST_HEARD = 512
 
@@ -147,12 +149,11 @@ class Relay:
         return now.replace(microsecond=0) + timedelta(seconds=wait_s)  # many share one statement
 
     async def _settle(self, told: Sequence[End]) -> None:
-        if not told:
-            return
-        async with self._outbox.writing() as session:
-            await settle(self._outbox, session, told, self._now(), self._purse)
-            reach("relay:before the end")
-        reach("relay:settled")
+        for some in _pieces(told, AT_A_TIME):
+            async with self._outbox.writing() as session:
+                await settle(self._outbox, session, some, self._now(), self._purse)
+                reach("relay:before the end")
+            reach("relay:settled")
 
     # --- what is heard ---
 
@@ -248,5 +249,5 @@ def _id_in(fields: Sequence[str]) -> str:
         return ""
 
 
-def _pieces(names: Sequence[str], most: int) -> Iterable[Sequence[str]]:
-    return (names[at : at + most] for at in range(0, len(names), most))
+def _pieces(things: Sequence[T], most: int) -> Iterable[Sequence[T]]:
+    return (things[at : at + most] for at in range(0, len(things), most))

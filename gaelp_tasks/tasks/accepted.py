@@ -51,7 +51,7 @@ class Sent(NamedTuple):
 
 def check(app: GaelpApp, given: dict[str, Any]) -> Checked:
     """Whether `delay()` would take these arguments. Raises InvalidInvocation."""
-    accepted: Any = invoke_agent.accept((), given, None)
+    accepted: Any = app.tasks[invoke_agent.name].accept((), given, None)
     asked = json.dumps(accepted.wire(), separators=(",", ":"))
     most_bytes = app.settings.most_attachment_bytes
     if len(asked) > most_bytes:
@@ -68,6 +68,7 @@ def send(app: GaelpApp, rows: Sequence[Acceptance], *, again: bool = False) -> S
     `again`: they may have been there before. Raises BrokerUnavailable: any of them may be there.
     """
     refused = {}
+    task = app.tasks[invoke_agent.name]
     life = life_of(app)
     if again:
         _make_way(app, rows)
@@ -76,7 +77,7 @@ def send(app: GaelpApp, rows: Sequence[Acceptance], *, again: bool = False) -> S
             for row in rows:
                 headers = {"gaelp_published_at": row.created_at.timestamp()}
                 try:
-                    invoke_agent.apply_async(
+                    task.apply_async(
                         (), json.loads(row.asked), task_id=row.id, producer=producer, headers=headers
                     )
                 except InvalidInvocation as error:

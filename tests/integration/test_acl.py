@@ -1,8 +1,9 @@
 """The users that docs/redis.md describes, made by its very lines, can do what they are for and no more."""
 
+import asyncio
 import json
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,20 @@ from gaelp_beat.previous import Previous
 from gaelp_beat.sweeper import Sweeper
 from gaelp_tasks import attachments, dead_letters
 from gaelp_tasks.cli import answer
+from gaelp_tasks.cordons import Wish
+from gaelp_tasks.db.database import Database
+from gaelp_tasks.models.acceptance import Submission
 from gaelp_tasks.models.attachment import REFERENCE
+from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.models.schedule import Schedule
+from gaelp_tasks.services import nodes
+from gaelp_tasks.services.accepting import Accepting
+from gaelp_tasks.services.invocations import Invocations
+from gaelp_tasks.services.reading import read
+from gaelp_tasks.services.relay import Relay
 from gaelp_tasks.survey import Survey
+from gaelp_tasks.tasks import accepted
 from support.elsewhere import elsewhere
 from support.eventually import eventually
 from support.redis_server import RedisServer, redis_7_binary
@@ -29,18 +40,18 @@ PAGE = Path(__file__).parents[2] / "docs" / "redis.md"
 LINES = re.findall(r"^ACL SETUSER .*$", PAGE.read_text(), flags=re.MULTILINE)
 SHORT = {"num_predict": 5, "seed": 5}
 ENDLESS = {"num_predict": 1_000_000}
-USERS = ("worker", "beat", "producer", "reader", "metrics", "backup")
+USERS = ("worker", "beat", "producer", "api", "reader", "metrics", "backup")
 #: who may do what; every other user is refused. Ids are known to whoever asked, and cannot be looked up.
 MAY = {
     # queues
-    "LPUSH interactive m": "worker beat producer",
-    "LPUSH batch.llama3_1b m": "worker beat producer",
+    "LPUSH interactive m": "worker beat producer api",
+    "LPUSH batch.llama3_1b m": "worker beat producer api",
     "RPUSH background m": "worker beat",
-    "LPUSH system m": "worker beat",
+    "LPUSH system m": "worker beat api",
     "LPUSH celery m": "worker beat",
     "LPUSH somebody-elses m": "",
-    "LLEN interactive": "worker beat producer reader metrics",
-    "LRANGE batch.llama3_1b 0 -1": "worker beat reader metrics",
+    "LLEN interactive": "worker beat producer api reader metrics",
+    "LRANGE batch.llama3_1b 0 -1": "worker beat api reader metrics",
     "LINDEX interactive 0": "worker beat",
     "GETRANGE interactive 0 1": "worker beat",
     "RPOP interactive": "worker",
@@ -55,64 +66,76 @@ MAY = {
     "RENAME interactive gaelp:x": "worker",
     "SET interactive x": "worker",
     # what workers hold, what waits for its time, and dead letters
-    "HGETALL gaelp:unacked": "worker beat reader metrics",
-    "HVALS gaelp:unacked": "worker beat reader",
+    "HGETALL gaelp:unacked": "worker beat api reader metrics",
+    "HVALS gaelp:unacked": "worker beat api reader",
     "DEL gaelp:unacked": "worker beat",
     "HDEL gaelp:unacked x": "worker beat",
     "ZREM gaelp:leases x": "worker beat",
     "ZADD gaelp:leases 1 x": "worker beat",
-    "ZADD gaelp:parked XX 0 x": "worker beat producer",
+    "ZADD gaelp:parked XX 0 x": "worker beat producer api",
     "ZREM gaelp:parked x": "worker beat",
-    "ZRANGE gaelp:parked 0 -1": "worker beat reader",
-    "HGET gaelp:parked:messages x": "worker beat reader",
-    "HGETALL gaelp:dead:messages": "worker beat reader",
+    "ZRANGE gaelp:parked 0 -1": "worker beat api reader",
+    "HGET gaelp:parked:messages x": "worker beat api reader",
+    "HGETALL gaelp:dead:messages": "worker beat api reader",
     "DEL gaelp:dead": "worker beat",
     "LPOP gaelp:suspects": "worker beat",
-    "SADD gaelp:queues batch.m": "worker beat producer",
+    "SADD gaelp:queues batch.m": "worker beat producer api",
     "SREM gaelp:queues batch.m": "worker beat",
-    "SMEMBERS gaelp:queues": "worker beat reader metrics",
+    "SMEMBERS gaelp:queues": "worker beat api reader metrics",
     # one invocation
-    "GET celery-task-meta-x": "worker beat producer reader",
+    "GET celery-task-meta-x": "worker beat producer api reader",
     "SETEX celery-task-meta-x 9 {}": "worker beat",
-    "DEL celery-task-meta-x": "worker beat producer",
-    "XRANGE gaelp:stream:x - +": "worker beat producer reader metrics",
+    "DEL celery-task-meta-x": "worker beat producer api",
+    "XRANGE gaelp:stream:x - +": "worker beat producer api reader metrics",
     "XADD gaelp:stream:x * t word": "worker beat",
-    "DEL gaelp:stream:x": "worker beat producer",
-    "SET gaelp:attachment:x:y text": "worker beat producer",
+    "DEL gaelp:stream:x": "worker beat producer api",
+    "SET gaelp:attachment:x:y text": "worker beat producer api",
     "GET gaelp:attachment:x:y": "worker beat reader",
     "GETRANGE gaelp:attachment:x:y 0 9": "worker beat",
     "SET gaelp:attachment:x:y text GET": "worker beat",
     "DEL gaelp:attachment:x:y": "worker beat",
-    "SET gaelp:cancel:x user": "worker beat producer",
-    "SET gaelp:claims:x 9": "worker beat",
-    "GET gaelp:asked:x": "worker beat producer reader",
-    "XRANGE gaelp:history - +": "worker beat reader",
-    "XLEN gaelp:history": "worker beat reader metrics",
+    "SET gaelp:cancel:x user": "worker beat producer api",
+    "SET gaelp:claims:x 9": "worker beat api",
+    "GET gaelp:asked:x": "worker beat producer api reader",
+    "XRANGE gaelp:history - +": "worker beat api reader",
+    "XLEN gaelp:history": "worker beat api reader metrics",
     # who works
-    "SET gaelp:cordon:w hand-back": "worker beat",
+    "SET gaelp:cordon:w hand-back": "worker beat api",
     "SET gaelp:beat:leader me": "worker beat",
     "SET gaelp:node:w:url {}": "worker beat",
-    "GET gaelp:node:w:url": "worker beat reader metrics",
-    "PUBLISH gaelp:cancellations x": "worker beat producer",
+    "GET gaelp:node:w:url": "worker beat api reader metrics",
+    "PUBLISH gaelp:cancellations x": "worker beat producer api",
     "PUBLISH /0.celery.pidbox x": "worker beat reader",
-    "SUBSCRIBE celery-task-meta-x": "worker beat producer reader",
+    "SUBSCRIBE celery-task-meta-x": "worker beat producer api reader",
     "PSUBSCRIBE celery-task-meta-*": "worker beat reader",
     "PSUBSCRIBE /0.celeryev/*": "worker reader",
-    "PUBLISH /0.celeryev/task.sent x": "worker beat producer",
+    "PUBLISH /0.celeryev/task.sent x": "worker beat producer api",
     "PUBLISH /0.celeryev/worker.heartbeat x": "worker",
-    "SADD _kombu.binding.interactive x": "worker beat producer",
+    "SADD _kombu.binding.interactive x": "worker beat producer api",
     "DEL _kombu.binding.interactive": "worker beat",
     "DEL _kombu.binding.reply.celery.pidbox": "worker beat reader",
     # the server
-    "SCAN 0": "worker beat reader metrics",
-    "INFO": "worker beat reader backup",
+    "SCAN 0": "worker beat api reader metrics",
+    "INFO": "worker beat api reader backup",
     "EVAL return 0": "worker beat",
-    "EVALSHA x 0": "worker beat reader metrics",
-    "SCRIPT LOAD x": "worker beat reader metrics",
+    "EVALSHA x 0": "worker beat api reader metrics",
+    "SCRIPT LOAD x": "worker beat api reader metrics",
     "CLIENT LIST": "worker beat",
     "SYNC": "backup",
     "BGSAVE": "backup",
     "GET somebody:else": "",
+    # the API
+    "SET gaelp:accepted:life x NX": "worker beat api",
+    "DEL gaelp:asked:x": "worker beat api",
+    "XREAD COUNT 9 BLOCK 9 STREAMS gaelp:history 0": "worker api reader",
+    "HMGET gaelp:rate:u tokens": "worker beat api reader",
+    "HSET gaelp:rate:u tokens 9": "worker beat api",
+    "SET gaelp:ticket:x y": "worker beat api",
+    "GETDEL gaelp:ticket:x": "worker beat api",
+    "GET gaelp:ticket:x": "worker beat reader",
+    "PUBLISH gaelp:told:1 x": "worker api",
+    "SUBSCRIBE gaelp:told:1": "worker api",
+    "LPUSH training m": "worker beat api",
     **dict.fromkeys(
         (
             *("FLUSHALL", "FLUSHDB", "SCRIPT FLUSH", "KEYS *", "CONFIG GET *", "CONFIG SET a b", "ACL LIST"),
@@ -243,6 +266,33 @@ def test_the_command_line_goes_on_where_a_producer_may_not_look_for_workers(
     with server.client() as admin:
         assert [entry["object"] for entry in admin.acl_log()][:1] == ["scan"]
         admin.acl_log_reset()
+
+
+async def test_the_api_accepts_publishes_hears_of_the_end_and_looks_after_nodes(places, worker, api_sql):
+    app, db = places["api"].app, Database(api_sql)
+    accepting = Accepting(app, db, most_waiting=9)
+    works = [asyncio.ensure_future(work.run()) for work in (accepting, Relay(app, db, keep_s=9))]
+    mine = Invocations(app, db, "")
+    row = await accepting.submit(Submission(prompt="Hi", options=SHORT), Caller(name="anna"), key="k")
+    async with aclosing(read(app, lambda: mine.row(row.id), None)) as told:
+        assert [one.event async for one in told if one.event][-1] == "end"
+    while not (await mine.row(row.id)).is_over:
+        await asyncio.sleep(0.01)
+    lost = await accepting.submit(Submission(prompt="Hi", options=ENDLESS), Caller(name="anna"))
+    while (await mine.show(lost.id))["state"] != "running":
+        await asyncio.sleep(0.01)
+    await mine.cancel(lost.id)
+    while not (await mine.row(lost.id)).is_over:
+        await asyncio.sleep(0.01)
+    accepted.send(app, [row._replace(publications=1)], again=True)
+    assert accepted.missing(app, ["nobody"]) == {"nobody"}
+    assert [one["worker"] for one in nodes.announced(app)] == [worker.name]
+    assert nodes.wish(app, worker.name, Wish.CORDON)["state"] == "cordoned"
+    assert nodes.lift(app, worker.name)["state"] == "open"
+    for work in works:
+        work.cancel()
+    await asyncio.gather(*works, return_exceptions=True)
+    await db.close()
 
 
 def test_a_producer_revokes_by_our_app_without_calling_workers(places, worker, server, denied):

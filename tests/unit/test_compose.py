@@ -263,7 +263,7 @@ def test_each_program_has_the_redis_user_of_its_role():
         "producer": "producer",
     }
     users = {rule.split()[1] for rule in RULES}
-    assert users == {"default", "health", "worker", "beat", "producer", "reader", "metrics", "backup"}
+    assert users == {"default", "health", "worker", "beat", "producer", "api", "reader", "metrics", "backup"}
     assert RULES[0] == "user default off"
 
 

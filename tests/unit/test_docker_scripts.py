@@ -56,14 +56,14 @@ def test_the_folder_of_passwords_is_its_owners_alone_and_its_files_are_for_every
 def test_every_password_is_long_and_no_two_are_the_same(secrets):
     found = [word for file in secrets.iterdir() for word in re.findall(r"[0-9a-f]{48,64}", file.read_text())]
     passwords = {word for word in found if len(word) == 48}
-    assert len(passwords) == 10
+    assert len(passwords) == 11
     digests = {word for word in found if len(word) == 64}
-    assert len(digests) == 7
+    assert len(digests) == 8
     assert digests <= {hashlib.sha256(word.encode()).hexdigest() for word in passwords}
 
 
 def test_addresses_are_what_our_settings_take(secrets):
-    for name in ("worker", "beat", "producer", "reader", "metrics"):
+    for name in ("worker", "beat", "producer", "api", "reader", "metrics"):
         url = (secrets / f"{name}_broker_url").read_text().strip()
         check_redis(url)
         assert re.fullmatch(rf"redis://{name}:[0-9a-f]{{48}}@redis:6379/0", url)
