@@ -18,9 +18,11 @@ from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.job_rows import JobRow, job_of
 from gaelp_tasks.db.jobs import Jobs
 from gaelp_tasks.models.caller import Caller, Role
+from gaelp_tasks.models.resources import Resources
 from gaelp_tasks.models.training import ENDED, JobState, NewJob, TrainingJob
 from gaelp_tasks.services import jobs
 from gaelp_tasks.settings import Settings
+from gaelp_tasks.training.runner import Spec
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CALLER = Caller(name="ada", tenant="t", role=Role.USER)
@@ -124,6 +126,11 @@ class School:
         assert found is not None
         return found
 
+    async def by_id(self, job_id: int) -> TrainingJob:
+        found = await Jobs(self.db, None).find(job_id)
+        assert found is not None
+        return found
+
     async def all(self) -> list[TrainingJob]:
         async with self.db.reading() as session:
             return [job_of(row) for row in await session.scalars(select(JobRow).order_by(JobRow.id))]
@@ -153,3 +160,9 @@ class School:
         """Its process, as the kernel does where memory is short."""
         _, _, _, pid = next(note for note in reversed(self.notes()) if note[:2] == (job.id, "begin"))
         os.kill(pid, signal.SIGKILL)
+
+
+def plain_spec(command: tuple[str, ...]) -> Spec:
+    """A run of this command, without anything else."""
+    nothing: dict[str, str] = {}
+    return Spec(1, 1, 1, command, None, Path("/tmp"), None, nothing, nothing, Resources())  # noqa: S108

@@ -1,0 +1,102 @@
+"""Who gets a place of a worker for training jobs, and who makes way."""
+
+import asyncio
+
+import pytest
+
+from gaelp_tasks.models.resources import Resources
+from gaelp_tasks.training.places import NeverFits, NoRoom, Places, left
+
+CPU = Resources(cpu_milli=1000)
+BIG = Resources(cpu_milli=3000)
+TOTAL = Resources(cpu_milli=4000, memory_bytes=100)
+
+
+def never():
+    return asyncio.get_running_loop().create_future()
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_what_is_left_is_bounded_by_what_jobs_take_and_by_what_is_seen():
+    assert left(TOTAL, [CPU, CPU]) == Resources(cpu_milli=2000, memory_bytes=100)
+    assert left(TOTAL, [BIG, BIG]).cpu_milli == 0
+    seen = Resources(cpu_milli=2**40, memory_bytes=7)
+    assert left(TOTAL, [], seen) == Resources(cpu_milli=4000, memory_bytes=7)
+
+
+async def test_what_is_more_than_the_worker_has_is_refused_at_once():
+    with pytest.raises(NeverFits, match="more cpu, gpu than"):
+        async with Places(2, TOTAL).taken("a", Resources(cpu_milli=5000, gpus=1), 5, never()):
+            pass
+
+
+async def test_a_job_that_does_not_fit_now_waits_and_nothing_less_urgent_passes_it():
+    places, order = Places(4, TOTAL), []
+    over = {name: asyncio.Event() for name in "abc"}
+
+    async def run(name, needs, priority):
+        async with places.taken(name, needs, priority, never()):
+            order.append(name)
+            await over[name].wait()
+
+    first = asyncio.create_task(run("a", BIG, 5))
+    await until(lambda: order == ["a"])
+    assert places.open == 4
+    second = asyncio.create_task(run("b", BIG, 5))
+    await until(lambda: places.open == 0)
+    third = asyncio.create_task(run("c", CPU, 1))
+    await asyncio.sleep(0.3)
+    assert order == ["a"], "c would fit, and b comes before it"
+    assert set(places.ids) == {"a", "b", "c"}
+    over["a"].set()
+    await until(lambda: order == ["a", "b", "c"])
+    for event in over.values():
+        event.set()
+    await asyncio.gather(first, second, third)
+    assert places.ids == ()
+
+
+async def test_waiting_ends_when_it_is_stopped():
+    places = Places(1, TOTAL)
+    async with places.taken("a", CPU, 5, never()):
+        stopper = never()
+        asyncio.get_running_loop().call_later(0.05, stopper.set_result, None)
+        with pytest.raises(NoRoom, match="stopped"):
+            async with places.taken("b", CPU, 9, stopper):
+                pass
+        assert places.open == 1
+
+
+async def test_the_least_urgent_and_then_the_newest_preemptible_job_makes_way():
+    places = Places(3, TOTAL)
+    async with (
+        places.taken("a", CPU, 3, never()) as a,
+        places.taken("b", CPU, 2, never()) as b,
+        places.taken("c", CPU, 3, never()) as c,
+    ):
+        assert places.first_to_yield() is None
+        a.preemptible = c.preemptible = True
+        assert places.first_to_yield() is c, "newer than a, and b must not"
+        b.preemptible = True
+        assert places.first_to_yield() is b
+        assert not places.waits_above(2)
+    assert places.first_to_yield() is None
+
+
+async def test_nobody_makes_way_while_a_place_is_free():
+    places = Places(2, TOTAL)
+    async with places.taken("a", CPU, 3, never()) as one:
+        one.preemptible = True
+        assert places.first_to_yield() is None
+
+
+async def test_a_worker_without_what_jobs_need_claims_none_for_a_while():
+    places = Places(2, TOTAL)
+    places.close_for(60)
+    assert places.open == 0
+    assert Places().open == 0
