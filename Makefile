@@ -61,7 +61,7 @@ sollol: $(SOLLOL)/.installed ## install SOLLOL beside, run the router suite with
 
 lock: setup ## pin every dependency anew (ARGS=--upgrade takes newer versions)
 	@$(LOCK) $(ARGS) --extra dev pyproject.toml --output-file requirements/dev.txt
-	@$(LOCK) --constraints requirements/dev.txt --extra worker --extra postgres --extra otel pyproject.toml \
+	@$(LOCK) --constraints requirements/dev.txt --extra worker --extra postgres --extra otel --extra api pyproject.toml \
 		--output-file requirements/worker.txt
 	@$(LOCK) --constraints requirements/dev.txt pyproject.toml --output-file requirements/base.txt
 	@$(LOCK) --constraints requirements/dev.txt --extra sollol pyproject.toml requirements/sollol.in \

@@ -49,6 +49,9 @@ put postgres_password "$secret"
 put database_url "postgresql://gaelp:$secret@postgres:5432/gaelp"
 put flower_login "me:$(password)"
 put grafana_password "$(password)"
+# tokens of the API are signed by the first, secrets of agents sealed by the second: docs/cluster.md says how to change them
+put jwt_secret "$(password)"
+put secret_keys "$(head -c 32 /dev/urandom | base64 | tr -d '\n')"
 
 chmod 644 "$new"/*
 mv "$new" "$folder"

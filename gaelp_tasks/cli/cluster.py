@@ -11,6 +11,8 @@ from importlib.metadata import version
 from time import monotonic, sleep, time
 from typing import Any, NamedTuple
 
+import requests
+
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.cli import backlog, checks
 from gaelp_tasks.cli.database import database, history
@@ -21,7 +23,7 @@ from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.footprints import in_words
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.overview import live_nodes
-from gaelp_tasks.settings import masked
+from gaelp_tasks.settings import Settings, masked
 from gaelp_tasks.survey import Figures, Survey
 
 __all__ = ["cluster_checks"]
@@ -31,6 +33,7 @@ NEARLY_FULL, FULL = 0.75, 0.9  #: of the memory of Redis; the cache gives its pa
 APART_S = 2.0  #: clocks that differ by more are told
 SEEN_S = 3.0  #: a beat that has not ticked for longer is no more; as long as its lease
 PATIENCE_S = 2.0  #: for a worker to announce anew, beyond its poll
+API_S = 5.0  #: for the API to answer
 LOOK_S = 0.05  #: between two looks for that
 
 Place = tuple[str, str]  #: a worker and one of its nodes
@@ -67,6 +70,7 @@ def cluster_checks(app: GaelpApp, patience_s: float | None = None) -> Iterator[C
     yield from database(app.settings, checks.machines_of(nodes))
     yield from history(app)
     yield beat(app, figures, heard.redis_s)
+    yield api(app.settings)
     yield clocks(heard)
     if not nodes:
         advice = "Start one beside each Ollama server: `gaelp worker`."
@@ -173,6 +177,24 @@ def beat(app: GaelpApp, figures: Figures, now_s: float) -> Check:
         advice = "Start another one on another machine: `gaelp beat`."
         return Check("beat", "warn", f"{leads}, and none stands by", advice)
     return Check("beat", "ok", f"{leads}, none stands by")
+
+
+def api(settings: Settings) -> Check:
+    """Whether the API answers where GAELP_API_URL says; who has none has said nothing there."""
+    place, given = masked(settings.api_url), "api_url" in settings.model_fields_set
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            answer = session.get(f"{settings.api_url.rstrip('/')}/health", timeout=API_S)
+        except requests.RequestException:
+            if not given:
+                return Check("api", "ok", f"none answers at {place}, and GAELP_API_URL names no other")
+            advice = "Start `gaelp api`, or correct GAELP_API_URL."
+            return Check("api", "fail", f"none answers at {place}", advice)
+    if answer.ok:
+        return Check("api", "ok", f"answers at {place}, and SQL and Redis answer it")
+    finding = f"answers at {place} with status {answer.status_code}: it is unwell"
+    return Check("api", "fail", finding, "See what its log says: often SQL or Redis is away from it.")
 
 
 # --- nodes ------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Program(StrEnum):
     WORKER = "worker"
     BEAT = "beat"
     METRICS = "metrics"
+    API = "api"
 
 
 class Verdict(NamedTuple):
@@ -58,6 +59,7 @@ def health(
              answered and what it runs moves on
     beat     it ticks, whether it leads or stands by
     metrics  its page tells of the cluster, and is fresh
+    api      it answers, and SQL and Redis answer it
 
     Example: gaelp health worker
     """  # noqa: D301  \b keeps the lines for click
@@ -66,6 +68,8 @@ def health(
         verdict = of_worker(live_nodes(app), host, name, _own_page(app.settings))
     elif program is Program.BEAT:
         verdict = of_beat(_beats(), host)
+    elif program is Program.API:
+        verdict = of_api(_asked(*app.settings.api_listener, "/health"))
     else:
         verdict = of_page(page(*app.settings.metrics_listener))
     if as_json:
@@ -139,6 +143,18 @@ def of_page(page: str) -> Verdict:
     return Verdict(age_s <= LOOKED_S, f"The figures of `gaelp metrics` are {age_s:.1f} s old.")
 
 
+def of_api(answer: requests.Response | None) -> Verdict:
+    """An API is well while it answers, and what it needs answers it. None: it does not."""
+    if answer is None:
+        return Verdict(well=False, why="`gaelp api` does not answer.")
+    if answer.ok:
+        return Verdict(well=True, why="`gaelp api` answers, and SQL and Redis answer it.")
+    told = answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
+    silent = [name for name in ("database", "redis") if told.get(name) not in {None, "ok"}]
+    why = f"{' and '.join(silent)} do not answer it" if silent else f"with status {answer.status_code}"
+    return Verdict(well=False, why=f"`gaelp api` answers, but {why}.")
+
+
 def _beats() -> list[tuple[str, float]]:
     with worded(app.settings):
         clock: Any = app.redis.time()
@@ -153,13 +169,16 @@ def _own_page(settings: Settings) -> str | None:
 
 def page(host: str, port: int) -> str:
     """The metrics page at an address of this host; '' where it does not answer."""
+    answer = _asked(host, port, "/metrics")
+    return answer.text if answer is not None and answer.ok else ""
+
+
+def _asked(host: str, port: int, path: str) -> requests.Response | None:
+    """What a program of this host answers; None where it does not."""
     host = ANYWHERE.get(host, host)
     with requests.Session() as session:
         session.trust_env = False  # it is on this very host
         try:
-            answer = session.get(
-                f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics", timeout=PAGE_S
-            )
+            return session.get(f"http://{f'[{host}]' if ':' in host else host}:{port}{path}", timeout=PAGE_S)
         except requests.RequestException:
-            return ""
-    return answer.text if answer.ok else ""
+            return None

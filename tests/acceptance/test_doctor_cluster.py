@@ -5,9 +5,11 @@ import json
 import re
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 from time import time
 
 import pytest
@@ -17,7 +19,9 @@ from gaelp_tasks import app
 from gaelp_tasks.cli import backlog, cluster
 from gaelp_tasks.cli.app import cli
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.models.capacity import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.settings import Settings
 from support.beat import BeatProcess
 from support.claims import message
 from support.elsewhere import elsewhere
@@ -136,11 +140,39 @@ def test_a_cluster_in_good_order_has_nothing_to_mend(found, leads, admin):
         *("redis disk", "results", "namespace", "database", "beat", "clocks", "node addresses", "releases"),
         *("worker one@a on http://one", "worker two@a on http://two", "GAELP_NUM_CTX", "GAELP_NUM_PARALLEL"),
         *("queues", "wait interactive", "wait batch", "wait background", "parked", "suspects", "leases"),
-        "dead letters",
+        *("dead letters", "api"),
     }
     assert rows["queues"].finding == "1 wait where some node takes them"
     assert rows["leases"].finding.startswith("1 messages are held")
     assert rows["beat"].finding == "host:77 leads, 1 stand by"
+
+
+@contextmanager
+def health(status):
+    """Where an API answers its health with this."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_api_is_asked_where_its_address_is_given():
+    silent = f"http://127.0.0.1:{free_port()}"
+    assert said(cluster.api(Settings(api_url=silent))) == ("fail", f"none answers at {silent}")
+    with health(503) as place:
+        finding = f"answers at {place} with status 503: it is unwell"
+        assert said(cluster.api(Settings(api_url=place))) == ("fail", finding)
+    with health(200) as place:
+        assert said(cluster.api(Settings(api_url=place)))[0] == "ok"
 
 
 def test_redis_away_is_the_row_that_counts_and_sql_is_looked_at_all_the_same(sql):

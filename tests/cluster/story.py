@@ -20,7 +20,7 @@ from gaelp_tasks.models.invocation import Tier
 NODES = 3
 TOKENS = 150  #: of each answer: three seconds at the scripted server's pace
 #: containers of each service; one where nothing is said
-SEVERAL = {"sim": NODES, "worker": NODES, "beat": 2}
+SEVERAL = {"sim": NODES, "worker": NODES, "beat": 2, "api": 2}
 ONE = ("redis", "postgres", "metrics", "flower", "prometheus", "alertmanager", "receiver", "grafana")
 WANTED = SEVERAL | dict.fromkeys(ONE, 1)
 UP_S = 900.0  #: images are built, too
@@ -46,7 +46,7 @@ class Story:
         self._many = many
         self._say = say
         self._secrets = folder / "secrets"
-        self._ports = {"flower": free_port(), "grafana": free_port()}
+        self._ports = {"flower": free_port(), "grafana": free_port(), "api": free_port()}
         self._producer: subprocess.Popen[str] | None = None
         self.engine = Engine(
             f"gaelp-check-{os.getpid()}",
@@ -55,6 +55,7 @@ class Story:
                 "GAELP_NUM_PARALLEL": "2",
                 "GAELP_SECRETS": str(self._secrets),
                 "GAELP_FLOWER_PORT": str(self._ports["flower"]),
+                "GAELP_API_PORTS": f"{self._ports['api']}-{self._ports['api'] + 1}",
                 "GAELP_GRAFANA_PORT": str(self._ports["grafana"]),
             },
         )
@@ -182,7 +183,7 @@ class Story:
             *judge.figures(figures),
             *judge.seen(workers, NODES),
             *(["The receiver was not told of an alert."] if ALERT not in received else []),
-            *judge.targets(targets, {"gaelp": 1, "gaelp-worker": NODES}),
+            *judge.targets(targets, {"gaelp": 1, "gaelp-worker": NODES, "gaelp-api": 2}),
             *judge.boards(boards, sources, [json.loads(path.read_text())["uid"] for path in BOARDS]),
             *judge.doors(doors),
         ]

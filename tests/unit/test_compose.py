@@ -25,7 +25,7 @@ RULES = (ROOT / "docker/redis/users.acl").read_text().splitlines()
 DATABASE_PAGE = (ROOT / "docs/database.md").read_text()
 SECRET = re.compile(r"password|secret|token|login|key|url", re.IGNORECASE)
 #: where a page that prometheus.yaml names is served, by the variable that says so
-PORTS = {"metrics": "GAELP_METRICS_ADDRESS", "worker": "GAELP_METRICS_PORT"}
+PORTS = {"metrics": "GAELP_METRICS_ADDRESS", "worker": "GAELP_METRICS_PORT", "api": "GAELP_METRICS_ADDRESS"}
 
 
 def filled(text, **given):
@@ -105,10 +105,11 @@ def test_composes_own_reading_of_the_file_is_ours(profile):
 
 def test_the_cluster_has_its_services():
     assert set(SERVICES) == {
-        *("redis", "postgres", "ollama", "ollama-gpu", "sim", "worker", "beat", "metrics", "flower"),
+        *("redis", "postgres", "ollama", "ollama-gpu", "sim", "worker", "beat", "api"),
+        *("metrics", "flower"),
         *("prometheus", "alertmanager", "receiver", "grafana", "producer"),
     }
-    assert {"sim", "worker", "beat", "metrics", "flower", "receiver", "producer"} == OURS
+    assert {"sim", "worker", "beat", "api", "metrics", "flower", "receiver", "producer"} == OURS
 
 
 def test_each_profile_has_one_model_server_and_every_one_is_called_ollama():
@@ -195,9 +196,10 @@ def test_what_is_built_is_built_from_files_that_are_there(service):
         assert ":" in service["image"]
 
 
-def test_only_flower_and_grafana_are_published_and_on_loopback_only():
+def test_only_the_api_flower_and_grafana_are_published_and_on_loopback_only():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert {name: list(map(filled, ports)) for name, ports in published.items()} == {
+        "api": ["127.0.0.1:8000-8001:8000"],
         "flower": ["127.0.0.1:5555:5555"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
@@ -258,6 +260,7 @@ def test_each_program_has_the_redis_user_of_its_role():
     assert {name: user_of(name) for name in SERVICES if user_of(name)} == {
         "worker": "worker",
         "beat": "beat",
+        "api": "api",
         "metrics": "metrics",
         "flower": "reader",
         "producer": "producer",
@@ -284,7 +287,29 @@ def test_those_who_write_sql_and_no_others_have_its_password():
     assert {name for name in SERVICES if "gaelp_database_url" in asked_for(SERVICES[name])} == {
         "worker",
         "beat",
+        "api",
     }
+
+
+def test_the_api_alone_signs_and_unseals_and_reads_that_from_files():
+    for name in ("gaelp_jwt_secret", "gaelp_secret_keys"):
+        assert [service for service in SERVICES if name in asked_for(SERVICES[service])] == ["api"]
+
+
+def test_all_workers_share_the_folder_of_training_jobs():
+    [volume] = SERVICES["worker"]["volumes"]
+    name, path = volume.split(":")
+    assert name in COMPOSE["volumes"]
+    assert path in re.search(r"RUN install -d .*", DOCKERFILE)[0], "so that it is the user's own"
+    state = re.search(r"XDG_STATE_HOME=(\S+)", DOCKERFILE)[1]
+    assert path == f"{state}/gaelp/training"
+
+
+def test_two_replicas_of_the_api_run_and_leave_the_cluster_to_the_exporter():
+    assert SERVICES["api"]["deploy"]["replicas"] == 2
+    first, _, last = filled(SERVICES["api"]["ports"][0]).split(":")[1].partition("-")
+    assert int(last) - int(first) == 1, "a port for each"
+    assert SERVICES["api"]["environment"]["GAELP_API_TELLS_CLUSTER"] == "false"
 
 
 @pytest.mark.parametrize("flags", ["", "--control"])
@@ -331,7 +356,7 @@ def test_a_worker_is_told_what_was_said_and_the_limit_of_its_model_server(given,
 
 
 def test_a_program_is_asked_for_its_progress():
-    for name in ("worker", "beat", "metrics"):
+    for name in ("worker", "beat", "api", "metrics"):
         assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "gaelp", "health", name]
 
 

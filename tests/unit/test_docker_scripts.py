@@ -13,6 +13,7 @@ import pytest
 
 from gaelp_tasks.addresses import check as check_redis
 from gaelp_tasks.db.address import check as check_sql
+from gaelp_tasks.settings import Settings
 
 DOCKER = Path(__file__).parents[2] / "docker"
 
@@ -56,7 +57,7 @@ def test_the_folder_of_passwords_is_its_owners_alone_and_its_files_are_for_every
 def test_every_password_is_long_and_no_two_are_the_same(secrets):
     found = [word for file in secrets.iterdir() for word in re.findall(r"[0-9a-f]{48,64}", file.read_text())]
     passwords = {word for word in found if len(word) == 48}
-    assert len(passwords) == 11
+    assert len(passwords) == 12
     digests = {word for word in found if len(word) == 64}
     assert len(digests) == 8
     assert digests <= {hashlib.sha256(word.encode()).hexdigest() for word in passwords}
@@ -70,6 +71,14 @@ def test_addresses_are_what_our_settings_take(secrets):
     url = (secrets / "database_url").read_text().strip()
     check_sql(url)
     assert (secrets / "postgres_password").read_text().strip() in url
+
+
+def test_what_signs_and_seals_for_the_api_is_what_our_settings_take(secrets):
+    signs = (secrets / "jwt_secret").read_text().strip()
+    seals = (secrets / "secret_keys").read_text().strip()
+    taken = Settings(jwt_secret=signs, secret_keys=seals)
+    assert taken.jwt_secret.get_secret_value() == signs
+    assert [key.get_secret_value() for key in taken.secret_keys] == [seals]
 
 
 def test_what_is_there_is_kept(secrets):
