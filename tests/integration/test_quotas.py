@@ -11,6 +11,11 @@ from gaelp_tasks.settings import Settings
 SETTINGS = Settings()
 
 
+@pytest.fixture
+def db(kept_db):
+    return kept_db
+
+
 async def hold(db, key, resources, user="ann", tenant="t"):
     async with db.writing() as session:
         return await quotas.hold(session, key, user, resources, tenant=tenant, settings=SETTINGS)

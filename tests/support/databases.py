@@ -1,12 +1,15 @@
 """Databases for tests: a file of SQLite, and one in a real PostgreSQL where its programs are installed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import delete
 
+from gaelp_tasks.db.base import Base
 from gaelp_tasks.db.database import Database
 
 
@@ -33,4 +36,32 @@ async def db(sql_url: str) -> AsyncIterator[Database]:
     made = Database(sql_url)
     await made.migrate()
     yield made
+    await made.close()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def kept_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of one database with the newest tables, for many tests: to make one takes longer."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('kept')}/gaelp.db"
+    if request.param == "postgres":
+        url = str(request.getfixturevalue("postgres").new_database())
+
+    async def make() -> None:
+        made = Database(url)
+        await made.migrate()
+        await made.close()
+
+    asyncio.run(make())
+    return url
+
+
+@pytest_asyncio.fixture
+async def kept_db(kept_url: str) -> AsyncIterator[Database]:
+    """That database; what the test has left in the tables that it knows is taken out."""
+    made = Database(kept_url)
+    yield made
+    async with made.writing() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            if table.name != "identity":
+                await session.execute(delete(table))
     await made.close()
