@@ -83,7 +83,9 @@ def test_an_agent_is_registered_changed_deployed_and_removed(gaelp, api_server, 
     table = gaelp("audit", "export", "--agent", agent, "--format", "csv", role=Role.OPERATOR)
     assert [row["act"] for row in csv.DictReader(io.StringIO(table))] == acts
     assert "roll back" in gaelp("audit", "list", "--agent", agent, role=Role.OPERATOR)
-    assert gaelp("audit", "export", "--to", "2026-01-01T00:00:00Z", role=Role.OPERATOR) == ""
+    assert gaelp("audit", "export", "--to", "2026-01-01", role=Role.OPERATOR) == ""
+    assert gaelp("audit", "list", "--from", "2026-01-01T00:00:00+02:00", "--json", role=Role.OPERATOR) != "[]"
+    assert "is no moment" in words_of(gaelp("audit", "list", "--from", "yesterday", code=2))
     assert "needs the role operator" in gaelp("audit", "list", code=1)
 
 
