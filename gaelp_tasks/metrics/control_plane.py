@@ -26,7 +26,7 @@ class Plane(NamedTuple):
     agents: Mapping[str, int]  #: by state
     jobs: Mapping[str, int]  #: by state
     durations: Mapping[str, Durations]  #: by the state in which they ended
-    held: Mapping[tuple[int, str], float]  #: by agent and resource, what its jobs and deployments hold
+    held: Mapping[tuple[int, str], float]  #: by agent and resource, what its running jobs hold
     relay_waiting: int  #: accepted, and not published
     relay_oldest_s: float  #: 0 where none waits
 

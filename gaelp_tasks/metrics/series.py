@@ -70,7 +70,7 @@ CONTROL_PLANE = (
     Series("gaelp_agents", "gauge", ("status",), "Agents, by state."),
     Series("agent_jobs_total", "counter", ("status",), "Training jobs, by state."),
     Series("agent_job_duration_seconds", "histogram", ("status",), "How long training jobs took."),
-    Series("agent_resource_usage", "gauge", ("agent_id", "resource"), "What jobs and deployments hold."),
+    Series("agent_resource_usage", "gauge", ("agent_id", "resource"), "What running training jobs hold."),
     Series("gaelp_relay_waiting", "gauge", (), "Accepted submissions that are not published yet."),
     Series("gaelp_relay_oldest_seconds", "gauge", (), "How long the first of them has waited."),
 )
