@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
     text,
     update,
@@ -38,7 +39,7 @@ __all__ = ["ANY", "Accepted", "AcceptedRow", "Outbox", "Which"]
 
 NAME = 255  #: characters of a name
 AT_ONCE = 500  #: rows of one statement or transaction; databases bound what one may name
-IS_OPEN = text("standing IN ('accepted', 'published')")
+IS_OPEN = text("standing IN ('accepted', 'published')")  #: as STILL_OPEN
 
 
 class AcceptedRow(Base):
@@ -83,7 +84,8 @@ WHOLE = [ROWS.c[name] for name in FIELDS]
 BRIEF = [ROWS.c[name] for name in FIELDS if name not in {"asked", "result"}]  #: for lists
 ONE = select(*WHOLE).where(ROWS.c.id == bindparam("id"))
 ONE_OF = ONE.where(ROWS.c.tenant == bindparam("tenant"))
-STILL_OPEN = ROWS.c.standing.in_([standing.value for standing in OPEN])
+#: written out: for a parameter neither database would take the index of what is open
+STILL_OPEN = ROWS.c.standing.in_([literal_column(f"'{standing}'") for standing in sorted(OPEN)])
 
 
 class Which(NamedTuple):
@@ -243,7 +245,7 @@ class Outbox:
     async def in_redis(self, *, before: datetime, life: str) -> list[str]:
         """Those that were published before, or to a Redis of another life, and are not over."""
         old = (ROWS.c.published_at < before) | (ROWS.c.life != life)
-        asked = select(ROWS.c.id).where(ROWS.c.standing == Standing.PUBLISHED.value, old)
+        asked = select(ROWS.c.id).where(STILL_OPEN, ROWS.c.standing == Standing.PUBLISHED.value, old)
         async with self._db.reading() as session:
             return list(await session.scalars(asked))
 

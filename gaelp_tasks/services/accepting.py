@@ -138,7 +138,7 @@ class Accepting:
             model=checked.model,
             tier=checked.tier,
             priority=submission.priority,
-            digest=submission.digest(checked.digest),
+            digest=submission.digest(checked.digest) if checked.digest else "",
             asked=checked.asked,
             created_at=self._now(),
         )

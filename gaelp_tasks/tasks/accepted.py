@@ -39,7 +39,7 @@ class Checked(NamedTuple):
     tier: str
     model: str  #: '' where none is named
     asked: str  #: the arguments as JSON
-    digest: str
+    digest: str  #: '' where no idempotency key asks for it
 
 
 class Sent(NamedTuple):
@@ -59,7 +59,8 @@ def check(app: GaelpApp, given: dict[str, Any]) -> Checked:
             f"Prompt and options take {len(asked):,} bytes as JSON and the limit is {most_bytes:,} "
             "(four times GAELP_MAX_PROMPT_BYTES)."
         )
-    return Checked(accepted.tier.value, accepted.model or "", asked, digest_of(accepted))
+    digest = "" if accepted.idempotency_key is None else digest_of(accepted)
+    return Checked(accepted.tier.value, accepted.model or "", asked, digest)
 
 
 def send(app: GaelpApp, rows: Sequence[Acceptance], *, again: bool = False) -> Sent:

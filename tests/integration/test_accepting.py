@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.db.accepted import Accepted, Outbox, Which
@@ -307,3 +308,28 @@ async def test_a_list_tells_those_that_are_meant_and_old_ones_go(db):
     assert await mine.listed(Which(standing="done"), most=9, skip=1) == []
     assert await Outbox(db).prune(datetime.now(UTC)) == 1
     assert len(await mine.listed(most=9)) == 2
+
+
+async def test_what_is_open_is_found_by_its_own_index_however_many_are_kept(db):
+    outbox, now = Outbox(db), datetime.now(UTC)
+    asked = []
+
+    def note(_connection, _cursor, statement, parameters, _context, _many):
+        if statement.startswith("SELECT"):
+            asked.append((statement, parameters))
+
+    async with db.reading() as session:
+        engine = session.get_bind()
+        event.listen(engine, "before_cursor_execute", note)
+        await outbox.waiting(session)
+        await outbox.is_due(now)
+        await outbox.in_redis(before=now, life="x")
+        event.remove(engine, "before_cursor_execute", note)
+        connection = await session.connection()
+        is_postgres = engine.dialect.name == "postgresql"
+        if is_postgres:
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN " if is_postgres else "EXPLAIN QUERY PLAN "
+        plans = [str((await connection.exec_driver_sql(explain + sql, given)).all()) for sql, given in asked]
+    assert len(plans) == 3
+    assert all("ix_accepted_open" in plan for plan in plans), plans
