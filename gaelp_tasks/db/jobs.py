@@ -6,9 +6,10 @@ job since then has other ones.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, delete, func, select, text, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gaelp_tasks.db.database import Database
@@ -180,10 +181,21 @@ class AnyJobs:
         in_order = asked.order_by(JobRow.priority.desc(), JobRow.id)
         return list(await self._session.scalars(in_order.with_for_update(skip_locked=True)))
 
-    async def write(self, rows: Sequence[LogRow | CheckpointRow]) -> None:
-        """Lines of a log, and checkpoints; one that is there is replaced."""
-        for row in rows:
-            await self._session.merge(row) if isinstance(row, CheckpointRow) else self._session.add(row)
+    async def log(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add lines to logs."""
+        if rows:
+            await self._session.execute(insert(LogRow), rows)
+
+    async def keep(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Note checkpoints; one that is there is replaced."""
+        if not rows:
+            return
+        of = postgresql.insert if self._session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        new = of(CheckpointRow)
+        changed = {name: new.excluded[name] for name in ("size_bytes", "step", "run", "at")}
+        await self._session.execute(
+            new.on_conflict_do_update(index_elements=["job", "path"], set_=changed), list(rows)
+        )
 
     async def prune_log(self, job_id: int, below: int) -> None:
         """Throw away the lines below a number."""

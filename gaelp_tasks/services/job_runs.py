@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from gaelp_tasks.db.database import Database, Session
-from gaelp_tasks.db.job_rows import CheckpointRow, JobRow, LogRow, job_of
+from gaelp_tasks.db.job_rows import JobRow, job_of
 from gaelp_tasks.db.jobs import AnyJobs, Grip
 from gaelp_tasks.models.training import ENDED, Checkpoint, JobState, Stream, TrainingJob, Wish
 from gaelp_tasks.services import job_line
@@ -167,18 +167,18 @@ async def _write(session: Session, row: JobRow, report: Report, settings: Settin
     row.progress = row.progress if report.progress is None else report.progress
     row.step = row.step if report.step is None else report.step
     lines = [*report.lines, *(Line(Stream.SYSTEM, now, text) for text in report.notes)]
-    rows: list[LogRow | CheckpointRow] = []
-    for number, line in enumerate(lines, row.lines + 1):
-        rows.append(
-            LogRow(job=row.id, number=number, run=row.starts, stream=line.stream, at=line.at, text=line.text)
-        )
-    for one in report.checkpoints:
-        told = {"path": one.path, "size_bytes": one.size_bytes, "step": one.step, "at": one.at}
-        rows.append(CheckpointRow(job=row.id, run=row.starts, **told))
-        row.checkpoint, row.checkpoint_step, row.deaths = one.path, one.step, 0
-    await AnyJobs(session).write(rows)
+    at = AnyJobs(session)
+    await at.log(
+        [
+            {"job": row.id, "number": number, "run": row.starts, **line._asdict()}
+            for number, line in enumerate(lines, row.lines + 1)
+        ]
+    )
+    await at.keep([{"job": row.id, "run": row.starts, **one._asdict()} for one in report.checkpoints])
+    if report.checkpoints:
+        last = report.checkpoints[-1]
+        row.checkpoint, row.checkpoint_step, row.deaths = last.path, last.step, 0
     before, row.lines = row.lines, row.lines + len(lines)
     most = settings.training_log_lines
     if row.lines > most and before // PRUNE_EACH != row.lines // PRUNE_EACH:
-        await session.flush()
-        await AnyJobs(session).prune_log(row.id, row.lines - most + 1)
+        await at.prune_log(row.id, row.lines - most + 1)

@@ -127,7 +127,8 @@ async def test_64_jobs_with_10_killed_all_finish_in_the_order_of_their_priority(
         ]
         for job, pid in rng.sample(able, min(1, len(able))):
             kill_process(pid)
-            killed.add(job)
+            if stories(school)[1][job] == 0:  # else it was done just before
+                killed.add(job)
     workers[1].process.kill()
     workers.append(start_worker(name="three", **given))
     begins = await settled(school, submitted)
