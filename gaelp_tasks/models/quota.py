@@ -2,9 +2,10 @@
 
 from typing import Annotated, NamedTuple
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from gaelp_tasks.models.frozen import Frozen
+from gaelp_tasks.models.invocation import one_sentence
 from gaelp_tasks.models.resources import NAMES, Resources
 
 __all__ = ["FIELDS", "Limits", "NewLimits", "QuotaShown", "QuotaStanding", "Share"]
@@ -65,7 +66,10 @@ class QuotaStanding(NamedTuple):
 
 def _number(name: str, quantity: str | float) -> int:
     """Of what a quota calls so. Raises ValueError."""
-    return int(getattr(Resources.read({name: quantity}), NAMES[name]))
+    try:
+        return int(getattr(Resources.read({name: quantity}), NAMES[name]))
+    except ValidationError as error:
+        raise ValueError(one_sentence(error).removeprefix(f"{name}: ").rstrip(".")) from None
 
 
 class NewLimits(Frozen):

@@ -48,7 +48,9 @@ async def test_a_user_sees_its_own_quota_and_an_admin_sets_it(api):
         "runs": 3,
     }
     assert (await user.get("/api/v1/quotas")).json() == [changed.json()]
-    assert (await admin.put("/api/v1/quotas/user", json={"cpu": "much"})).status_code == 422
+    wrong = await admin.put("/api/v1/quotas/user", json={"cpu": "much"})
+    assert wrong.status_code == 422
+    assert wrong.json()["detail"][0]["msg"] == "Value error, no quantity: write one as 4, 500m, 8Gi or 1.5G"
     async with api.state.db.writing() as session:
         await quotas.hold(
             session, "job:1", "user", Resources(cpu_milli=400), tenant="", settings=api.settings

@@ -1,5 +1,6 @@
 """Accepted invocations that somebody pays for: held at once, cut at their bound, settled once."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ from gaelp_tasks.models.resources import Resources
 from gaelp_tasks.services import quotas
 from gaelp_tasks.services.accepting import settle
 from gaelp_tasks.services.forsaken import Found, give_back
+from support.scripted_server import Reply, Request, ScriptedServer
 
 pytestmark = [pytest.mark.redis]
 
@@ -132,3 +134,29 @@ async def test_what_is_held_for_work_that_is_gone_is_given_back(api):
         await session.execute(text("DELETE FROM accepted"))
     assert await give_back(at.db, old=now) == Found(1, 0)
     assert await standing(api, "user", "user") == (1_000_000, 0, 0)
+
+
+async def test_a_model_that_talks_without_end_is_cut_where_the_money_ends(start_worker, api):
+    async def endless(_: Request, reply: Reply) -> None:
+        reply.head()
+        while not reply.gone.is_set():
+            reply.token("word ")
+            await asyncio.sleep(0.001)
+
+    await budget(api, "user", "user", 2500)
+    async with ScriptedServer() as node:
+        node.on("/api/chat", endless)
+        await asyncio.to_thread(start_worker, GAELP_OLLAMA_NODES=node.url, GAELP_DEFAULT_MODEL="tiny")
+        user = api.as_()
+        name = (await submit(api)).json()["id"]
+        most = (await asked_of(api, name))["most_tokens"]
+        told = {}
+        while told.get("stop_reason") is None:
+            await asyncio.sleep(0.05)
+            told = (await user.get(f"/api/v1/invocations/{name}")).json()
+        assert (told["stop_reason"], told["result"]["text"]) == ("budget", "word " * most)
+        while (await standing(api, "user", "user"))[1]:
+            await asyncio.sleep(0.05)
+        available, _, spent = await standing(api, "user", "user")
+        assert available + spent == 2500
+        assert spent > most * 0.8
