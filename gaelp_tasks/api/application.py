@@ -29,6 +29,7 @@ from gaelp_tasks.services.accepting import Accepting
 from gaelp_tasks.services.identity import Identity
 from gaelp_tasks.services.purse import Purse
 from gaelp_tasks.services.rates import Failures, Rates
+from gaelp_tasks.services.status import Glance
 from gaelp_tasks.services.tokens import Tokens
 from gaelp_tasks.settings import Settings
 
@@ -65,6 +66,7 @@ def application(settings: Settings, app: GaelpApp = own_app, *, listens: bool = 
                 app=app,
                 redis=redis,
                 identity=Identity(settings, db),
+                glance=Glance(app, db, redis),
                 rates=Rates(redis, app.keys, settings.api_rate_per_s, settings.api_burst),
                 failures=Failures(settings.api_failures_per_minute),
                 purse=purse,

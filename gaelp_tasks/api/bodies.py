@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gaelp_tasks.api import state
 
-__all__ = ["Bodies"]
+__all__ = ["Bodies", "BodyRefused"]
 
 JSON = (b"content-type", b"application/json")
 BATCH = ("POST", "/api/v1/batches")  #: streamed to a file on disk, so it may be longer

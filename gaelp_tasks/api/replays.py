@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gaelp_tasks.api import state
+from gaelp_tasks.api.bodies import BodyRefused
 from gaelp_tasks.api.refusals import OWN_FAULT, answer
 from gaelp_tasks.api.requests import CALLER
 from gaelp_tasks.api.state import State
@@ -24,6 +25,7 @@ HEADER = b"idempotency-key"
 OWN_WAY = frozenset({"/api/v1/invocations", "/api/v1/batches"})  #: one keeps keys itself, one streams bodies
 MOST_BYTES = 1024**2  #: of an answer that is kept; a longer one is given once
 NOTHING_DONE = frozenset({400, 401, 402, 403, 404, 405, 408, 409, 413, 422, 429, 503})  #: may be tried again
+OWN = frozenset({"/api/v1/invocations"})  #: keeps its keys itself, with what it accepts
 FORGET_S = 600.0  #: between two looks for old keys
 KEPT = frozenset({b"content-type", b"location", b"etag"})  #: headers of an answer
 OTHER = "This Idempotency-Key stands for another request: take a new key for this one."
@@ -51,10 +53,11 @@ class Replays:
                 raise InvalidInvocation(
                     f"Idempotency-Key: take 1 to {LONGEST_KEY} printable ASCII characters."
                 )
-            body = await _whole(receive)
+            at = state.of(scope["app"])
+            body = await _whole(receive, int(at.settings.api_max_body_bytes))
             if body is None:
                 return  # whoever asked has gone
-            kept = IdempotentRequests(state.of(scope["app"]).db, scope[CALLER])
+            kept = IdempotentRequests(at.db, scope[CALLER])
             digest = _digest(scope, body)
             before = await kept.begin(key, digest, datetime.now(UTC))
         except GaelpError as error:
@@ -147,7 +150,7 @@ class _Once:
 
 
 def _key(scope: Scope) -> str | None:
-    if scope["type"] != "http" or scope["method"] != "POST" or CALLER not in scope:
+    if scope["type"] != "http" or scope["method"] != "POST" or CALLER not in scope or scope["path"] in OWN:
         return None
     if scope["path"] in OWN_WAY:
         return None
@@ -155,13 +158,16 @@ def _key(scope: Scope) -> str | None:
     return None if found is None else found.decode("latin-1")
 
 
-async def _whole(receive: Receive) -> bytes | None:
+async def _whole(receive: Receive, most_bytes: int) -> bytes | None:
+    """None where whoever sends it has gone. Raises BodyRefused for a file that is too long to be compared."""
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         body += message.get("body", b"")
+        if len(body) > most_bytes:
+            raise BodyRefused(413, f"With an Idempotency-Key a body has at most {most_bytes:,} bytes.")
         if not message.get("more_body", False):
             return bytes(body)
 

@@ -16,6 +16,7 @@ from gaelp_tasks.services.accepting import Accepting
 from gaelp_tasks.services.identity import Identity
 from gaelp_tasks.services.purse import Purse
 from gaelp_tasks.services.rates import Failures, Rates
+from gaelp_tasks.services.status import Glance
 from gaelp_tasks.settings import Settings
 
 __all__ = ["State", "here", "of"]
@@ -30,6 +31,7 @@ class State:
     app: GaelpApp
     redis: AsyncRedis
     identity: Identity
+    glance: Glance
     rates: Rates
     failures: Failures
     watchers: Watchers

@@ -6,7 +6,6 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from gaelp_tasks.api.state import State, here
-from gaelp_tasks.services.status import health_of
 
 __all__ = ["router"]
 
@@ -16,6 +15,6 @@ router = APIRouter(tags=["status"])
 @router.get("/health", responses={503: {"description": "SQL or Redis does not answer"}})
 async def health(at: Annotated[State, here]) -> Any:
     """Whether SQL and Redis answer, each with what is wrong; 503 where one does not."""
-    found = await health_of(at.db, at.redis)
+    found = await at.glance.health()
     well = all(told == "ok" for told in found.values())
     return JSONResponse({"status": "ok" if well else "failed", **found}, 200 if well else 503)
