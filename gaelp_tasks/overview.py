@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from time import time
 from typing import Any, NamedTuple
 
@@ -14,7 +14,21 @@ from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.models.invocation import Tier
-from gaelp_tasks.queues import INBOXES, arguments, lists, model_of, route, tier_of
+from gaelp_tasks.queued import (
+    WHOLE,
+    Place,
+    Seen,
+    depths_of,
+    find_queued,
+    held,
+    id_of,
+    look,
+    queued,
+    queues_of,
+    read,
+    whereabouts,
+)
+from gaelp_tasks.queues import INBOXES, tier_of
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.streams import End, Event, Start, parse
 from gaelp_tasks.waiting import (
@@ -34,6 +48,7 @@ __all__ = [
     "Description",
     "Place",
     "Runner",
+    "View",
     "busy_slots",
     "describe",
     "find_queued",
@@ -41,26 +56,17 @@ __all__ = [
     "of_tiers",
     "queues_of",
     "runners",
+    "view",
     "waiting_in",
     "whole_id",
 ]
 
-PAGE = 1000
-LOOK_AT_MOST = 20_000  #: messages looked at for one id; a longer queue answers "queued, far back"
-WHOLE = 36  #: characters of the ids that Celery makes
 FEWEST = 6  #: characters that stand for a whole id
 MOST_NAMED = 5  #: ids
 
 
 class AmbiguousId(GaelpError):
     """The beginning of an id that several invocations share."""
-
-
-class Place(NamedTuple):
-    """Where a queued invocation stands."""
-
-    queue: str
-    position: int  #: 1 is next
 
 
 class Runner(NamedTuple):
@@ -92,6 +98,13 @@ class Description(NamedTuple):
     expected: Expected | None = None  #: when it starts; None where it is not queued
 
 
+class View(NamedTuple):
+    """All that waits and runs at one moment, for who is asked about many."""
+
+    seen: Seen
+    nodes: list[NodeSnapshot]
+
+
 class Told(NamedTuple):
     """What was found out of one invocation, to say what it waits for."""
 
@@ -114,6 +127,11 @@ def live_nodes(app: GaelpApp) -> list[NodeSnapshot]:
             except ValidationError:
                 continue  # expired between the two commands, or written by another release
     return sorted(nodes, key=lambda node: (node.worker, node.url))
+
+
+def view(app: GaelpApp) -> View:
+    """Look at everything. Raises BrokerUnavailable."""
+    return View(look(app), live_nodes(app))
 
 
 def runners(app: GaelpApp, nodes: Iterable[NodeSnapshot]) -> list[Runner]:
@@ -157,16 +175,6 @@ def _starts(app: GaelpApp, ids: list[str]) -> list[dict[str, Any]]:
     return [event.facts if isinstance(event, Start) else {} for event in events]
 
 
-def queues_of(app: GaelpApp, tier: str) -> list[str]:
-    """The queues of a tier: its inbox, and those of models that may hold something."""
-    known: Any = app.redis.smembers(app.keys.queues)
-    of_it = {name for name in known if tier_of(name) == tier} | {
-        route(Tier(tier)),
-        route(Tier(tier), embeds=True),
-    }
-    return [tier, *sorted(of_it)]
-
-
 def of_tiers(waiting: Mapping[str, int]) -> dict[str, int]:
     """The depths of queues summed up by tier, highest tier first."""
     return {tier: sum(depth for name, depth in waiting.items() if tier_of(name) == tier) for tier in INBOXES}
@@ -179,65 +187,7 @@ def waiting_in(app: GaelpApp) -> dict[str, int]:
     """
     with worded(app.settings):
         queues = [queue for tier in INBOXES for queue in queues_of(app, tier)]
-        return dict(zip(queues, _depths(app, queues), strict=True))
-
-
-def _depths(app: GaelpApp, queues: Sequence[str]) -> list[int]:
-    with app.redis.pipeline(transaction=False) as pipe:
-        for name in (one for queue in queues for one in lists(queue)):
-            pipe.llen(app.keys.queue(name))
-        lengths = iter(pipe.execute())
-    return [sum(next(lengths) for _ in lists(queue)) for queue in queues]
-
-
-def find_queued(app: GaelpApp, invocation_id: str) -> Place | None:
-    """The queue and position of an invocation, None where no queue holds it. Raises BrokerUnavailable."""
-    found = _find(app, invocation_id)
-    return None if found is None else Place(found.queue, found.position)
-
-
-def _find(app: GaelpApp, invocation_id: str) -> Waiting | None:
-    """The same, with what is taken before it."""
-    with worded(app.settings):
-        for told, place in _queued(app):
-            if _id_of(told) == invocation_id:
-                model = arguments(told).get("model")
-                return Waiting(
-                    queue=place.queue,
-                    position=place.position,
-                    higher=sum(_depths(app, _higher(place.queue))),
-                    model=model if isinstance(model, str) else "",
-                    embeds=told["headers"].get("task") == "gaelp.embed",
-                )
-    return None
-
-
-def _higher(queue: str) -> list[str]:
-    """The queues of the same model in higher tiers."""
-    tier, model = tier_of(queue), model_of(queue)
-    above = list(Tier)[: tier.rank] if tier is not None and model else []
-    return [f"{one}.{model}" for one in above]
-
-
-def _queued(app: GaelpApp) -> Iterator[tuple[Any, Place]]:
-    """What is in the queues with its place, the next first; None for junk."""
-    for queue in (name for tier in INBOXES for name in queues_of(app, tier)):
-        ahead = 0
-        for name in lists(queue):
-            key = app.keys.queue(name)
-            for page in range(0, LOOK_AT_MOST, PAGE):
-                messages: Any = app.redis.lrange(key, -page - PAGE, -page - 1)
-                for number, message in enumerate(reversed(messages), start=1):
-                    yield _read(message), Place(queue, ahead + number)
-                ahead += len(messages)
-                if len(messages) < PAGE:
-                    break
-
-
-def _held(app: GaelpApp) -> set[str]:
-    """The ids of what workers have claimed and not settled yet."""
-    records: Any = app.redis.hvals(app.keys.unacked)
-    return {json.loads(record.partition("\n")[0])["id"] for record in records}
+        return dict(zip(queues, depths_of(app, queues), strict=True))
 
 
 def whole_id(app: GaelpApp, given: str) -> str:
@@ -254,8 +204,8 @@ def whole_id(app: GaelpApp, given: str) -> str:
         keys: Any = app.redis.scan_iter(match=f"{stem}{escaped}*", count=1000)
         known: set[str] = {key.removeprefix(stem) for key in keys}
         parked: Any = app.redis.zscan_iter(app.keys.parked, match=f"{escaped}*", count=1000)
-        known |= {name for told, _ in _queued(app) if (name := _id_of(told))}
-        known |= _held(app) | {name for name, _ in parked}
+        known |= {name for message, _ in queued(app) if (name := id_of(read(message)))}
+        known |= held(app) | {name for name, _ in parked}
     known |= {name for node in live_nodes(app) for name in (*node.running, *node.unplaced)}
     found = sorted(name for name in known if name.startswith(given))
     if given in found or not found:
@@ -266,47 +216,39 @@ def whole_id(app: GaelpApp, given: str) -> str:
     return found[0]
 
 
-def _read(message: str) -> Any:
-    try:
-        return json.loads(message)
-    except ValueError:
-        return None  # junk in the queue; the worker deals with it
+def describe(app: GaelpApp, invocation_id: str, lately: View | None = None) -> Description:
+    """Everything known about one invocation. Raises BrokerUnavailable.
 
-
-def _id_of(told: Any) -> str | None:
-    try:
-        return str(told["headers"]["id"])
-    except (LookupError, TypeError):
-        return None
-
-
-def describe(app: GaelpApp, invocation_id: str) -> Description:
-    """Everything known about one invocation. Raises BrokerUnavailable."""
+    With `lately` what others do is as it was then, and so is its place, if its sender writes ids as we do.
+    """
     handle = InvocationHandle(invocation_id, app=app, backend=app.backend)
     with worded(app.settings):
-        entries: Any = app.redis.xrange(app.keys.stream(invocation_id), count=1)
-        last: Any = app.redis.xrevrange(app.keys.stream(invocation_id), count=1)
+        with app.redis.pipeline(transaction=False) as pipe:
+            pipe.xrevrange(app.keys.stream(invocation_id), count=1)
+            pipe.exists(app.keys.cancel(invocation_id))
+            pipe.zscore(app.keys.parked, invocation_id)
+            last, cancelled, due_ms = pipe.execute()
         newest = parse(*last[0]) if last else None
+        entries: Any = []
         if newest is not None:
             entries = app.redis.xrange(app.keys.stream(invocation_id), f"{newest.claim}-0", count=1)
-        cancelled = bool(app.redis.exists(app.keys.cancel(invocation_id)))
-        due_ms: Any = app.redis.zscore(app.keys.parked, invocation_id)
         parked: Any = None if due_ms is None else app.redis.hget(app.keys.parked_messages, invocation_id)
         meta = handle.backend.get_task_meta(invocation_id)
     status, result = meta["status"], meta.get("result")
-    waits = None if status in {"SUCCESS", "FAILURE", "REVOKED"} else _find(app, invocation_id)
-    with worded(app.settings):
-        held = invocation_id in _held(app)
+    is_over = status in {"SUCCESS", "FAILURE", "REVOKED"}
+    waits, is_held = whereabouts(app, invocation_id, lately and lately.seen, is_over=is_over)
     start: Event | None = parse(*entries[0]) if entries else None
     facts = start.facts if isinstance(start, Start) else {}
     mapping = result if isinstance(result, dict) and status == "SUCCESS" else None
     state = state_of(status, stop_reason=(mapping or {}).get("stop_reason"), in_queue=waits is not None)
-    if state is State.UNKNOWN and (held or due_ms is not None):
-        state = State.RUNNING if held else State.WAITING
-    nodes = live_nodes(app) if state in {State.QUEUED, State.RUNNING} else []
+    if state is State.UNKNOWN and (is_held or due_ms is not None):
+        state = State.RUNNING if is_held else State.WAITING
+    nodes: list[NodeSnapshot] = []
+    if state in {State.QUEUED, State.RUNNING}:
+        nodes = lately.nodes if lately else live_nodes(app)
     if waits and state is State.QUEUED:
         waits = waits._replace(lower=_giving_way(app, waits, nodes))
-    told = Told(facts, waits, nodes, cancelled, due_ms, _reason(parked, status, result))
+    told = Told(facts, waits, nodes, bool(cancelled), due_ms, _reason(parked, status, result))
     return Description(
         id=invocation_id,
         state=state,

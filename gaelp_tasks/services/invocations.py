@@ -4,7 +4,9 @@ import asyncio
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.db.accepted import ANY, Accepted, Which
@@ -12,16 +14,36 @@ from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import BrokerUnavailable, NotFound
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models.acceptance import Acceptance
-from gaelp_tasks.overview import Description, describe
+from gaelp_tasks.overview import Description, View, describe, view
 from gaelp_tasks.tasks.accepted import states_of, stop
 
 __all__ = ["Invocations"]
 
-AT_A_TIME = 4  #: searches through the queues in one process
+LOOK_EVERY_S = 0.2  #: at the queues, for all who ask in between
+PAUSE = 10  #: times as long as a look took, at least, until the next
 ENDED = frozenset({State.DONE, State.CUT, State.FAILED})
 AWAY = "Redis does not answer; it goes on once that is back."
 
-_searches: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+_looks: WeakKeyDictionary[asyncio.AbstractEventLoop, "_Looks"] = WeakKeyDictionary()
+
+
+class _Looks:
+    """At the queues of this process' Redis: they may be long, and many may ask where they stand."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Lock()
+        self._last: View | None = None
+        self._until_s = 0.0
+
+    async def lately(self, app: GaelpApp) -> View:
+        """What the last look has found. Raises BrokerUnavailable."""
+        async with self._one:
+            begun = monotonic()
+            if self._last is None or begun >= self._until_s:
+                self._last = await asyncio.to_thread(view, app)
+                took_s = monotonic() - begun
+                self._until_s = monotonic() + max(LOOK_EVERY_S, PAUSE * took_s)
+            return self._last
 
 
 class Invocations:
@@ -44,10 +66,9 @@ class Invocations:
         facts = facts_of(row)
         if row.is_over:
             return facts
-        slots = _searches.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_A_TIME))
+        looks = _looks.setdefault(asyncio.get_running_loop(), _Looks())
         try:
-            async with slots:
-                seen = await asyncio.to_thread(describe, self._app, row.id)
+            seen = await asyncio.to_thread(describe, self._app, row.id, await looks.lately(self._app))
         except BrokerUnavailable:
             return facts | {"why": AWAY}
         return facts | _seen(seen)

@@ -7,7 +7,7 @@ from time import time
 import pytest
 from celery.backends.cache import CacheBackend
 
-from gaelp_tasks import overview
+from gaelp_tasks import queued
 from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.errors import BrokerUnavailable, NodeFailed
 from gaelp_tasks.lifecycle import State
@@ -155,7 +155,7 @@ def test_a_position_counts_the_sub_keys_before_it(broker):
 
 
 def test_a_position_counts_over_pages(broker, monkeypatch):
-    monkeypatch.setattr(overview, "PAGE", 3)
+    monkeypatch.setattr(queued, "PAGE", 3)
     queue(broker, "background", *map(str, range(10)))
     assert [find_queued(app, str(number)).position for number in range(10)] == list(range(1, 11))
 
