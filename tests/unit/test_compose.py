@@ -291,9 +291,12 @@ def test_those_who_write_sql_and_no_others_have_its_password():
     }
 
 
-def test_the_api_alone_signs_and_unseals_and_reads_that_from_files():
-    for name in ("gaelp_jwt_secret", "gaelp_secret_keys"):
-        assert [service for service in SERVICES if name in asked_for(SERVICES[service])] == ["api"]
+def test_the_api_alone_signs_and_only_workers_unseal_beside_it():
+    def readers(name):
+        return {service for service in SERVICES if name in asked_for(SERVICES[service])}
+
+    assert readers("gaelp_jwt_secret") == {"api"}
+    assert readers("gaelp_secret_keys") == {"api", "worker"}  # training jobs get their agents' secrets
 
 
 def test_all_workers_share_the_folder_of_training_jobs():
