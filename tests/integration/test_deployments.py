@@ -137,6 +137,24 @@ async def test_a_real_deployment_is_approved_started_bounded_and_stopped(both):
     assert len(await told(both, **{"from": kept[10]["at"]})) == 5
 
 
+async def test_what_many_ask_at_once_happens_once(both):
+    people = People(both)
+    agent = await people.register()
+    one = f"/api/v1/agents/{agent}"
+    answers = await asyncio.gather(*(people.ann.patch(one, json={"description": str(n)}) for n in range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert sorted(answer.json()["version"] for answer in answers) == list(range(2, 10))
+    await people.ann.post(f"{one}/deployments")
+    answers = await asyncio.gather(*(people.op.post(f"{one}/deployments/1/approve") for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 7
+    answers = await asyncio.gather(*(people.ann.post(f"{one}/deployments/1/start") for _ in range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert (await quotas.show(both.state.db, "", "ann", both.settings)).held.gpus == 1
+    ends = await asyncio.gather(*(spent(both.state, "", agent, "Spent.") for _ in range(8)))
+    assert sum(ends) == 1
+    assert (await quotas.show(both.state.db, "", "ann", both.settings)).held.gpus == 0
+
+
 async def test_an_audit_is_a_table_too_and_no_cell_of_it_is_a_formula(api):
     people = People(api)
     await people.register()
