@@ -19,7 +19,7 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/api/v1/batches", tags=["batches"])
 
-LINES = {"requestBody": {"required": True, "content": {"application/jsonl": {"schema": {"type": "string"}}}}}
+LINES = {"requestBody": {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 At = Annotated[State, here]
 User = Annotated[Caller, needs(Role.USER)]
