@@ -139,7 +139,7 @@ class AnyJobs:
         )
         return (await self._session.scalars(asked.with_for_update())).one_or_none()
 
-    async def unadmitted(self, tenant: str, owner: str, most: int) -> list[JobRow]:
+    async def unadmitted(self, tenant: str, owner: str, *, skip: int, most: int) -> list[JobRow]:
         """An owner's jobs that wait for its quota, the most urgent first."""
         asked = (
             select(JobRow)
@@ -150,6 +150,7 @@ class AnyJobs:
                 JobRow.admitted_at.is_(None),
             )
             .order_by(JobRow.priority.desc(), JobRow.id)
+            .offset(skip)
             .limit(most)
         )
         # one that somebody changes right now is passed over: who does lets in what fits afterwards

@@ -42,6 +42,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 100  #: jobs in one transaction
+FEW = 5  #: that are looked at to be admitted; mostly the first of them does not fit
 EVERY_S = 5.0  #: from one upkeep to the next, of each `gaelp api`
 UNSEEN_S = 10.0  #: a message that was not published or a run that told nothing for so long is looked for
 
@@ -82,19 +83,23 @@ async def admit(session: Session, tenant: str, owner: str, settings: Settings, n
     """Let in what fits into the owner's quota now, the most urgent first; what does not fit is not passed."""
     await session.flush()
     await QuotaHolding(session, tenant).quota(owner)
-    calls = []
-    for row in await AnyJobs(session).unadmitted(tenant, owner, AT_ONCE):
-        try:
-            await quotas.hold(
-                session, key_of(row), owner, row.resources, tenant=tenant, settings=settings, now=now
-            )
-        except QuotaExceeded as error:
-            row.reason = str(error)
-            if error.never:
-                continue
-            break
-        row.admitted_at, row.reason = now, ""
-        calls.append(again(row))
+    calls: list[Call] = []
+    stuck = 0  # those that never fit since the quota was lowered
+    while rows := await AnyJobs(session).unadmitted(tenant, owner, skip=stuck, most=FEW):
+        for row in rows:
+            try:
+                await quotas.hold(
+                    session, key_of(row), owner, row.resources, tenant=tenant, settings=settings, now=now
+                )
+            except QuotaExceeded as error:
+                row.reason = str(error)
+                if not error.never:
+                    return calls
+                stuck += 1
+            else:
+                row.admitted_at, row.reason = now, ""
+                calls.append(again(row))
+        await session.flush()
     return calls
 
 
