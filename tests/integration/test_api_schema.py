@@ -31,6 +31,7 @@ def operations_of(document):
         warnings.simplefilter("ignore")  # what it imports is not ours to mend
         import schemathesis
 
+        schemathesis.serializer("application/jsonl")(lambda _, value: str(value).encode("utf-8", "replace"))
         found = schemathesis.openapi.from_dict(document)
         return {
             f"{one.method.upper()} {one.path}": one for one in (r.ok() for r in found.get_all_operations())
