@@ -13,7 +13,7 @@ from rich.table import Table
 from gaelp_tasks import app
 from gaelp_tasks.cli.asking import Tenant, opened, readable
 from gaelp_tasks.cli.output import Json, out, print_json
-from gaelp_tasks.errors import Conflict
+from gaelp_tasks.errors import Conflict, SettingsError
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.user import LONGEST_S, Key, NewKey, NewUser, User, UserChanges, parsed
 
@@ -234,8 +234,13 @@ def create_token(
     Example: export GAELP_API_TOKEN=$(gaelp token create --role admin)
     """
     from gaelp_tasks.db import address  # noqa: PLC0415  as above
-    from gaelp_tasks.services.tokens import Tokens  # noqa: PLC0415  PyJWT is of the API's extra
 
+    try:
+        from gaelp_tasks.services.tokens import Tokens  # noqa: PLC0415  PyJWT is of the API's extra
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"Tokens need more than a worker does ({error.name}): pip install 'gaelp-tasks[api]'."
+        ) from None
     tokens = Tokens(app.settings)
     name = user or getpass.getuser()
     known = _ask(lambda db: _known(db, name)) if address.is_here(app.settings.sql_url) else None

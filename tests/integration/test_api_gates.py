@@ -3,9 +3,12 @@
 import asyncio
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
+from gaelp_tasks.db.idempotency import forget
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.services.rates import Failures, Rates
 from support.api import api_client
@@ -96,6 +99,27 @@ async def test_a_key_is_its_users_own(api, admin):
     other = api.as_(Role.ADMIN, name="other", tenant="acme")
     assert (await admin.post(USERS, json={"name": "ann"}, headers=keyed)).status_code == 201
     assert (await other.post(USERS, json={"name": "bea"}, headers=keyed)).status_code == 201
+
+
+async def test_what_was_begun_by_a_replica_that_died_is_never_done_again(api, admin):
+    keyed = {"Idempotency-Key": "lost"}
+    first = await admin.post(USERS, json={"name": "ann"}, headers=keyed)
+    assert first.status_code == 201
+    async with api.state.db.writing() as session:  # it died before it could keep its answer
+        await session.execute(text("UPDATE idempotent_requests SET status = NULL, body = NULL"))
+    told = await admin.post(USERS, json={"name": "ann"}, headers=keyed)
+    assert told.status_code == 409
+    assert "lost" in told.json()["detail"]
+    assert await listed(admin) == ["ann"]
+
+
+async def test_keys_are_forgotten_in_time(api, admin):
+    keyed = {"Idempotency-Key": "old"}
+    await admin.post(USERS, json={"name": "ann"}, headers=keyed)
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    assert await forget(api.state.db, later - timedelta(hours=1)) == 0
+    assert await forget(api.state.db, later) == 1
+    assert (await admin.post(USERS, json={"name": "bea"}, headers=keyed)).status_code == 201
 
 
 async def test_a_secret_answer_is_given_once(api, admin):
