@@ -33,17 +33,18 @@ async def lock(session: Session, owners: Collection[tuple[str, Owner]]) -> set[t
     return {(row.tenant, Owner(OwnerKind(row.owner_kind), row.owner_id)) for row in rows} & set(owners)
 
 
-async def lock_held(session: Session, keys: Collection[tuple[str, str]]) -> None:
-    """The same for the budgets of holds, as (tenant, key), that are to be settled or voided together."""
-    if not keys or session.get_bind().dialect.name == "sqlite":  # it lets one writer in
-        return
-    on = (
-        select(ENTRIES.c.budget)
-        .join(HOLDS, HOLDS.c.id == ENTRIES.c.hold)
-        .where(HOLDS.c.tenant.in_({tenant for tenant, _ in keys}), HOLDS.c.key.in_({key for _, key in keys}))
-    )
-    asked = select(BUDGETS.c.id).where(BUDGETS.c.id.in_(on))
-    await session.execute(asked.order_by(BUDGETS.c.id).with_for_update())
+async def lock_held(session: Session, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Row[Any]]:
+    """The holds of these, as (tenant, key), that are settled or voided together; their budgets are locked."""
+    if not keys:
+        return {}
+    mine = (HOLDS.c.tenant.in_({tenant for tenant, _ in keys}), HOLDS.c.key.in_({key for _, key in keys}))
+    rows = await session.execute(select(HOLDS).where(*mine).order_by(HOLDS.c.id).with_for_update())
+    found = {(row.tenant, row.key): row for row in rows if (row.tenant, row.key) in keys}
+    if found and session.get_bind().dialect.name != "sqlite":  # that lets one writer in
+        on = select(ENTRIES.c.budget).where(ENTRIES.c.hold.in_([row.id for row in found.values()]))
+        asked = select(BUDGETS.c.id).where(BUDGETS.c.id.in_(on))
+        await session.execute(asked.order_by(BUDGETS.c.id).with_for_update())
+    return found
 
 
 class Budgets:

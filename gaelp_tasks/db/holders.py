@@ -79,7 +79,9 @@ async def _admitted_jobs(session: Session, ids: Collection[str]) -> set[str]:
 
 
 async def _invocations(session: Session, ids: Collection[str]) -> set[str]:
-    return set(await session.scalars(select(ROWS.c.id).where(ROWS.c.id.in_(ids), STILL_OPEN)))
+    named = {name: name.partition("@")[0] for name in ids}  # behind it is when it was accepted
+    there = set(await session.scalars(select(ROWS.c.id).where(ROWS.c.id.in_(named.values()), STILL_OPEN)))
+    return {name for name, found in named.items() if found in there}
 
 
 #: by what stands before the colon of a key; a hold of a kind that is not here is left alone

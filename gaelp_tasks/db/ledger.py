@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, case, func, insert, select, type_coerce
 from sqlalchemy.types import String
@@ -10,9 +10,9 @@ from sqlalchemy.types import String
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.money_rows import BUDGETS, COSTS, ENTRIES, HOLDS
 from gaelp_tasks.models.ledger import CostLine, CostSum, Entry, Group, Which
-from gaelp_tasks.models.money import PATHS, Account, Charge, CostKind, Move, Owner
+from gaelp_tasks.models.money import PATHS, Account, Charge, CostKind, HoldState, Move, Owner
 
-__all__ = ["Ledger", "write_costs", "wrong_balances"]
+__all__ = ["Ledger", "Unpaid", "write_costs", "write_unpaid", "wrong_balances"]
 
 DAY = {"sqlite": 10, "postgresql": "YYYY-MM-DD"}  #: characters of SQLite's text, and PostgreSQL's pattern
 MONTH = {"sqlite": 7, "postgresql": "YYYY-MM"}
@@ -29,6 +29,54 @@ async def write_costs(session: Session, hold: Row[Any], lines: Sequence[Charge],
         for line in lines
     ]
     await session.execute(insert(COSTS).values(costs))
+
+
+class Unpaid(NamedTuple):
+    """The bill of something for which nothing was held."""
+
+    tenant: str
+    key: str
+    user: str
+    charges: tuple[Charge, ...]
+
+
+async def write_unpaid(session: Session, unpaid: Sequence[Unpaid], *, now: datetime) -> None:
+    """Bills that no budget pays, of keys that are new; in two statements, however many."""
+    if not unpaid:
+        return
+    spent = {(one.tenant, one.key): sum(line.amount_micro for line in one.charges) for one in unpaid}
+    nobody = {"agent": "", "job": "", "state": HoldState.SETTLED.value, "held_at": now, "ended_at": now}
+    holds = [
+        {
+            "tenant": one.tenant,
+            "key": one.key,
+            "user_name": one.user,
+            "bound_micro": spent[one.tenant, one.key],
+            "asked_micro": spent[one.tenant, one.key],
+            "spent_micro": spent[one.tenant, one.key],
+            **nobody,
+        }
+        for one in unpaid
+    ]
+    made = await session.execute(insert(HOLDS).returning(HOLDS.c.id, HOLDS.c.tenant, HOLDS.c.key), holds)
+    ids = {(row.tenant, row.key): row.id for row in made}
+    costs = [
+        {
+            "tenant": one.tenant,
+            "hold": ids[one.tenant, one.key],
+            "agent": "",
+            "user_name": one.user,
+            "job": "",
+            "kind": line.kind.value,
+            "quantity": line.quantity,
+            "amount_micro": line.amount_micro,
+            "at": now,
+        }
+        for one in unpaid
+        for line in one.charges
+    ]
+    if costs:
+        await session.execute(insert(COSTS), costs)
 
 
 class Ledger:

@@ -55,11 +55,8 @@ class Purse(Protocol):
     async def refused(self, session: Session) -> None:
         """One was not held: what led to that may be kept."""
 
-    async def prepare(self, session: Session, rows: Sequence[Acceptance]) -> None:
-        """These are about to be settled, in one transaction."""
-
-    async def settle(self, session: Session, row: Acceptance, end: End) -> None:
-        """It is over; called once, in the order of the keys, also for what nothing was held for."""
+    async def settle(self, session: Session, ended: Sequence[tuple[Acceptance, End]]) -> None:
+        """These are over; called once for each, also for what nothing was held for."""
 
 
 class _Asked(NamedTuple):
@@ -273,16 +270,14 @@ async def settle(
 ) -> list[str]:
     """Note in one transaction how these have ended, and pay for them; those of which it is the first end."""
     there = await outbox.lock(session, [end.id for end in ends])
-    if purse is not None and there:
-        await purse.prepare(session, list(there.values()))
-    told = []
+    told: dict[str, End] = {}
     for end in sorted((one for one in ends if one.id in there), key=lambda one: one.id):
         result = "" if end.result is None else json.dumps(end.result, separators=(",", ":"))
         if await outbox.end(session, end, now, result=result):
-            told.append(end.id)
-            if purse is not None:
-                await purse.settle(session, there[end.id], end)
-    return told
+            told[end.id] = end
+    if purse is not None and told:
+        await purse.settle(session, [(there[name], end) for name, end in told.items()])
+    return list(told)
 
 
 def refusal(invocation_id: str, error: Exception) -> End:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from gaelp_tasks.db.budgets import Budgets, Holding
 from gaelp_tasks.db.database import Database, Session
-from gaelp_tasks.db.ledger import write_costs
+from gaelp_tasks.db.ledger import Unpaid, write_costs, write_unpaid
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
 from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.caller import Caller
@@ -115,25 +115,9 @@ async def settle(
     return True
 
 
-async def record(
-    session: Session,
-    key: str,
-    owners: Sequence[Owner],
-    charges: Sequence[Charge],
-    *,
-    tenant: str,
-    now: datetime | None = None,
-) -> bool:
-    """Write down what was paid for though nothing was held: no budget pays; False where it is written."""
-    at = Holding(session, tenant, now or datetime.now(UTC))
-    spent_micro = sum(charge.amount_micro for charge in charges)
-    made = await at.begin(key, owners, max(spent_micro, 0))
-    row = None if made is None else await at.hold(key)
-    if row is None:
-        return False
-    await write_costs(session, row, charges, now=now or datetime.now(UTC))
-    await at.end(row.id, HoldState.SETTLED, asked_micro=spent_micro, spent_micro=spent_micro)
-    return True
+async def record(session: Session, unpaid: Sequence[Unpaid], *, now: datetime | None = None) -> None:
+    """Write down what was paid for though nothing was held: no budget pays. Their keys are new."""
+    await write_unpaid(session, unpaid, now=now or datetime.now(UTC))
 
 
 async def void(session: Session, key: str, *, tenant: str, now: datetime | None = None) -> bool:

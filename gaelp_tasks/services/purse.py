@@ -8,17 +8,18 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.db.agents import lock as lock_agents
 from gaelp_tasks.db.budgets import Holding, lock, lock_held
 from gaelp_tasks.db.database import Session
+from gaelp_tasks.db.ledger import Unpaid
 from gaelp_tasks.errors import BudgetExceeded, DatabaseUnavailable, GaelpError
 from gaelp_tasks.models.acceptance import Acceptance, End
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.invocation import Invocation, InvocationResult
-from gaelp_tasks.models.money import HoldState, Owner, OwnerKind
+from gaelp_tasks.models.money import Owner, OwnerKind
 from gaelp_tasks.services import audit, budgets
 from gaelp_tasks.services.agents import invocable
 from gaelp_tasks.services.charging import Bound, bill, bound_of, tokens_within
@@ -126,37 +127,40 @@ class Purse:
         """Have the audit keep what was refused in this transaction; after each refusal."""
         await audit.keep_refusals(session)
 
-    async def prepare(self, session: Session, rows: Sequence[Acceptance]) -> None:
-        """These are about to be settled, one by one."""
-        await lock_held(session, {(row.tenant, key_of(row)) for row in rows})
+    async def settle(self, session: Session, ended: Sequence[tuple[Acceptance, End]]) -> None:
+        """These are over; called once for each, also for what nothing was held for."""
+        keys = {(row.tenant, key_of(row)) for row, _ in ended}
+        held = await lock_held(session, keys)
+        unpaid: list[Unpaid] = []
+        for row, end in ended:
+            hold = held.get((row.tenant, key_of(row)))
+            result = _result_in(end)
+            if hold is not None:
+                await self._settle(session, row, hold, end, result)
+            elif row.agent_id is None and result is not None:  # else of an agent that spends nothing
+                bound = Bound(int(self._settings.max_prompt_bytes), int(self._settings.max_output_bytes), 0)
+                lines = bill(self._settings.tariff, bound, result, asked_model=row.model or None)
+                unpaid.append(Unpaid(row.tenant, key_of(row), row.owner, lines))
+        await budgets.record(session, unpaid)
 
-    async def settle(self, session: Session, row: Acceptance, end: End) -> None:
-        """It is over; called once, in the order of the keys, also for what nothing was held for."""
+    async def _settle(
+        self, session: Session, row: Acceptance, hold: Any, end: End, result: InvocationResult | None
+    ) -> None:
         key, settings = key_of(row), self._settings
-        held = await Holding(session, row.tenant, row.created_at).hold(key)
-        result = _result_in(end)
-        if held is None and (row.agent_id is not None or result is None):
-            return  # of an agent that spends nothing, or it never ran
         if result is None:
             await budgets.void(session, key, tenant=row.tenant)
             return
-        bound = Bound(int(settings.max_prompt_bytes), int(settings.max_output_bytes), 0)
-        if held is not None:
-            bound = Bound(
-                bound.prompt_tokens if held.most_prompt_tokens is None else held.most_prompt_tokens,
-                bound.completion_tokens if held.most_tokens is None else held.most_tokens,
-                held.bound_micro,
-            )
+        bound = Bound(
+            hold.most_prompt_tokens or int(settings.max_prompt_bytes),
+            hold.most_tokens or int(settings.max_output_bytes),
+            hold.bound_micro,
+        )
         lines = bill(settings.tariff, bound, result, asked_model=row.model or None)
         amount_micro = sum(line.amount_micro for line in lines)
-        if held is None:
-            owners = [Owner(OwnerKind.USER, row.owner)]
-            await budgets.record(session, key, owners, lines, tenant=row.tenant)
-        elif held.state == HoldState.HELD:
-            await budgets.settle(session, key, amount_micro, lines, tenant=row.tenant)
-            if end.stop_reason == "budget" and row.agent_id is not None:
-                why = "An answer was cut: its budget was spent."
-                self._used.put_nowait(Used(row.tenant, row.agent_id, why))
+        await budgets.settle(session, key, amount_micro, lines, tenant=row.tenant)
+        if end.stop_reason == "budget" and row.agent_id is not None:
+            why = "An answer was cut: its budget was spent."
+            self._used.put_nowait(Used(row.tenant, row.agent_id, why))
 
     async def run(self, at: At) -> None:
         """Stop those that have reached their limit, until cancelled."""
@@ -178,8 +182,8 @@ def _owners(row: Acceptance) -> tuple[Owner, ...]:
 
 
 def key_of(row: Acceptance) -> str:
-    """Under which it is held."""
-    return f"invocation:{row.id}"
+    """Under which it is held; an id that an idempotency key makes may come again when it was forgotten."""
+    return f"invocation:{row.id}@{int(row.created_at.timestamp())}"
 
 
 def _result_in(end: End) -> InvocationResult | None:

@@ -222,11 +222,8 @@ class Poor:
     async def refused(self, session):
         pass
 
-    async def prepare(self, session, rows):
-        pass
-
-    async def settle(self, session, row, end):
-        self.settled.append((row.id, end.standing))
+    async def settle(self, session, ended):
+        self.settled += [(row.id, end.standing) for row, end in ended]
 
 
 async def test_in_one_transaction_each_fails_alone_and_leaves_no_row(db):

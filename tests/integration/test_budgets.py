@@ -215,7 +215,8 @@ async def test_many_that_hold_and_settle_several_together_wait_for_each_other_in
             for key, owner in zip(keys, mine, strict=True):
                 await budgets.hold(session, key, [owner, USER], 10, tenant="t", now=NOW)
         async with db.writing() as session:
-            await lock_held(session, [("t", key) for key in keys])
+            held = await lock_held(session, [("t", key) for key in keys])
+            assert {key for _, key in held} == set(keys)
             for key in keys[::-1]:
                 await budgets.settle(session, key, 3, tenant="t", now=NOW)
 
