@@ -189,13 +189,17 @@ def _purge_all_of(ids: list[str], tenant: str | None) -> None:
 
     Of a tenant only what the history knows to be its own goes from Redis: there it has no name.
     """
-    gone, lines = set(), []
+    gone: set[str] = set()
+    waiting: set[str] = set()
+    lines: list[LineOf] = []
     if not _is_empty():
         with _opened(tenant) as ask:
             gone = {one for one in ids if ask(partial(_purge, one=one))}
         with opened(lambda db: db) as asked:
             lines = asked(partial(_lines, ids=ids, tenant=tenant))
-    under_way = {line.task_id for line in lines if line.is_open}
+            accepted, waiting = asked(partial(_purge_accepted, ids=ids, tenant=tenant))
+            gone |= accepted
+    under_way = {line.task_id for line in lines if line.is_open} | waiting
     stays = {line.task_id for line in lines}
     try:
         gone |= endings.withdraw(app.redis, app.keys, ids, tenant)
@@ -205,8 +209,8 @@ def _purge_all_of(ids: list[str], tenant: str | None) -> None:
         stays |= set(ids)
     else:
         gone |= cleared.gone
-        stays |= cleared.going_on
-        for one in sorted(cleared.going_on):
+        stays |= cleared.going_on | waiting
+        for one in sorted(cleared.going_on | waiting):
             note(f"{_printable(one)} is not over: gaelp cancel it first, then purge it again.")
     for line in lines:
         how = (
@@ -231,6 +235,14 @@ def _lines(db: "Database", *, ids: list[str], tenant: str | None) -> "Coroutine[
     from gaelp_tasks.db.batch_upkeep import lines_of  # noqa: PLC0415  SQLAlchemy takes a while to import
 
     return lines_of(db, ids, tenant)
+
+
+def _purge_accepted(
+    db: "Database", *, ids: list[str], tenant: str | None
+) -> "Coroutine[Any, Any, tuple[set[str], set[str]]]":
+    from gaelp_tasks.db.accepted import Accepted  # noqa: PLC0415  SQLAlchemy takes a while to import
+
+    return Accepted(db, tenant).purge(ids)
 
 
 def _moment(text: str, option: str) -> datetime | None:

@@ -141,6 +141,26 @@ class Accepted:
             row = (await session.execute(self._mine(select(*WHOLE), invocation_id))).one_or_none()
         return None if row is None else _accepted(row)
 
+    async def purge(self, ids: Collection[str]) -> tuple[set[str], set[str]]:
+        """Throw those of these away that are over; the ids of those, and of those that are not over."""
+        gone: set[str] = set()
+        open_ones: set[str] = set()
+        names = list(ids)
+        for at in range(0, len(names), AT_ONCE):
+            theirs: ColumnElement[bool] = ROWS.c.id.in_(names[at : at + AT_ONCE])
+            if self._tenant is not None:
+                theirs &= ROWS.c.tenant == self._tenant
+            async with self._db.writing() as session:
+                rows = await session.execute(
+                    select(ROWS.c.id, ROWS.c.next_at).where(theirs).with_for_update()
+                )
+                over = {row.id: row.next_at is None for row in rows}
+                found = {name for name, is_over in over.items() if is_over}
+                gone |= found
+                open_ones |= over.keys() - found
+                await session.execute(delete(ROWS).where(ROWS.c.id.in_(found)))
+        return gone, open_ones
+
     def _mine(self, statement: Any, invocation_id: str) -> Any:
         found = statement.where(ROWS.c.id == invocation_id)
         return found if self._tenant is None else found.where(ROWS.c.tenant == self._tenant)

@@ -307,6 +307,18 @@ async def test_a_list_tells_those_that_are_meant_and_old_ones_go(db):
     assert len(await mine.listed(most=9)) == 2
 
 
+async def test_what_is_over_can_be_purged_and_what_is_not_stays(db):
+    work = accepting(db)
+    async with working(work, relay(db)):
+        rows = [await work.submit(asks(), ANNA) for _ in range(2)]
+        answered(rows[0].id)
+        await standing(db, rows[0].id, Standing.DONE)
+    ids = {row.id for row in rows}
+    assert await Accepted(db, "b").purge(ids) == (set(), set())
+    assert await Accepted(db, "a").purge(ids) == ({rows[0].id}, {rows[1].id})
+    assert await Accepted(db, None).find(rows[0].id) is None
+
+
 async def test_what_is_open_is_found_by_its_own_index_however_many_are_kept(db):
     outbox, now = Outbox(db), datetime.now(UTC)
     asked = []
