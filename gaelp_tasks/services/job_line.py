@@ -17,6 +17,7 @@ from gaelp_tasks.db.job_rows import JobRow
 from gaelp_tasks.db.jobs import AnyJobs
 from gaelp_tasks.db.quotas import QuotaHolding, limits_of
 from gaelp_tasks.errors import DatabaseUnavailable, QuotaExceeded
+from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.money import Owner, OwnerKind
 from gaelp_tasks.models.quota import Share
 from gaelp_tasks.models.training import JobState
@@ -120,7 +121,11 @@ def again(row: JobRow) -> Call:
 
 async def publish(app: GaelpApp, db: Database, calls: Sequence[Call]) -> int:
     """Publish them, as far as Redis takes them; how many. What it does not take, `upkeep` publishes."""
+    if not calls:
+        return 0
+    reach("jobs:committed")
     sent = await asyncio.to_thread(send, app, calls)
+    reach("jobs:published")
     if sent:
         async with db.writing() as session:
             await AnyJobs(session).published([call.task_id for call in sent], datetime.now(UTC))
@@ -160,7 +165,7 @@ async def upkeep(app: GaelpApp, db: Database, settings: Settings) -> int:
     for tenant, owner in owners:
         async with db.writing() as session:
             calls += await admit(session, tenant, owner, settings, now)
-    return await publish(app, db, calls) if calls else 0
+    return await publish(app, db, calls)
 
 
 async def _recall(session: Session, row: JobRow, settings: Settings, now: datetime) -> list[Call]:

@@ -122,8 +122,7 @@ async def _run(job_id: int, task_id: str, claim: int) -> "Outcome":
     around = await _around()
     button = shared_resources().runs.enter(task_id)
     outcome = await Executor(around, Grip(job_id, task_id, claim), button).run()
-    if outcome.calls:
-        await job_line.publish(app, around.db, outcome.calls)
+    await job_line.publish(app, around.db, outcome.calls)
     return outcome
 
 

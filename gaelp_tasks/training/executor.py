@@ -82,6 +82,7 @@ class Executor:
         self._output = Output()
         self._known: dict[str, int] = {}  # checkpoints that are noted: name -> bytes
         self._wish: Wish | None = None
+        self._progress: float | None = None  # as it was told to watchers
         self._waited = 0  # beats in a row at which somebody more urgent waited
 
     async def run(self) -> Outcome:
@@ -210,6 +211,9 @@ class Executor:
             self._output.back(list(report.lines))
             return 0.0
         self._known |= {one.path: one.size_bytes for one in report.checkpoints}
+        if report.progress != self._progress:
+            self._progress = report.progress
+            await self._at.told(job.model_copy(update={"progress": report.progress, "step": report.step}), "")
         return ran_s
 
     def _report(self, folder: Path) -> Report:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 import pytest_asyncio
 
+from gaelp_tasks import failpoints
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.db.budgets import Budgets
 from gaelp_tasks.db.jobs import Grip, Jobs
@@ -198,6 +199,24 @@ async def test_what_redis_has_lost_is_published_again_and_the_old_message_is_voi
     assert (await begun(school, again))[1].job is not None
     with pytest.raises(Overtaken):
         await ended(school, grip)
+
+
+@pytest.mark.parametrize("place", ["jobs:committed", "jobs:published"])
+async def test_who_dies_round_the_publishing_leaves_one_message_in_the_end(school, place, monkeypatch):
+    def die():
+        raise RuntimeError(place)
+
+    failpoints.arm(place, die)
+    with pytest.raises(RuntimeError):
+        await school.submit()
+    failpoints.arm(place, lambda: None)
+    assert sum(queued()) == (place == "jobs:published")
+    monkeypatch.setattr(job_line, "UNSEEN_S", 0.0)
+    for _ in range(2):
+        await job_line.upkeep(app, school.db, school.settings)
+        assert sum(queued()) == 1
+    [job] = await school.all()
+    assert (await begun(school, job))[1].job is not None
 
 
 async def test_old_jobs_are_thrown_away_with_all_that_is_theirs(school):
