@@ -156,6 +156,11 @@ class AnyJobs:
         # one that somebody changes right now is passed over: who does lets in what fits afterwards
         return list(await self._session.scalars(asked.with_for_update(skip_locked=True)))
 
+    async def of_agent(self, agent_id: int) -> list[JobRow]:
+        """Those of an agent that have not ended, to be changed."""
+        asked = select(JobRow).where(JobRow.agent_id == agent_id, JobRow.state.not_in(OVER))
+        return list(await self._session.scalars(asked.order_by(JobRow.id).with_for_update()))
+
     async def waiting_owners(self) -> list[tuple[str, str]]:
         """Tenant and name of those whose jobs wait for a quota."""
         asked = (

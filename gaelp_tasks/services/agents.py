@@ -31,6 +31,7 @@ from gaelp_tasks.models.money import Owner, OwnerKind
 from gaelp_tasks.models.policy import POLICIES, Act, Asked
 from gaelp_tasks.services.audit import judge, trail
 from gaelp_tasks.services.budgets import set_budget
+from gaelp_tasks.services.job_line import dismiss
 from gaelp_tasks.services.moves import move_row, stop_rows
 from gaelp_tasks.services.place import At
 from gaelp_tasks.services.sealing import sealed
@@ -188,7 +189,7 @@ class AgentService:
         return agent
 
     async def terminate(self, agent_id: int) -> Agent:
-        """End it for good: its deployments stop, its secrets are gone; versions and the audit stay."""
+        """End it for good: its deployments and jobs stop, secrets are gone; versions and audit stay."""
         told: dict[str, str] = {}
         async with trail(self._at.db) as session:
             row = await found(session, self._caller, agent_id, lock=True)
@@ -198,6 +199,7 @@ class AgentService:
             if AgentState(row.state) not in TERMINAL:
                 rows = await Deployments(session, row.tenant).in_states(agent_id, STOPPABLE)
                 await stop_rows(session, rows, "its agent was terminated")
+                await dismiss(session, agent_id, self._at.settings, datetime.now(UTC))
                 await agents.remove_secrets(row)
                 told = move_row(row, AgentState.TERMINATED, datetime.now(UTC))
                 await session.flush()

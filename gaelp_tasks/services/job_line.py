@@ -20,7 +20,7 @@ from gaelp_tasks.errors import DatabaseUnavailable, QuotaExceeded
 from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.money import Owner, OwnerKind
 from gaelp_tasks.models.quota import Share
-from gaelp_tasks.models.training import JobState
+from gaelp_tasks.models.training import JobState, Wish
 from gaelp_tasks.services import budgets, quotas
 from gaelp_tasks.settings import Settings
 from gaelp_tasks.tasks.training_calls import Call, missing, send
@@ -30,6 +30,7 @@ __all__ = [
     "Call",
     "admit",
     "again",
+    "dismiss",
     "hold",
     "key_of",
     "leave",
@@ -43,6 +44,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 100  #: jobs in one transaction
+TERMINATED = "its agent was terminated"
 FEW = 5  #: that are looked at to be admitted; mostly the first of them does not fit
 EVERY_S = 5.0  #: from one upkeep to the next, of each `gaelp api`
 UNSEEN_S = 10.0  #: a message that was not published or a run that told nothing for so long is looked for
@@ -102,6 +104,21 @@ async def admit(session: Session, tenant: str, owner: str, settings: Settings, n
                 calls.append(again(row))
         await session.flush()
     return calls
+
+
+async def dismiss(session: Session, agent_id: int, settings: Settings, now: datetime) -> int:
+    """An agent is no more: its jobs are cancelled, and what runs is told to end; how many these were."""
+    # all of them before any quota, or this would wait for a run that ends, and that for this
+    rows = await AnyJobs(session).of_agent(agent_id)
+    for row in rows:
+        row.wish = Wish.CANCEL.value
+        if row.state == JobState.RUNNING:
+            continue
+        row.state, row.wish, row.reason, row.ended_at = JobState.CANCELLED.value, "", TERMINATED, now
+        row.claim, row.task_id = 0, ""
+        await leave(session, row)
+        await settle(session, row, settings, now)
+    return len(rows)
 
 
 async def limit_of(session: Session, row: JobRow, settings: Settings) -> Share:

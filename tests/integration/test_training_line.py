@@ -201,6 +201,16 @@ async def test_what_redis_has_lost_is_published_again_and_the_old_message_is_voi
         await ended(school, grip)
 
 
+async def test_the_jobs_of_a_terminated_agent_end(school):
+    runs, waits = await school.submit(), await school.submit()
+    grip, _ = await begun(school, runs)
+    async with school.db.writing() as session:
+        assert await job_line.dismiss(session, school.agent_id, school.settings, NOW) == 2
+    assert (await school.find(waits)).state is JobState.CANCELLED
+    assert (await job_runs.tell(school.db, grip, Report(), school.settings))[0] is Wish.CANCEL
+    assert (await held(school)).runs == 1, "until it has ended"
+
+
 @pytest.mark.parametrize("place", ["jobs:committed", "jobs:published"])
 async def test_who_dies_round_the_publishing_leaves_one_message_in_the_end(school, place, monkeypatch):
     def die():
