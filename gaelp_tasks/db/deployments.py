@@ -65,6 +65,11 @@ class Deployments:
         newest = asked.order_by(DeploymentRow.id.desc()).with_for_update()
         return list(await self._session.scalars(newest.execution_options(populate_existing=True)))
 
+    async def was_approved(self, agent_id: int) -> bool:
+        """Whether somebody has approved any of them, whatever became of it."""
+        approved = self._mine().where(DeploymentRow.agent == agent_id, DeploymentRow.approved_at.is_not(None))
+        return (await self._session.scalars(approved.limit(1))).first() is not None
+
     async def running_version(self, agent_id: int) -> int | None:
         """The version of the newest that runs; None where none does."""
         running = self._mine().where(

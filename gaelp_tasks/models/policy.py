@@ -88,7 +88,7 @@ class Asked(NamedTuple):
     budget_micro: int | None = None  #: None: it has no budget
     has_safety_policy: bool = False
     environment: Environment | None = None
-    raises_budget: bool = False  #: above what somebody has approved
+    raises_budget: bool = False  #: above what somebody has approved, or is to approve
     authors: frozenset[str] = frozenset()  #: of the deployment and of its version
     approved: bool = False
     deployed: bool = False  #: one of its deployments runs
@@ -162,6 +162,12 @@ RULES: tuple[Rule, ...] = (
         frozenset({Act.APPROVE}),
         lambda one: one.caller not in one.authors,
         "Nobody approves what is of his own making: another operator must.",
+    ),
+    Rule(
+        "larger budget",
+        frozenset({Act.APPROVE}),
+        lambda one: not one.raises_budget or not one.policy.needs_approval,
+        "The agent may spend more by now than this version says: ask for a deployment of the newest one.",
     ),
     Rule("spend", frozenset({Act.SPEND}), lambda one: one.policy.spends, "A {type} agent spends nothing."),
     Rule(

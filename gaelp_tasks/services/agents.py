@@ -44,12 +44,12 @@ __all__ = [
     "asked_of",
     "found",
     "invocable",
+    "may_spend_more",
     "spec_of",
     "trainable",
 ]
 
 HOUR = timedelta(hours=1)
-OPEN = frozenset({DeploymentState.APPROVED, DeploymentState.RUNNING})
 STOPPABLE = frozenset(DeploymentState) - {DeploymentState.STOPPED}
 
 
@@ -218,10 +218,10 @@ class AgentService:
 async def _raises_approved_budget(
     session: Session, row: AgentRow, before: AgentSpec, after: AgentSpec
 ) -> bool:
-    """Whether more may be spent than somebody has approved."""
-    if not POLICIES[after.type].needs_approval or (after.budget_micro or 0) <= (before.budget_micro or 0):
+    """Whether more may be spent than somebody has approved; what has stopped may be started again."""
+    if not POLICIES[after.type].needs_approval or not may_spend_more(after, before):
         return False
-    return bool(await Deployments(session, row.tenant).in_states(row.id, OPEN))
+    return await Deployments(session, row.tenant).was_approved(row.id)
 
 
 async def _give_budget(
@@ -230,11 +230,19 @@ async def _give_budget(
     """Set the budget of an agent that may spend; one without a limit any more has one that nobody reaches."""
     if not POLICIES[spec.type].spends or (spec.budget_micro is None and instead is None):
         return
-    limit_micro = UNREACHED if spec.budget_micro is None else spec.budget_micro
-    await set_budget(session, _owner(row), limit_micro, tenant=row.tenant, by=caller.name)
+    await set_budget(session, _owner(row), _most_micro(spec), tenant=row.tenant, by=caller.name)
 
 
 UNREACHED = 9 * 10**15  #: the most that a budget can be
+
+
+def may_spend_more(spec: AgentSpec, than: AgentSpec) -> bool:
+    """Whether its budget is the larger one; that of a version without one is the largest."""
+    return _most_micro(spec) > _most_micro(than)
+
+
+def _most_micro(spec: AgentSpec) -> int:
+    return UNREACHED if spec.budget_micro is None else spec.budget_micro
 
 
 def _owner(row: AgentRow) -> Owner:

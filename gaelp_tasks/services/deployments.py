@@ -18,7 +18,7 @@ from gaelp_tasks.models.deployment import (
 from gaelp_tasks.models.event import AgentEvent, EventKind
 from gaelp_tasks.models.policy import POLICIES, Act, Asked, Decision
 from gaelp_tasks.services import quotas
-from gaelp_tasks.services.agents import asked_of, found, spec_of
+from gaelp_tasks.services.agents import asked_of, found, may_spend_more, spec_of
 from gaelp_tasks.services.audit import happened, judge, trail
 from gaelp_tasks.services.moves import become, move_row, quota_key, stop_rows
 from gaelp_tasks.services.place import At
@@ -79,7 +79,9 @@ class DeploymentService:
     async def approve(self, agent_id: int, deployment_id: int) -> AgentDeployment:
         """Say that it may run. Raises NotAllowed, PolicyViolated, Conflict where somebody has said so."""
         async with trail(self._at.db) as session:
-            _, row, asked = await self._of(session, agent_id, deployment_id)
+            agent, row, asked = await self._of(session, agent_id, deployment_id)
+            newest, own = await spec_of(session, agent), await spec_of(session, agent, row.version)
+            asked = asked._replace(raises_budget=may_spend_more(newest.spec, own.spec))
             await self._judge(session, Act.APPROVE, asked, row)
             become(row, DeploymentState.APPROVED)
             row.approved_by, row.approved_at = self._caller.name, datetime.now(UTC)

@@ -194,14 +194,32 @@ async def test_a_version_that_runs_is_the_one_that_was_approved(api):
     assert (able.version, able.system_prompt) == (1, "Be careful.")
 
 
-async def test_an_approved_budget_is_not_raised_by_its_owner(api):
+@pytest.mark.parametrize("stopped", [False, True], ids=["while it runs", "once it has stopped"])
+async def test_an_approved_budget_is_not_raised_by_its_owner(api, stopped):
     people = People(api)
     agent = await people.deployed()
+    if stopped:
+        await people.ann.post(f"/api/v1/agents/{agent}/deployments/{agent}/stop")
     more = {"budget_limit": 60}
-    assert (await people.ann.patch(f"/api/v1/agents/{agent}", json=more)).status_code == 403
+    for changed in (more, {"budget_limit": None}):
+        assert (await people.ann.patch(f"/api/v1/agents/{agent}", json=changed)).status_code == 403
+    await people.ann.post(f"/api/v1/agents/{agent}/deployments/{agent}/start")
     assert (await people.op.patch(f"/api/v1/agents/{agent}", json=more)).status_code == 200
     budget = await budgets.show(api.state.db, "", (await call(api.state, agent)).owners[0])
     assert budget.limit_micro == 60_000_000
+
+
+@pytest.mark.parametrize("amount", [60, None])
+async def test_nobody_approves_a_budget_that_has_grown_since(api, amount):
+    people = People(api)
+    agent = await people.register()
+    path = f"/api/v1/agents/{agent}/deployments"
+    await people.ann.post(path)
+    assert (await people.ann.patch(f"/api/v1/agents/{agent}", json={"budget_limit": amount})).is_success
+    refused = await people.op.post(f"{path}/1/approve")
+    assert (refused.status_code, "spend more by now" in refused.json()["detail"]) == (403, True)
+    await people.ann.post(path)
+    assert (await people.op.post(f"{path}/2/approve")).status_code == 200
 
 
 @pytest.mark.parametrize(
