@@ -101,3 +101,4 @@ class End(NamedTuple):
     stop_reason: str = ""
     error: str = ""
     result: Mapping[str, Any] | None = None  #: the result mapping, where there is one
+    wasted_tokens: int = 0  #: told by runs that were lost and started over

@@ -19,7 +19,7 @@ from gaelp_tasks.errors import BudgetExceeded, DatabaseUnavailable, GaelpError
 from gaelp_tasks.models.acceptance import Acceptance, End
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.invocation import Invocation, InvocationResult
-from gaelp_tasks.models.money import Owner, OwnerKind
+from gaelp_tasks.models.money import Charge, Owner, OwnerKind
 from gaelp_tasks.services import audit, budgets
 from gaelp_tasks.services.agents import invocable
 from gaelp_tasks.services.charging import Bound, bill, bound_of, tokens_within
@@ -139,7 +139,7 @@ class Purse:
                 await self._settle(session, row, hold, end, result)
             elif row.agent_id is None and result is not None:  # else of an agent that spends nothing
                 bound = Bound(int(self._settings.max_prompt_bytes), int(self._settings.max_output_bytes), 0)
-                lines = bill(self._settings.tariff, bound, result, asked_model=row.model or None)
+                lines = _bill(self._settings, row, bound, end, result)
                 unpaid.append(Unpaid(row.tenant, key_of(row), row.owner, lines))
         await budgets.record(session, unpaid)
 
@@ -155,7 +155,7 @@ class Purse:
             hold.most_tokens or int(settings.max_output_bytes),
             hold.bound_micro,
         )
-        lines = bill(settings.tariff, bound, result, asked_model=row.model or None)
+        lines = _bill(settings, row, bound, end, result)
         amount_micro = sum(line.amount_micro for line in lines)
         await budgets.settle(session, key, amount_micro, lines, tenant=row.tenant)
         if end.stop_reason == "budget" and row.agent_id is not None:
@@ -173,6 +173,13 @@ class Purse:
                 await asyncio.sleep(RETRY_S)
             except GaelpError as error:
                 logger.warning("Agent %s goes on over its limit: %s", used.agent_id, error)
+
+
+def _bill(
+    settings: Settings, row: Acceptance, bound: Bound, end: End, result: InvocationResult
+) -> tuple[Charge, ...]:
+    asked = row.model or None
+    return bill(settings.tariff, bound, result, asked_model=asked, wasted_tokens=end.wasted_tokens)
 
 
 def _owners(row: Acceptance) -> tuple[Owner, ...]:

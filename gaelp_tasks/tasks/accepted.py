@@ -24,6 +24,7 @@ from gaelp_tasks.settings import masked
 from gaelp_tasks.tasks.batch_lines import LineTasks, verdict
 from gaelp_tasks.tasks.idempotency import digest_of
 from gaelp_tasks.tasks.invoke import invoke_agent
+from gaelp_tasks.tasks.wasted import wasted
 
 __all__ = ["Checked", "Sent", "check", "ends", "life_of", "missing", "send", "states_of", "stop"]
 
@@ -112,7 +113,9 @@ def ends(app: GaelpApp, ids: Sequence[str]) -> list[End]:
     """How those of these have ended that have, by Celery's records. Raises BrokerUnavailable."""
     with worded(app.settings):
         told = LineTasks(app, tenant="").ended(ids)
-    return [_end(name, record) for name, record in told.items()]
+        lost = wasted(app, list(told))
+    found = (_end(name, record) for name, record in told.items())
+    return [end._replace(wasted_tokens=lost.get(end.id, 0)) for end in found]
 
 
 def _end(name: str, record: Mapping[str, Any]) -> End:

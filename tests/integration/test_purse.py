@@ -97,7 +97,13 @@ async def test_what_never_ran_costs_nothing(api):
 async def test_without_a_budget_nothing_is_held_and_the_ledger_knows_it_all_the_same(api):
     name = (await submit(api)).json()["id"]
     assert "most_tokens" not in await asked_of(api, name)
-    await ended(api, told(name, tokens=100))
+    await ended(api, told(name, tokens=100)._replace(wasted_tokens=9))
+    kinds = (await api.as_().get("/api/v1/costs", params={"by": ["kind"]})).json()
+    assert [(one["kind"], one["quantity"], one["amount_micro"]) for one in kinds] == [
+        ("completion_tokens", 100, 80),
+        ("prompt_tokens", 10, 2),
+        ("wasted", 9, 0),
+    ]
     [one] = (await api.as_().get("/api/v1/costs", params={"by": ["user"]})).json()
     assert (one["user"], one["amount_micro"]) == ("user", 82)
 

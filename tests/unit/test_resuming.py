@@ -28,6 +28,7 @@ from gaelp_tasks.tasks.resuming import (
     options_left,
     take_up,
 )
+from gaelp_tasks.tasks.wasted import wasted_in
 from support.fakes import FakeBroker, Workbench
 from support.talker import Talker
 
@@ -165,6 +166,14 @@ async def test_tokens_of_earlier_claims_count_against_what_is_paid_for(place, be
     assert (outcome.result.text, outcome.result.stop_reason) == ("".join(made.at.client.pieces[:7]), "budget")
     assert place.read() == outcome.result.text
     assert outcome.result.usage.completion_tokens == 7
+
+
+@pytest.mark.parametrize(("asked", "lost"), [({}, 0), ({"think": True}, 7)])
+async def test_tokens_are_wasted_where_a_run_starts_over_and_not_where_it_goes_on(place, asked, lost):
+    await place.stopped(7, **asked)
+    await place.runs(**asked)
+    assert wasted_in(place.events) == lost
+    assert wasted_in(place.events[:-1]) == 0, "nobody knows before the end"
 
 
 async def test_what_is_whole_by_its_limit_needs_no_model(place):
