@@ -36,6 +36,27 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "what Redis has lost is not told from what runs there now",
+        "gaelp_tasks/tasks/accepted.py",
+        "row.publications * CLAIMS_OF_EACH",
+        "0",
+        f"{HERE}/test_accepting.py::test_an_emptied_redis_loses_nothing_and_nothing_is_there_twice",
+    ),
+    Bug(
+        "who takes an accepted invocation leaves it to the others, too",
+        "gaelp_tasks/db/accepted.py",
+        "values(next_at=until)",
+        "values(next_at=now)",
+        f"{HERE}/test_accepting.py::test_what_was_not_published_by_its_request_is_published_by_a_relay_once",
+    ),
+    Bug(
+        "another body under a known key is taken for the same",
+        "gaelp_tasks/services/accepting.py",
+        "if there.digest == asked.digest:",
+        "if True:",
+        f"{HERE}/test_accepting.py::test_a_key_gives_the_same_invocation_again_and_another_body_a_conflict",
+    ),
+    Bug(
         "the fetch notes nobody as the holder",
         f"{LUA}/claim.lua",
         "redis.call('HSET', KEYS[1], tag, record({ id = id, claim = claim, alone = alone or nil }, list, "
