@@ -73,8 +73,9 @@ def test_nothing_that_the_document_allows_or_forbids_breaks_it(server, request):
 
         found = operations_of(document)
         assert len(found) == sum(verb in item for item in document["paths"].values() for verb in VERBS)
-        for operation in found.values():
-            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        both = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+        for number, operation in enumerate(found.values()):
+            for mode in both if long else (both[number % 2],):
                 try:
                     tried(operation, mode, count, send)
                 except Exception as error:
