@@ -1,5 +1,6 @@
 """`gaelp.run_training_job`, and what beat has done for jobs that nobody runs."""
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -91,7 +92,7 @@ def prune_jobs() -> int:
         count = 0
         while old := await job_runs.prune(db, datetime.now(UTC) - timedelta(seconds=keep_s)):
             for job in old:
-                folders.remove(app.settings, job)
+                await asyncio.to_thread(folders.remove, app.settings, job)
             count += len(old)
         return count
 

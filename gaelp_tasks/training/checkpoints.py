@@ -4,9 +4,10 @@ A file counts as whole when it is there: a job writes it under a name that begin
 and renames it.
 """
 
+import heapq
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from gaelp_tasks.models.training import Checkpoint
 __all__ = ["found", "newest", "step_of"]
 
 UNFINISHED = (".tmp", ".part", ".partial")
-MOST = 1000  #: files that are looked at
+MOST = 1000  #: files that are told of
 LONGEST = 500  #: characters of a name
 LARGEST = 2**62
 
@@ -27,22 +28,27 @@ def step_of(name: str) -> int | None:
 
 
 def found(folder: Path) -> list[Checkpoint]:
-    """The whole files there, the oldest first; [] where the folder cannot be read."""
-    checkpoints: list[Checkpoint] = []
+    """The whole files there, the oldest first, of many the newest; [] where the folder cannot be read.
+
+    Blocks, for seconds where a job has left very many.
+    """
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith(".") or name.endswith(UNFINISHED) or len(name) > LONGEST:
-                    continue
-                if not name.isprintable() or not entry.is_file(follow_symlinks=False):
-                    continue
-                told = entry.stat(follow_symlinks=False)
-                at = datetime.fromtimestamp(told.st_mtime, UTC)
-                checkpoints.append(Checkpoint(name, told.st_size, step_of(name), at))
+        return heapq.nlargest(MOST, _whole(folder), key=_age)[::-1]
     except OSError:
         return []
-    return sorted(checkpoints, key=_age)[-MOST:]
+
+
+def _whole(folder: Path) -> Iterator[Checkpoint]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(".") or name.endswith(UNFINISHED) or len(name) > LONGEST:
+                continue
+            if not name.isprintable() or not entry.is_file(follow_symlinks=False):
+                continue
+            told = entry.stat(follow_symlinks=False)
+            at = datetime.fromtimestamp(told.st_mtime, UTC)
+            yield Checkpoint(name, told.st_size, step_of(name), at)
 
 
 def newest(there: Iterable[Checkpoint], recorded: Iterable[Checkpoint]) -> Checkpoint | None:

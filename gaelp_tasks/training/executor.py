@@ -201,7 +201,7 @@ class Executor:
 
     async def _beat(self, job: TrainingJob, spec: Spec) -> float:
         """Write down how it goes; how long it has run in all. Raises Overtaken."""
-        report, metrics = self._report(spec.checkpoints), self._output.metrics()
+        report, metrics = await self._report(spec.checkpoints), self._output.metrics()
         if metrics:
             await self._at.record(job, metrics)
         try:
@@ -216,8 +216,9 @@ class Executor:
             await self._at.told(job.model_copy(update={"progress": report.progress, "step": report.step}), "")
         return ran_s
 
-    def _report(self, folder: Path) -> Report:
-        there = checkpoints.found(folder)
+    async def _report(self, folder: Path) -> Report:
+        # beside the loop, which is that of every invocation of this worker: a disk may be slow, files many
+        there = await asyncio.to_thread(checkpoints.found, folder)
         fresh = [one for one in there if self._known.get(one.path) != one.size_bytes]
         return Report(
             lines=self._output.lines(),
@@ -230,7 +231,7 @@ class Executor:
         """Write down what has become of it; where the database is away, as long as the lease is ours."""
         folder = folder_of(self._at.settings, job) / "checkpoints"
         while True:
-            report = self._report(folder)
+            report = await self._report(folder)
             if metrics := self._output.metrics():
                 await self._at.record(job, metrics)
             try:
@@ -263,7 +264,9 @@ class Executor:
         (folder / "checkpoints").mkdir(mode=FOLDER, parents=True, exist_ok=True)
         recorded = await Jobs(at.db, None).checkpoints(job.id)
         self._known = {one.path: one.size_bytes for one in recorded}
-        last = checkpoints.newest(checkpoints.found(folder / "checkpoints"), recorded)
+        last = checkpoints.newest(
+            await asyncio.to_thread(checkpoints.found, folder / "checkpoints"), recorded
+        )
         if job.starts > 1:
             whence = f"checkpoint {last.path}" if last else "the beginning: no checkpoint is there"
             self._output.add(Stream.SYSTEM, f"It goes on from {whence}.")

@@ -12,7 +12,8 @@ __all__ = ["Launch", "Runner", "Spec", "environment", "refused_names"]
 
 #: names of variables that would change which program runs, or how; and those that are ours
 REFUSED = re.compile(
-    r"(LD_|DYLD_|PYTHON|GAELP_|HYPERPARAM_|BASH_|PERL|RUBY|NODE_).*|PATH|HOME|SHELL|ENV|IFS|TMPDIR|USER"
+    r"(LD_|DYLD_|GCONV_|GLIBC_|OPENSSL_|GAELP_|HYPERPARAM_|PYTHON|BASH_|PERL|RUBY|NODE_|LUA_|JULIA_|GIT_).*"
+    r"|(_JAVA|JAVA_|JDK_).*|PATH|HOME|SHELL|SHELLOPTS|BASHOPTS|ENV|IFS|TMPDIR|USER|LOCPATH"
 )
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 

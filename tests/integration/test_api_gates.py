@@ -129,6 +129,9 @@ async def test_a_secret_answer_is_given_once(api, admin):
     again = await admin.post("/api/v1/keys", json={}, headers=keyed)
     assert (first.status_code, again.status_code) == (201, 409)
     assert len((await admin.get("/api/v1/keys")).json()) == 1
+    ticket = await admin.post("/api/v1/tickets", headers={"Idempotency-Key": "ticket"})
+    again = await admin.post("/api/v1/tickets", headers={"Idempotency-Key": "ticket"})
+    assert (ticket.status_code, again.status_code) == (201, 409)
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "ü", "a\tb"])

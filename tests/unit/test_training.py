@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from itertools import product
@@ -22,9 +23,11 @@ from gaelp_tasks.models.resources import Resources
 from gaelp_tasks.models.tariff import Tariff
 from gaelp_tasks.models.training import ENDED, MOVES, Checkpoint, JobState, NewJob, Stream, Wish, may_move
 from gaelp_tasks.settings import Settings
+from gaelp_tasks.training import checkpoints
 from gaelp_tasks.training.checkpoints import found, newest, step_of
 from gaelp_tasks.training.docker import DockerRunner
 from gaelp_tasks.training.endings import decide
+from gaelp_tasks.training.executor import Executor
 from gaelp_tasks.training.folders import commands
 from gaelp_tasks.training.local import LocalRunner
 from gaelp_tasks.training.output import LONGEST, MOST_LINES, Output, Splitter, metrics_of
@@ -115,6 +118,10 @@ def test_hyperparameters_reach_a_job_as_its_environment_and_nothing_of_ours_does
         "GAELP_X",
         "HYPERPARAM_A",
         "BASH_ENV",
+        "GCONV_PATH",
+        "OPENSSL_CONF",
+        "JAVA_TOOL_OPTIONS",
+        "GIT_SSH_COMMAND",
         "HOME",
         "A=B",
         "",
@@ -288,6 +295,21 @@ def test_only_whole_files_are_checkpoints_and_the_newest_is_that_of_the_last_ste
     assert newest(there, changed).path == "step-2", "it had another size when it was noted"
     assert newest([], changed) is None
     assert found(tmp_path / "nowhere") == []
+
+
+def test_of_many_files_the_newest_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "MOST", 3)
+    for step in range(12):
+        (tmp_path / f"step-{step}").write_text("x")
+    assert [one.step for one in found(tmp_path)] == [9, 10, 11]
+
+
+async def test_a_slow_disk_holds_up_no_invocation_of_the_worker(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(checkpoints, "found", lambda _: looked.append(threading.current_thread()) or [])
+    await Executor(None, None, None)._report(tmp_path)
+    assert looked
+    assert threading.current_thread() not in looked
 
 
 # --- endings ---

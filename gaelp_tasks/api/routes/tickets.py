@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from gaelp_tasks.api.access import needs
 from gaelp_tasks.api.state import State, here
@@ -18,8 +18,11 @@ router = APIRouter(prefix="/api/v1", tags=["watching"])
 
 
 @router.post("/tickets", status_code=201)
-async def create_ticket(at: Annotated[State, here], caller: Annotated[Caller, needs(Role.USER)]) -> Ticket:
+async def create_ticket(
+    at: Annotated[State, here], caller: Annotated[Caller, needs(Role.USER)], response: Response
+) -> Ticket:
     """A ticket for one WebSocket, `/ws/1?ticket=...`; it must be used soon, and holds once."""
+    response.headers["Cache-Control"] = "no-store"  # nor is it kept under an Idempotency-Key
     given = at.settings
     with worded(given):
         return await issue(
