@@ -25,8 +25,14 @@ from support.training import CALLER, School, environment
 ROOMY = {"quota_runs": 1000, "quota_cpu_milli": 10**6, "training_max_queued": 5000}
 
 
+@pytest.fixture
+def long(request):
+    if not request.config.getoption("--long"):
+        pytest.skip("the long form: --long")
+
+
 @pytest_asyncio.fixture
-async def school(broker, sql_url, tmp_path):
+async def school(long, broker, sql_url, tmp_path):
     made = School(sql_url, tmp_path, **ROOMY)
     await made.open()
     yield made
@@ -106,10 +112,8 @@ async def test_jobs_of_killed_processes_and_of_dead_and_stopped_workers_go_on_fr
 
 @pytest.mark.timeout(570)
 async def test_64_jobs_with_10_killed_all_finish_in_the_order_of_their_priority(
-    request, school, start_worker, tmp_path
+    long, school, start_worker, tmp_path
 ):
-    if not request.config.getoption("--long"):
-        pytest.skip("the long form: --long")
     rng = random.Random(7)
     given = environment(school.settings.database_url, tmp_path, training_places=8, training_cpus=64, **ROOMY)
     submitted = [
@@ -153,9 +157,7 @@ async def test_64_jobs_with_10_killed_all_finish_in_the_order_of_their_priority(
 
 
 @pytest.mark.timeout(570)
-async def test_1000_submits_at_once_never_exceed_the_quota(request, broker, sql_url, tmp_path):
-    if not request.config.getoption("--long"):
-        pytest.skip("the long form: --long")
+async def test_1000_submits_at_once_never_exceed_the_quota(long, broker, sql_url, tmp_path):
     limit = {"quota_runs": 7, "quota_cpu_milli": 10_000, "training_max_queued": 900}
     app.redis.flushdb()
     school = School(sql_url, tmp_path, **limit)
