@@ -19,6 +19,7 @@ import pytest
 import redis as redis_py
 import requests
 from ruamel.yaml import YAML
+from websockets.sync.client import connect
 
 from cluster import judge
 from gaelp_tasks.demo.broker import free_port
@@ -40,7 +41,7 @@ MANY, TOKENS = 2, 6
 HARMLESS = {"config|get", "config", "client", "client|setinfo"}
 ONLOOKER = "user onlooker on nopass -@all +acl|log\n"  #: for the test alone
 #: in place of compose's variables that hold a place on this machine, or have no default
-HERE = {"GAELP_OLLAMA_NODES", "GAELP_METRICS_ADDRESS", "GAELP_METRICS_PORT"}
+HERE = {"GAELP_OLLAMA_NODES", "GAELP_METRICS_ADDRESS", "GAELP_METRICS_PORT", "GAELP_API_ADDRESS"}
 
 
 class Told:
@@ -64,7 +65,7 @@ class Cluster:
         self._redis_port = free_port()
         self._start_redis()
         self._database = stack.enter_context(PostgresServer()).new_database()
-        self.ports = {name: free_port() for name in ("metrics", "worker", "flower")}
+        self.ports = {name: free_port() for name in ("metrics", "worker", "flower", "api", "api page")}
         node = ("demo", "scripted", "--num-parallel", "2", "--token-s", "0.001")
         process = self.begin("sim", [*GAELP, *node], stdout=subprocess.PIPE)
         self._node = json.loads(process.stdout.readline())["url"]
@@ -132,6 +133,9 @@ class Cluster:
             "GAELP_POLL_INTERVAL_S": "0.2",
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
+        if service == "api":
+            here["GAELP_API_ADDRESS"] = f"127.0.0.1:{self.ports['api']}"
+            here["GAELP_METRICS_ADDRESS"] = f"127.0.0.1:{self.ports['api page']}"
         if service == "worker":
             here["GAELP_METRICS_PORT"] = str(self.ports["worker"])
         return {"PATH": os.environ["PATH"], "XDG_STATE_HOME": str(self._folder)} | given | here
@@ -171,6 +175,7 @@ def cluster(tmp_path_factory):
             ("worker", SERVICES["worker"]["command"]),
             ("metrics", SERVICES["metrics"]["command"]),
             ("flower", words),
+            ("api", SERVICES["api"]["command"]),
         ):
             made.start(service, *how, GAELP_FLOWER_LOGIN=login)
             # one after the other: a small machine is not asked for all of them at once
@@ -185,7 +190,7 @@ def is_well(cluster, service):
     return cluster.ask(service, *GAELP, *words[1:])
 
 
-@pytest.mark.parametrize("service", ["worker", "beat", "metrics"])
+@pytest.mark.parametrize("service", ["worker", "beat", "metrics", "api"])
 def test_each_program_says_that_it_makes_progress(cluster, service):
     def well():
         done = is_well(cluster, service)
@@ -204,6 +209,32 @@ def test_three_tiers_are_submitted_by_the_producer_and_answered(cluster):
         for number in range(MANY)
     }
     assert judge.answers(asked, json.loads(done.stdout), TOKENS) == []
+
+
+def test_the_api_takes_an_agent_its_secret_and_a_call_of_it_and_shows_what_happens(cluster):
+    made = cluster.ask("api", *GAELP, "token", "create", "--user", "me", "--role", "admin")
+    token = made.stdout.strip()
+    url, headers = f"http://127.0.0.1:{cluster.ports['api']}/api/v1", {"Authorization": f"Bearer {token}"}
+    with requests.Session() as me:
+        me.headers.update(headers)
+        body = {"name": "a", "type": "research", "secrets": {"KEY": "hidden"}}
+        agent = me.post(f"{url}/agents", json=body, timeout=20).json()
+        assert agent["secrets"] == ["KEY"], agent
+        ticket = me.post(f"{url}/tickets", timeout=20).json()["ticket"]
+        place = f"ws://127.0.0.1:{cluster.ports['api']}/ws/{agent['id']}?ticket={ticket}"
+        with connect(place, proxy=None) as socket:
+            assert json.loads(socket.recv(timeout=20))["event"] == "snapshot"
+            me.post(f"{url}/agents/{agent['id']}/metrics", json={"reward": 0.5}, timeout=20)
+            assert json.loads(socket.recv(timeout=20))["data"]["values"] == {"reward": 0.5}
+        body = {"prompt": "Say this again", "agent_id": agent["id"]}
+        call = me.post(f"{url}/invocations", json=body, timeout=20).json()
+        stream = me.get(f"{url}/invocations/{call['id']}/stream", timeout=60).text
+        assert "event: end" in stream, stream
+        assert me.get(f"{url}/nodes", timeout=20).json()
+        assert me.get(f"{url}/status", timeout=20).json()["agent_counts"]["total"] == 1
+    own = scrape(cluster.ports["api page"])
+    assert ("gaelp_sql_up", frozenset()) in own
+    assert ("gaelp_redis_up", frozenset()) not in own, "the exporter tells of that"
 
 
 def test_one_of_two_beats_leads_and_postgresql_keeps_the_history(cluster):
@@ -257,11 +288,16 @@ def test_nobody_was_refused_anything_that_it_needs(cluster):
 def test_prometheus_is_well_while_it_asks_somebody(tmp_path, cluster):
     [query] = re.findall(r"query=([^']+)'", SERVICES["prometheus"]["healthcheck"]["test"][1])
     with Prometheus(
-        tmp_path, {"gaelp": [cluster.ports["metrics"]], "gaelp-worker": [cluster.ports["worker"]]}
+        tmp_path,
+        {
+            "gaelp": [cluster.ports["metrics"]],
+            "gaelp-worker": [cluster.ports["worker"]],
+            "gaelp-api": [cluster.ports["api page"]],
+        },
     ) as prometheus:
         eventually(lambda: prometheus.ask(unquote(query)), within_s=20)
         assert prometheus.ask(unquote(query).replace("<60", "<0")) == []
-        eventually(lambda: len(prometheus.ask("up == 1")) == 2, within_s=20)
+        eventually(lambda: len(prometheus.ask("up == 1")) == 3, within_s=20)
 
 
 @needs("prometheus-alertmanager", "prometheus-alertmanager")

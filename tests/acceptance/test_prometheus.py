@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from time import time
 
@@ -10,6 +13,7 @@ import pytest
 from gaelp_tasks import counts, embed, invoke_agent
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.demo.broker import free_port
+from support.api_server import ApiServer
 from support.claims import publish
 from support.eventually import eventually
 from support.exporter import Exporter
@@ -48,9 +52,20 @@ async def node():
 
 
 async def test_every_query_of_every_dashboard_gives_data_and_an_alert_is_raised(
-    start_worker, node, broker, tmp_path
+    start_worker, node, broker, newest_tables, tmp_path
 ):
+    shutil.copy(newest_tables, tmp_path / "api.db")
     await asyncio.to_thread(story, start_worker, node.url, broker, tmp_path)
+
+
+def hold_cores(file):
+    """A training job that runs, as far as the tables know."""
+    with closing(sqlite3.connect(file)) as db, db:
+        names = [row[1] for row in db.execute("PRAGMA table_info(training_jobs)") if row[3] and not row[5]]
+        given = {"state": "running", "cpu_milli": 500, "hyperparameters": "{}", "config": "{}", "agent_id": 1}
+        values = [given.get(name, "2026-01-01 00:00:00" if name.endswith("_at") else 0) for name in names]
+        marks = ",".join("?" * len(names))
+        db.execute(f"INSERT INTO training_jobs ({','.join(names)}) VALUES ({marks})", values)  # noqa: S608  ours
 
 
 def story(start_worker, node, broker, tmp_path):
@@ -59,15 +74,23 @@ def story(start_worker, node, broker, tmp_path):
     start_worker(GAELP_OLLAMA_NODES=node, GAELP_METRICS_PORT=str(port))
     with (
         Exporter(tmp_path, broker.url) as exporter,
-        Prometheus(tmp_path, {"gaelp": [exporter.port], "gaelp-worker": [port]}) as prometheus,
+        ApiServer(tmp_path, GAELP_API_TELLS_CLUSTER="false") as api,
+        Prometheus(
+            tmp_path,
+            {"gaelp": [exporter.port], "gaelp-worker": [port], "gaelp-api": [api.metrics_port]},
+        ) as prometheus,
     ):
-        eventually(lambda: len(prometheus.ask("up == 1")) == 2, what="both pages are scraped")
+        eventually(lambda: len(prometheus.ask("up == 1")) == 3, what="all pages are scraped")
         eventually(lambda: prometheus.ask("gaelp_invocations_total"), what="the zeros are there")
         for number in range(6):
             invoke_agent.delay(f"Hi {number}", tier="batch").get(timeout=30)
         embed.delay(["a"]).get(timeout=30)
         counts.count(app, counts.PREEMPTED)
         app.redis.set(app.keys.beat_read, int(time() * 1000))  # as a beat that leads does
+        with api.session() as ann:
+            made = ann.post(f"{api.url}/api/v1/agents", json={"name": "a", "type": "research"}, timeout=10)
+            assert made.status_code == 201
+        hold_cores(tmp_path / "api.db")
         publish("junk that no worker can read")
         for query in queries():
             eventually(lambda query=query: prometheus.ask(query), what=query)

@@ -119,7 +119,9 @@ def test_a_neighbour_that_takes_memory_raises_the_alerts_of_it(cgroups, broker, 
         Receiver() as receiver,
         Alertmanager(tmp_path, receiver.port) as manager,
         Prometheus(
-            tmp_path, {"gaelp": [exporter.port], "gaelp-worker": [port]}, alertmanager=manager.port
+            tmp_path,
+            {"gaelp": [exporter.port], "gaelp-worker": [port], "gaelp-api": []},
+            alertmanager=manager.port,
         ) as prometheus,
     ):
         eventually(announced(worker, place), within_s=30, what="the node is announced by its cgroup")
