@@ -67,10 +67,10 @@ class Server:
             check=False,
         )
         if told.returncode:
-            raise RuntimeError(f"{load.path}: {told.stderr}")
+            raise RuntimeError(f"{load.paths[0]}: {told.stderr}")
         seen = json.loads(told.stdout)
         if seen["wrong"]:
-            raise RuntimeError(f"{load.path}: {seen['wrong']} answers like {seen['wrong_answer']}")
+            raise RuntimeError(f"{load.paths[0]}: {seen['wrong']} answers like {seen['wrong_answer']}")
         spent_s = cpu_s(self._child.pid) - before
         counted = seen["seconds"] / (seen["seconds"] + load.warm_s)
         return Cell(
@@ -86,16 +86,17 @@ def measure_api(stack: Stack, folder: Path, plan: Plan, *, database: str | None 
     database = database or f"sqlite:///{folder}/api.db"
     ours, bare = _start_api(stack, folder, database), _start_bare(stack, folder)
     tokens = [_token(f"bench-{number}") for number in range(PEOPLE)]
-    agent = _made(ours, "agents", AGENT_TO_READ, tokens[0], 201)
-    invocation = _made(ours, "invocations", INVOCATION_TO_SUBMIT, tokens[0], 202)
-    paths = {AGENT: f"agents/{agent}", INVOCATION: f"invocations/{invocation}"}
+    reads = {
+        AGENT: [_made(ours, "agents", AGENT_TO_READ, token, 201) for token in tokens],
+        INVOCATION: [_made(ours, "invocations", INVOCATION_TO_SUBMIT, token, 202) for token in tokens],
+    }
     submit = {"method": "POST", "status": 202, "body": json.dumps(INVOCATION_TO_SUBMIT)}
     rounds = []
     for _ in range(plan.rounds):
-        cells = {BARE: bare.cell(plan.seconds, path="/agents/1")}
-        for kind, path in paths.items():
-            cells[kind] = ours.cell(plan.seconds, path=f"/api/v1/{path}", tokens=tokens)
-        cells[SUBMIT] = ours.cell(plan.seconds, path="/api/v1/invocations", tokens=tokens, **submit)
+        cells = {BARE: bare.cell(plan.seconds, paths=["/agents/1"])}
+        for kind, paths in reads.items():
+            cells[kind] = ours.cell(plan.seconds, paths=paths, tokens=tokens)
+        cells[SUBMIT] = ours.cell(plan.seconds, paths=["/api/v1/invocations"], tokens=tokens, **submit)
         rounds.append(cells)
     return figures_of(rounds)
 
@@ -146,11 +147,11 @@ def _token(name: str) -> str:
     return Tokens(Settings(jwt_secret=SECRET)).issue(caller, 3600)
 
 
-def _made(server: Server, noun: str, body: dict[str, Any], token: str, status: int) -> Any:
-    """The id of a new one."""
+def _made(server: Server, noun: str, body: dict[str, Any], token: str, status: int) -> str:
+    """Where a new one is."""
     answer = requests.post(
         f"{server.url}/api/v1/{noun}", json=body, headers={"Authorization": f"Bearer {token}"}, timeout=30
     )
     if answer.status_code != status:
         raise RuntimeError(f"{noun}: {answer.status_code} {answer.text}")
-    return answer.json()["id"]
+    return f"/api/v1/{noun}/{answer.json()['id']}"

@@ -26,18 +26,22 @@ class Load:
     """What to ask, by how many connections, for how long."""
 
     port: int
-    path: str
+    paths: list[str]  #: the connections take them in turn
     status: int = 200  #: any other answer is a wrong one
     method: str = "GET"
     tokens: list[str] = field(default_factory=list)  #: who asks: the connections in turn
     body: str = ""
-    connections: int = 32
+    connections: int = 16
     warm_s: float = 0.5  #: at first, and not counted
     seconds: float = 5.0
 
     def request(self, number: int) -> bytes:
         """What the connection of this number asks, as it goes over the wire."""
-        lines = [f"{self.method} {self.path} HTTP/1.1", "Host: 127.0.0.1", "Accept: */*"]
+        lines = [
+            f"{self.method} {self.paths[number % len(self.paths)]} HTTP/1.1",
+            "Host: 127.0.0.1",
+            "Accept: */*",
+        ]
         if self.tokens:
             lines.append(f"Authorization: Bearer {self.tokens[number % len(self.tokens)]}")
         if self.body:

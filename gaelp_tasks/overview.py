@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any, NamedTuple
 
@@ -29,7 +29,6 @@ from gaelp_tasks.queued import (
     whereabouts,
 )
 from gaelp_tasks.queues import INBOXES, tier_of
-from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.streams import End, Event, Start, parse
 from gaelp_tasks.waiting import (
     Expected,
@@ -51,6 +50,7 @@ __all__ = [
     "View",
     "busy_slots",
     "describe",
+    "describe_all",
     "find_queued",
     "live_nodes",
     "of_tiers",
@@ -216,24 +216,45 @@ def whole_id(app: GaelpApp, given: str) -> str:
     return found[0]
 
 
-def describe(app: GaelpApp, invocation_id: str, lately: View | None = None) -> Description:
-    """Everything known about one invocation. Raises BrokerUnavailable.
+def describe(app: GaelpApp, invocation_id: str) -> Description:
+    """Everything known about one invocation. Raises BrokerUnavailable."""
+    return describe_all(app, [invocation_id])[0]
 
-    With `lately` what others do is as it was then, and so is its place, if its sender writes ids as we do.
+
+def describe_all(app: GaelpApp, ids: Sequence[str], lately: View | None = None) -> list[Description]:
+    """The same of several. Raises BrokerUnavailable.
+
+    With `lately` what others do is as it was then, and so is a place, if its sender writes ids as we do.
     """
-    handle = InvocationHandle(invocation_id, app=app, backend=app.backend)
+    if not ids:
+        return []
+    backend = app.backend
     with worded(app.settings):
         with app.redis.pipeline(transaction=False) as pipe:
-            pipe.xrevrange(app.keys.stream(invocation_id), count=1)
-            pipe.exists(app.keys.cancel(invocation_id))
-            pipe.zscore(app.keys.parked, invocation_id)
-            last, cancelled, due_ms = pipe.execute()
-        newest = parse(*last[0]) if last else None
+            for name in ids:
+                pipe.xrevrange(app.keys.stream(name), count=1)
+                pipe.exists(app.keys.cancel(name))
+                pipe.zscore(app.keys.parked, name)
+            told = iter(pipe.execute())
+        keys = [backend.get_key_for_task(name) for name in ids]
+        records = backend.mget(keys) if len(keys) > 1 else [backend.get(keys[0])]
+    metas = [backend.decode_result(record) if record else {"status": "PENDING"} for record in records]
+    return [
+        _described(app, name, (next(told), next(told), next(told)), meta, lately)
+        for name, meta in zip(ids, metas, strict=True)
+    ]
+
+
+def _described(
+    app: GaelpApp, invocation_id: str, traces: tuple[Any, Any, Any], meta: dict[str, Any], lately: View | None
+) -> Description:
+    last, cancelled, due_ms = traces
+    newest = parse(*last[0]) if last else None
+    with worded(app.settings):
         entries: Any = []
         if newest is not None:
             entries = app.redis.xrange(app.keys.stream(invocation_id), f"{newest.claim}-0", count=1)
         parked: Any = None if due_ms is None else app.redis.hget(app.keys.parked_messages, invocation_id)
-        meta = handle.backend.get_task_meta(invocation_id)
     status, result = meta["status"], meta.get("result")
     is_over = status in {"SUCCESS", "FAILURE", "REVOKED"}
     waits, is_held = whereabouts(app, invocation_id, lately and lately.seen, is_over=is_over)

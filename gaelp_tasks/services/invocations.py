@@ -4,6 +4,7 @@ import asyncio
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,36 +15,61 @@ from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import BrokerUnavailable, NotFound
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models.acceptance import Acceptance
-from gaelp_tasks.overview import Description, View, describe, view
+from gaelp_tasks.overview import Description, View, describe_all, view
 from gaelp_tasks.tasks.accepted import states_of, stop
 
 __all__ = ["Invocations"]
 
 LOOK_EVERY_S = 0.2  #: at the queues, for all who ask in between
+MOST_AT_ONCE = 50  #: invocations in one round trip; results may be long
 PAUSE = 10  #: times as long as a look took, at least, until the next
 ENDED = frozenset({State.DONE, State.CUT, State.FAILED})
 AWAY = "Redis does not answer; it goes on once that is back."
 
-_looks: WeakKeyDictionary[asyncio.AbstractEventLoop, "_Looks"] = WeakKeyDictionary()
+_looks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[GaelpApp, "_Looks"]] = WeakKeyDictionary()
 
 
 class _Looks:
-    """At the queues of this process' Redis: they may be long, and many may ask where they stand."""
+    """At the queues of this process' Redis: they may be long, and many may ask where they stand.
 
-    def __init__(self) -> None:
-        self._one = asyncio.Lock()
+    Who asks while others are being answered is answered with the next, in the same round trips.
+    """
+
+    def __init__(self, app: GaelpApp) -> None:
+        self._app = app
+        self._asked: dict[str, asyncio.Future[Description]] = {}
+        self._work: asyncio.Task[None] | None = None
         self._last: View | None = None
         self._until_s = 0.0
 
-    async def lately(self, app: GaelpApp) -> View:
-        """What the last look has found. Raises BrokerUnavailable."""
-        async with self._one:
-            begun = monotonic()
-            if self._last is None or begun >= self._until_s:
-                self._last = await asyncio.to_thread(view, app)
-                took_s = monotonic() - begun
-                self._until_s = monotonic() + max(LOOK_EVERY_S, PAUSE * took_s)
-            return self._last
+    async def describe(self, invocation_id: str) -> Description:
+        """Raises BrokerUnavailable."""
+        loop = asyncio.get_running_loop()
+        told = self._asked.setdefault(invocation_id, loop.create_future())
+        if self._work is None or self._work.done():
+            self._work = loop.create_task(self._answer())
+        return await asyncio.shield(told)
+
+    async def _answer(self) -> None:
+        while self._asked:
+            asked = dict(islice(self._asked.items(), MOST_AT_ONCE))
+            for name in asked:
+                del self._asked[name]
+            try:
+                found = await asyncio.to_thread(self._look, list(asked))
+            except Exception as error:  # noqa: BLE001  whoever has asked gets it
+                for told in asked.values():
+                    told.set_exception(error)
+            else:
+                for told, description in zip(asked.values(), found, strict=True):
+                    told.set_result(description)
+
+    def _look(self, ids: list[str]) -> list[Description]:
+        begun = monotonic()
+        if self._last is None or begun >= self._until_s:
+            self._last = view(self._app)
+            self._until_s = monotonic() + max(LOOK_EVERY_S, PAUSE * (monotonic() - begun))
+        return describe_all(self._app, ids, self._last)
 
 
 class Invocations:
@@ -66,9 +92,9 @@ class Invocations:
         facts = facts_of(row)
         if row.is_over:
             return facts
-        looks = _looks.setdefault(asyncio.get_running_loop(), _Looks())
+        looks = _looks.setdefault(asyncio.get_running_loop(), {}).setdefault(self._app, _Looks(self._app))
         try:
-            seen = await asyncio.to_thread(describe, self._app, row.id, await looks.lately(self._app))
+            seen = await looks.describe(row.id)
         except BrokerUnavailable:
             return facts | {"why": AWAY}
         return facts | _seen(seen)
