@@ -131,7 +131,10 @@ def start_system(
     PartFailed; what was started is the stack's to stop.
     """
     given = {name: value for name, value in os.environ.items() if name.startswith("GAELP_")}
-    database = {"GAELP_DATABASE_URL": f"sqlite:///{quote(str(folder.absolute()))}/gaelp.db"}
+    database = {
+        "GAELP_DATABASE_URL": f"sqlite:///{quote(str(folder.absolute()))}/gaelp.db",
+        "GAELP_TRAINING_DIR": str(folder.absolute() / "training"),
+    }
     apis = api.settings_of(folder, given) if with_api else {}
     system = System(env=DEFAULTS | database | apis | dict(defaults or {}) | given)
     system.api_url = system.env["GAELP_API_URL"] if with_api else ""

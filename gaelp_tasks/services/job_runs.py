@@ -57,6 +57,10 @@ async def begin(db: Database, grip: Grip, settings: Settings, *, node: str, runn
             return Taken(None)
         if row.state == JobState.QUEUED and row.due_at is not None and row.due_at > now:
             return Taken(None, row.due_at)
+        if row.wish:  # who ran it died before it could be done
+            row.claim = grip.claim
+            to = JobState.CANCELLED if row.wish == Wish.CANCEL else JobState.PAUSED
+            return Taken(None, None, await _over(session, row, settings, to, to.value, now))
         notes = []
         if row.state == JobState.RUNNING:
             row.deaths += 1

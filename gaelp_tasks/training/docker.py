@@ -14,6 +14,7 @@ USER = 65534  #: nobody, where this program itself is root
 CONTROL = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG")  #: of ours, that docker's own client reads
 PIDS = 512
 FILE = "environment"
+EARLIER = 10  #: runs whose containers may be left
 
 
 class DockerRunner:
@@ -54,4 +55,13 @@ class DockerRunner:
         argv += ["--config", f"{INSIDE}/config.json", "--hyperparams", f"{INSIDE}/hyperparams.json"]
         own = {name: os.environ[name] for name in CONTROL if name in os.environ}
         text = "".join(f"{key}={value}\n" for key, value in sorted(inside.items()))
-        return Launch(tuple(argv), own, spec.folder, {FILE: text}, (self._program, "kill", name))
+        earlier = [f"gaelp-job-{spec.job_id}-{run}" for run in range(max(1, spec.run - EARLIER), spec.run)]
+        return Launch(
+            tuple(argv),
+            own,
+            spec.folder,
+            {FILE: text},
+            on_kill=(self._program, "kill", name),
+            # a container outlives a worker that was killed, and would write into the same folder
+            before=(self._program, "rm", "--force", *earlier) if earlier else (),
+        )

@@ -29,6 +29,7 @@ class Process:
         """Start it on the loop of this thread, which it does not outlive. Raises OSError."""
         for name, text in launch.files.items():
             write_private(str(launch.folder / name), text)
+        await _quietly(launch, launch.before)
         process = await asyncio.create_subprocess_exec(
             *launch.argv,
             cwd=launch.folder,
@@ -65,20 +66,21 @@ class Process:
     async def kill(self) -> None:
         """End it at once."""
         self._signal(signal.SIGKILL)
-        if self._launch.on_kill:
-            with suppress(OSError):
-                ending = await asyncio.create_subprocess_exec(
-                    *self._launch.on_kill,
-                    env=dict(self._launch.env),
-                    stdin=DEVNULL,
-                    stdout=DEVNULL,
-                    stderr=DEVNULL,
-                )
-                await ending.wait()
+        await _quietly(self._launch, self._launch.on_kill)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+async def _quietly(launch: Launch, command: tuple[str, ...]) -> None:
+    """Run a command beside, whatever comes of it."""
+    if command:
+        with suppress(OSError):
+            beside = await asyncio.create_subprocess_exec(
+                *command, env=dict(launch.env), stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
+            )
+            await beside.wait()
 
 
 async def _read(pipe: asyncio.StreamReader, stream: Stream, heard: Callable[[Stream, str], None]) -> None:

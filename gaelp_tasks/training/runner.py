@@ -46,6 +46,7 @@ class Launch(NamedTuple):
     folder: Path
     files: Mapping[str, str] = {}  #: written into the folder before, for this user's eyes
     on_kill: tuple[str, ...] = ()  #: a command that ends what outlives the process
+    before: tuple[str, ...] = ()  #: one that ends what earlier runs have left; it may fail
 
 
 class Runner(Protocol):

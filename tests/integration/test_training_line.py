@@ -170,6 +170,15 @@ async def _completed(school):
     return (await ended(school, grip))[0]
 
 
+async def test_a_wish_that_a_dead_worker_has_not_fulfilled_is_when_its_message_comes_again(school):
+    job = await school.submit()
+    await begun(school, job)
+    await jobs.cancel(school.desk, CALLER, job.id)
+    assert (await begun(school, job, claim=2))[1].job is None
+    assert (await school.find(job)).state is JobState.CANCELLED
+    assert (await held(school)).runs == 0
+
+
 async def test_a_log_is_numbered_over_all_runs_and_keeps_its_newest_lines(school):
     settings = school.settings.model_copy(update={"training_log_lines": 100})
     job = await school.submit()

@@ -161,6 +161,7 @@ def test_a_container_is_built_from_declared_fields_alone(monkeypatch):
     assert "SECRET=s\n" in launch.files["environment"]
     assert launch.env["DOCKER_HOST"] == "unix:///ours", "docker itself reads only ours"
     assert launch.on_kill == ("docker", "kill", "gaelp-job-7-2")
+    assert launch.before == ("docker", "rm", "--force", "gaelp-job-7-1"), "its worker was killed, it was not"
     with pytest.raises(PolicyViolated, match="IMAGES"):
         DockerRunner(images).launch(spec(image="docker.io/evil"))
     with pytest.raises(PolicyViolated, match="lines"):
