@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gaelp_tasks.db.batch_pieces import close_some, fail_some, remove_some, write_outcomes
 from gaelp_tasks.db.batch_rows import BATCHES, LINES, OVER, batch_of, columns_of, ended_line_of, storable
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.errors import Conflict
 from gaelp_tasks.models.batch import TERMINAL, Batch, BatchState, Counts, LineOutcome, may_move, new_id
 from gaelp_tasks.models.batch_file import BadLine, EndedLine, Line
 from gaelp_tasks.models.batch_work import Asked, Ended, Held, Published, Reach, TakenOver
@@ -35,12 +37,20 @@ class Batches:
 
     # --- of a batch ---
 
-    async def create(self, *, tier: Tier, name: str, now: datetime, hours: Hours | None = None) -> Batch:
-        """A new one, whose file is being read."""
+    async def create(
+        self,
+        *,
+        tier: Tier,
+        name: str,
+        now: datetime,
+        hours: Hours | None = None,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """A new one, whose file is being read. Raises Conflict where there is one of this id."""
         zeros = dict.fromkeys(
             ("deaths", "ticket", "published_to", "disturbed_to", "cleared_to", *Counts._fields), 0
         )
-        batch_id = new_id()
+        batch_id = batch_id or new_id()
         given = {
             "id": batch_id,
             "tenant": self._tenant,
@@ -52,9 +62,12 @@ class Batches:
             "trouble": "",
             "hours": None if hours is None else hours.model_dump_json(),
         }
-        async with self._db.writing() as session:
-            await session.execute(insert(BATCHES).values(given | zeros))
-            return batch_of(await self._row(session, batch_id))
+        try:
+            async with self._db.writing() as session:
+                await session.execute(insert(BATCHES).values(given | zeros))
+                return batch_of(await self._row(session, batch_id))
+        except IntegrityError:
+            raise Conflict(f"There is a batch {batch_id} already.") from None
 
     async def find(self, beginning: str) -> list[Batch]:
         """Those whose id begins so, with or without `batch_`; at most two."""

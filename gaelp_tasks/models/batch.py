@@ -7,6 +7,7 @@ validating ──> in_progress ──> finalizing ──> completed
   └──> failed                                             (no line could be read)
 """
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -27,6 +28,7 @@ __all__ = [
     "LineOutcome",
     "closed_until",
     "eta_s",
+    "id_under",
     "may_move",
     "new_id",
     "task_id",
@@ -35,6 +37,7 @@ __all__ = [
 LONGEST_TENANT = 200  #: characters, as in an invocation
 
 ID_PREFIX = "batch_"
+SPACE = UUID("b1c7a4de-3f52-5a0b-9c4e-6d8f20a1e735")  #: of keys; another one would make other ids
 
 PACE_S = (600.0, 3600.0)  #: the pace is that of the last minutes; where too few lines ended then, of the hour
 
@@ -203,6 +206,11 @@ def _pace(now: datetime, lately: Sequence[datetime]) -> float:
 def new_id() -> str:
     """An id that no other batch has."""
     return ID_PREFIX + uuid4().hex
+
+
+def id_under(key: str, tenant: str) -> str:
+    """The id of a batch that is submitted under an idempotency key: always the same."""
+    return ID_PREFIX + uuid5(SPACE, json.dumps([tenant, key])).hex
 
 
 def task_id(batch_id: str, custom_id: str) -> str:

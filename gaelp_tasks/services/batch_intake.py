@@ -12,7 +12,7 @@ from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.db.batches import Batches
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import BrokerUnavailable, Conflict, DatabaseUnavailable, NotFound
-from gaelp_tasks.models.batch import Batch, BatchState
+from gaelp_tasks.models.batch import Batch, BatchState, id_under
 from gaelp_tasks.models.batch_file import Defaults, record
 from gaelp_tasks.models.batch_work import TakenOver
 from gaelp_tasks.models.schedule import Hours
@@ -37,6 +37,7 @@ class BatchDesk:
 
     def __init__(self, app: GaelpApp, db: Database, tenant: str) -> None:
         self._app = app
+        self._tenant = tenant
         self._rows = Batches(db, tenant)
 
     async def submit(
@@ -47,11 +48,21 @@ class BatchDesk:
         name: str = "",
         within_s: float | None = None,
         hours: Hours | None = None,
+        key: str | None = None,
     ) -> dict[str, Any]:
-        """Take a file in and have it worked off; nothing of one that breaks off is run."""
+        """Take a file in and have it worked off; nothing of one that breaks off is run.
+
+        Under an idempotency `key` there is one, whatever its file is; one that failed makes way. Raises
+        Conflict where it is just being made.
+        """
+        batch_id = None if key is None else id_under(key, self._tenant)
+        if batch_id is not None and (there := await self._under(batch_id)) is not None:
+            return there.facts(_now())
         with TemporaryFile("w+b") as file:
             await _fill(file, chunks)
-            batch = await self._rows.create(tier=defaults.tier, name=name, now=_now(), hours=hours)
+            batch = await self._rows.create(
+                tier=defaults.tier, name=name, now=_now(), hours=hours, batch_id=batch_id
+            )
             try:
                 batch = await self._take_in(batch, file, defaults, within_s)
             except BaseException as error:
@@ -62,6 +73,14 @@ class BatchDesk:
         if batch.state is BatchState.IN_PROGRESS:
             await self._call(batch, 0)
         return batch.facts(_now())
+
+    async def _under(self, batch_id: str) -> Batch | None:
+        """The one that is there, and has not failed."""
+        for batch in await self._rows.find(batch_id):
+            if batch.state is not BatchState.FAILED:
+                return batch
+            await self._rows.remove(batch_id)
+        return None
 
     async def _take_in(
         self, batch: Batch, file: BinaryIO, defaults: Defaults, within_s: float | None

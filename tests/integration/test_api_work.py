@@ -34,6 +34,18 @@ async def test_a_file_becomes_a_batch_for_which_a_worker_is_called(api):
     assert [one["id"] for one in (await client.get(BATCHES)).json()] == [facts["id"]]
 
 
+async def test_under_a_key_there_is_one_batch_unless_it_has_failed(api):
+    client, keyed = api.as_(tenant="a"), {"Idempotency-Key": "k"}
+    failed = (await client.post(BATCHES, content="", headers=keyed)).json()
+    first = (await client.post(BATCHES, content=GOOD, headers=keyed)).json()
+    again = (await client.post(BATCHES, content=GOOD, headers=keyed)).json()
+    assert (failed["state"], first["state"]) == ("failed", "in_progress")
+    assert first["id"] == again["id"]
+    assert len((await client.get(BATCHES)).json()) == 1
+    other = (await api.as_(tenant="b").post(BATCHES, content=GOOD, headers=keyed)).json()
+    assert other["id"] != first["id"]
+
+
 async def test_results_come_as_lines_in_the_order_of_the_file(api):
     client = api.as_()
     facts = (await client.post(BATCHES, content=GOOD)).json()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from gaelp_tasks.api.access import needs
@@ -24,6 +24,7 @@ LINES = {"requestBody": {"required": True, "content": {"text/plain": {"schema": 
 At = Annotated[State, here]
 User = Annotated[Caller, needs(Role.USER)]
 Id = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{32}$", description="as POST has answered")]
+Key = Annotated[str | None, Header(min_length=1, max_length=200)]
 Tenant = Annotated[TenantName | None, Query(description="for an admin: whose, if not the own")]
 
 
@@ -46,14 +47,23 @@ def _of(at: State, caller: Caller, tenant: str | None) -> BatchDesk:
 
 @router.post("", status_code=201, openapi_extra=LINES)
 async def submit(
-    at: At, caller: User, request: Request, options: Annotated[Options, Query()]
+    at: At,
+    caller: User,
+    request: Request,
+    options: Annotated[Options, Query()],
+    idempotency_key: Key = None,
 ) -> dict[str, Any]:
     """Take in a file of requests, JSONL as the body; a line that cannot be read harms no other."""
     hours = Hours.parse(options.window, options.zone) if options.window else None
     defaults = Defaults(Tier(options.tier), options.model or None, options.agent or None)
     desk = _of(at, caller, options.tenant)
     return await desk.submit(
-        request.stream(), defaults, name=options.name, within_s=options.within_s, hours=hours
+        request.stream(),
+        defaults,
+        name=options.name,
+        within_s=options.within_s,
+        hours=hours,
+        key=idempotency_key,
     )
 
 
