@@ -274,6 +274,41 @@ BUGS = (
         "    if cancel",
         "tests/unit/test_walk.py::test_who_was_overtaken_before_it_began_calls_no_model",
     ),
+    Bug(
+        "an answer goes on after what is paid for",
+        "gaelp_tasks/tasks/generation.py",
+        "self._tally.tokens >= most_tokens",
+        "self._tally.tokens > most_tokens",
+        "tests/unit/test_resuming.py::test_tokens_of_earlier_claims_count_against_what_is_paid_for",
+    ),
+    Bug(
+        "a budget is read before it is locked",
+        "gaelp_tasks/db/budgets.py",
+        "        in_order = asked.order_by(BUDGETS.c.id).with_for_update()\n",
+        "        in_order = asked.order_by(BUDGETS.c.id)\n",
+        "tests/faults/test_money_faults.py::test_charges_from_many_connections_are_approved_as_often_as_the_budget_has_them",
+    ),
+    Bug(
+        "a settled hold is settled again",
+        "gaelp_tasks/services/budgets.py",
+        "    if row.state != HoldState.HELD:\n        return False\n    paid",
+        "    paid",
+        "tests/integration/test_budgets.py::test_what_is_held_is_settled_once_and_the_rest_comes_back",
+    ),
+    Bug(
+        "more than the hold is paid",
+        "gaelp_tasks/models/money.py",
+        "    paid = min(max(spent_micro, 0), bound_micro)\n",
+        "    paid = max(spent_micro, 0)\n",
+        "tests/unit/test_money.py::test_what_is_paid_lies_within_the_bound_and_its_lines_add_up_to_it",
+    ),
+    Bug(
+        "a quota is counted while others take from it",
+        "gaelp_tasks/db/quotas.py",
+        "        locking = asked.with_for_update()\n",
+        "        locking = asked\n",
+        "tests/integration/test_quotas.py::test_of_many_who_ask_for_the_last_of_it_at_once_one_gets_it",
+    ),
 )
 
 

@@ -1,5 +1,7 @@
 """Quotas on both databases: all or nothing under a key, given back once."""
 
+import asyncio
+
 import pytest
 
 from gaelp_tasks.errors import QuotaExceeded
@@ -71,3 +73,12 @@ async def test_each_user_of_each_tenant_has_a_quota_of_his_own(db):
     await release(db, "job:ann", tenant="u")
     assert (await held(db)).gpus == 2
     assert (await held(db, tenant="u")).gpus == 0
+
+
+async def test_of_many_who_ask_for_the_last_of_it_at_once_one_gets_it(db):
+    for user in ("ann", "bob", "carl"):
+        await hold(db, f"job:{user}", Resources(gpus=1), user=user)
+        asked = (hold(db, f"job:{user}-{number}", Resources(gpus=1), user=user) for number in range(8))
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert [one for one in told if not isinstance(one, QuotaExceeded)] == [True]
+        assert (await held(db, user=user)).gpus == 2
