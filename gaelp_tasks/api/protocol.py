@@ -8,8 +8,9 @@ import asyncio
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-__all__ = ["Impatient"]
+__all__ = ["Impatient", "ImpatientSocket"]
 
 UNREAD_S = 30.0  #: for a peer that does not read
 MOST_HEAD_BYTES = 64 * 1024  #: of a request's line and headers, trailers included
@@ -122,3 +123,42 @@ class Impatient(HttpToolsProtocol):
         for timer in timers:
             if timer is not None:
                 timer.cancel()
+
+
+class ImpatientSocket(WebSocketsSansIOProtocol):
+    """One WebSocket: who reads nothing, not even why it is closed, is cut off."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """The peer does not read: its time runs."""
+        super().pause_writing()
+        self._abort_later()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._cancel()
+
+    def on_task_complete(self, task: "asyncio.Task[None]") -> None:
+        """What has been said by now is read soon, or never."""
+        super().on_task_complete(task)
+        if not self.disconnected:
+            self._abort_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is awaited any more."""
+        self._cancel()
+        super().connection_lost(exc)
+
+    def _abort_later(self) -> None:
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def _cancel(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None

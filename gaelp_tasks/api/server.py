@@ -9,7 +9,7 @@ from contextlib import suppress
 from fastapi import FastAPI
 from uvicorn import Config, Server
 
-from gaelp_tasks.api.protocol import Impatient
+from gaelp_tasks.api.protocol import Impatient, ImpatientSocket
 from gaelp_tasks.settings import Settings
 
 __all__ = ["listen", "serve"]
@@ -49,6 +49,7 @@ def serve(api: FastAPI, settings: Settings, listener: socket.socket) -> None:
         api,
         loop="uvloop",
         http=_Impatient,
+        ws=ImpatientSocket,
         ws_max_size=WS_MESSAGE_BYTES,
         ws_per_message_deflate=False,
         lifespan="on",

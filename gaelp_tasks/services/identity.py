@@ -80,6 +80,15 @@ class Identity:
             raise NotSignedIn(REFUSED)
         return _caller(user, asked.role)
 
+    async def still(self, caller: Caller) -> Caller:
+        """Somebody recognised before, as the user stands now. Raises NotSignedIn, DatabaseUnavailable."""
+        user = await self._user(caller.name)
+        if user is None:
+            return caller
+        if user.disabled or user.tenant != caller.tenant:
+            raise NotSignedIn(REFUSED)
+        return _caller(user, caller.role)
+
     def is_cheap(self, token: str) -> bool:
         """Whether it can be refused without SQL: a token, or a key that was known not long ago."""
         return not token.startswith(users.KEY_PREFIX) or (users.beginning(token) or "") in self._known_keys

@@ -6,8 +6,9 @@ import json
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from gaelp_tasks.api import protocol
 from gaelp_tasks.api.watching import places, sign_in, sockets
 from gaelp_tasks.errors import NotFound
 from gaelp_tasks.keys import Keys
@@ -45,6 +46,11 @@ async def place(api):
 
 def told(**data):
     return AgentEvent(event=EventKind.METRICS, agent_id=1, data=data)
+
+
+async def read_on(client):
+    while True:
+        await client.recv()
 
 
 # --- who one is ---
@@ -184,6 +190,18 @@ async def test_a_token_that_is_over_ends_its_socket(api, place, monkeypatch):
         assert (await closed(client))[0] == 4401
 
 
+async def test_a_ticket_of_somebody_who_was_shut_out_shows_no_more(api, place, monkeypatch):
+    monkeypatch.setattr(sockets, "CHECK_S", 0.0)
+    monkeypatch.setattr(sockets, "HEARTBEAT_S", 0.02)
+    admin = api.as_(Role.ADMIN, name="admin")
+    added = await admin.post("/api/v1/users", json={"name": "ann", "tenant": "acme"})
+    ticket = (await api.as_(tenant="acme", name="ann").post("/api/v1/tickets")).json()["ticket"]
+    async with watcher(f"{place}/ws/1", ticket=ticket) as client:
+        assert (await heard(client))["event"] == "snapshot"
+        await admin.patch(f"/api/v1/users/{added.json()['id']}", json={"disabled": True})
+        assert (await closed(client))[0] == 4401
+
+
 async def test_a_user_has_so_many_places_and_gets_them_back(broker, api_sql):
     async with api_client(api_sql, api_watchers_per_user=2) as small, served(small) as url:
         token = small.token(tenant="acme")
@@ -225,11 +243,13 @@ async def test_a_client_that_reads_nothing_loses_the_oldest_and_is_told_how_many
         assert missed > 1000, "40 MB have not been kept for it"
 
 
-async def test_a_client_that_never_reads_is_let_go(api, place, monkeypatch):
+async def test_a_client_that_never_reads_is_cut_off(api, place, monkeypatch):
     monkeypatch.setattr(sockets, "SEND_S", 0.05)
+    monkeypatch.setattr(protocol, "UNREAD_S", 0.3)
     async with connect(f"{place}/ws/1", proxy=None, max_queue=1) as client:
         await client.send(json.dumps({"token": api.token(tenant="acme")}))
         await heard(client)
         while len(api.state.watchers.places):
             await tell(api.state.redis, KEYS, told(bulk="x" * 60_000))
-        client.transport.abort()
+        with pytest.raises(ConnectionClosedError):  # without a word, for it would not have read one
+            await asyncio.wait_for(read_on(client), 10)

@@ -11,6 +11,7 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from gaelp_tasks.api.protocol import ImpatientSocket
 from support.api import Api
 
 
@@ -18,7 +19,9 @@ from support.api import Api
 async def served(api: Api) -> AsyncIterator[str]:
     """The address of its WebSockets, ws://127.0.0.1:port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(api.made, lifespan="off", log_level="error", ws_per_message_deflate=False)
+        config = uvicorn.Config(
+            api.made, lifespan="off", log_level="error", ws=ImpatientSocket, ws_per_message_deflate=False
+        )
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  pytest keeps its own
         running = asyncio.create_task(server._serve([listener]))

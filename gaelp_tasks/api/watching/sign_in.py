@@ -89,6 +89,6 @@ async def _by(at: State, kind: str, secret: str) -> SignedIn:
     async def again() -> Caller:
         if time() > admission.until:
             raise NotSignedIn("The time of this ticket is over: take another one.")
-        return admission.caller
+        return await at.identity.still(admission.caller)
 
     return SignedIn(admission.caller, again)
