@@ -19,7 +19,7 @@ from gaelp_tasks.tasks.training_calls import Call
 from gaelp_tasks.training.endings import Ending
 from gaelp_tasks.training.output import Line
 
-__all__ = ["Overtaken", "Report", "Taken", "begin", "end", "postpone", "prune", "tell"]
+__all__ = ["Overtaken", "Report", "Taken", "begin", "end", "explain", "postpone", "prune", "tell"]
 
 LONGEST_GAP_S = 60.0  #: between two reports that counts as run: a laptop may have slept
 PRUNE_EACH = 100  #: lines behind which the log is cut again
@@ -91,6 +91,14 @@ async def postpone(db: Database, grip: Grip, why: str, after_s: float) -> list[C
         row.reason = why or row.reason
         call = job_line.again(row)
     return [call._replace(due_at=datetime.now(UTC) + timedelta(seconds=after_s))]
+
+
+async def explain(db: Database, grip: Grip, why: str) -> None:
+    """Why it waits still. Raises DatabaseUnavailable."""
+    async with db.writing() as session:
+        row = await AnyJobs(session).addressed(grip)
+        if row is not None and row.state == JobState.QUEUED:
+            row.reason = why
 
 
 async def tell(db: Database, grip: Grip, report: Report, settings: Settings) -> tuple[Wish | None, float]:

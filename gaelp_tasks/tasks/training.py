@@ -26,6 +26,8 @@ __all__ = ["prune_jobs", "resume_jobs", "run_training_job"]
 
 logger = logging.getLogger(__name__)
 
+_migrated: set["Database"] = set()
+
 AWAY_S = 5.0  #: where the database does not serve us no job is claimed for so long
 TURN_MS = 2000  #: from one that makes way to the next, over all workers: a place has to be found to be free
 
@@ -184,7 +186,9 @@ def _forget_deaths(task_id: str) -> None:
 async def _database() -> "Database":
     """The database of this process with the newest tables. Raises DatabaseUnavailable, SettingsError."""
     db = _database_at(app.settings.sql_url)
-    await db.migrate()
+    if db not in _migrated:
+        await db.migrate()
+        _migrated.add(db)
     return db
 
 

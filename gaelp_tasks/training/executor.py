@@ -99,6 +99,12 @@ class Executor:
         except NeverFits as error:
             return Outcome(await job_runs.postpone(self._at.db, self._grip, f"It needs {error}.", LATER_S))
         except NoRoom as error:
+            if error.taken_by_others:
+                return Outcome(
+                    await job_runs.postpone(self._at.db, self._grip, f"It waits: {error}.", LATER_S)
+                )
+            if not stopper.done():
+                await job_runs.explain(self._at.db, self._grip, f"It waits: {error}.")
             return Outcome(gives_back=str(error))
         finally:
             stopper.cancel()

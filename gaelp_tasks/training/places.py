@@ -23,7 +23,14 @@ class NeverFits(Exception):
 
 
 class NoRoom(Exception):
-    """There was none in time, or somebody stopped the waiting; `str()` is why."""
+    """There was none in time, or somebody stopped the waiting; `str()` is why.
+
+    `taken_by_others`: the end of no job here would make room, so nobody should wait behind this one.
+    """
+
+    def __init__(self, why: str, *, taken_by_others: bool = False) -> None:
+        super().__init__(why)
+        self.taken_by_others = taken_by_others
 
 
 class Standing:
@@ -106,8 +113,10 @@ class Places:
         try:
             while not self._admit(one):
                 await asyncio.wait({stopper}, timeout=LOOK_S)
-                if stopper.done() or monotonic() - one.since > WAIT_S:
-                    raise NoRoom("stopped" if stopper.done() else "no room here now")
+                if stopper.done():
+                    raise NoRoom("stopped")
+                if monotonic() - one.since > WAIT_S:
+                    raise self._no_room(needs)
             yield one
         finally:
             with self._lock:
@@ -117,17 +126,30 @@ class Places:
                     heapq.heapify(self._waiting)
 
     def _admit(self, one: Standing) -> bool:
-        seen = self._seen()
+        free = self._left()
         with self._lock:
             if self._waiting[0][-1] is not one:
                 return False
-            free = left(self.total, [other.needs for other in self._standing.values()], seen)
             if len(self._standing) >= self.count or one.needs.beyond(free):
                 return False
             heapq.heappop(self._waiting)
             one.since = monotonic()
             self._standing[one.task_id] = one
             return True
+
+    def _no_room(self, needs: Resources) -> NoRoom:
+        lacks = needs.beyond(self._left())
+        with self._lock:
+            held = sum((one.needs for one in self._standing.values()), start=Resources())
+        seen = self._seen()
+        alone = self.total if seen is None else left(self.total, [], seen + held)
+        why = f"no worker has enough {', '.join(lacks) or 'places'} free now"
+        return NoRoom(why, taken_by_others=bool(needs.beyond(alone)))
+
+    def _left(self) -> Resources:
+        seen = self._seen()
+        with self._lock:
+            return left(self.total, [other.needs for other in self._standing.values()], seen)
 
     def first_to_yield(self) -> Standing | None:
         """Who makes way where somebody more urgent needs room; None where there is room, or nobody may."""

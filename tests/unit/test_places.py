@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from gaelp_tasks.models.resources import Resources
+from gaelp_tasks.training import places as module
 from gaelp_tasks.training.places import NeverFits, NoRoom, Places, left
 
 CPU = Resources(cpu_milli=1000)
@@ -70,6 +71,23 @@ async def test_waiting_ends_when_it_is_stopped():
             async with places.taken("b", CPU, 9, stopper):
                 pass
         assert places.open == 1
+
+
+async def test_what_others_have_taken_is_told_from_what_jobs_here_will_give_back(monkeypatch):
+    monkeypatch.setattr(module, "WAIT_S", 0.2)
+    seen = [Resources(cpu_milli=2**40, memory_bytes=50)]
+    places = Places(4, TOTAL, lambda: seen[0])
+    some, more = Resources(memory_bytes=40), Resources(memory_bytes=80)
+    async with places.taken("a", some, 5, never()):
+        seen[0] = Resources(cpu_milli=2**40, memory_bytes=10)
+        with pytest.raises(NoRoom, match="enough memory free") as caught:
+            async with places.taken("b", some, 5, never()):
+                pass
+        assert not caught.value.taken_by_others, "once a has ended there is room"
+        with pytest.raises(NoRoom) as caught:
+            async with places.taken("c", more, 5, never()):
+                pass
+        assert caught.value.taken_by_others
 
 
 async def test_the_least_urgent_and_then_the_newest_preemptible_job_makes_way():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from gaelp_tasks.errors import SettingsError
 from gaelp_tasks.models.capacity import MemorySnapshot
@@ -20,6 +21,13 @@ from gaelp_workers.probes.host import host_memory
 __all__ = ["cores", "places_of"]
 
 ANY = 2**62  #: of what nothing tells: as much as is asked for
+
+
+class Disk(NamedTuple):
+    """Where jobs have their folders, in bytes."""
+
+    total: int
+    free: int
 
 
 def cores() -> int:
@@ -38,7 +46,7 @@ def places_of(settings: Settings) -> Places:
             cpu_milli=int((settings.training_cpus or cores()) * 1000),
             memory_bytes=int(settings.training_memory) or max(0, memory.total_bytes - reserve_bytes),
             gpus=settings.training_gpus,
-            storage_bytes=ANY,
+            storage_bytes=_disk(folder).total,
         )
         return Places(count, total, partial(_seen, folder, reserve_bytes))
     return Places()
@@ -46,13 +54,17 @@ def places_of(settings: Settings) -> Places:
 
 def _seen(folder: Path, reserve_bytes: int) -> Resources:
     """What the machine has free right now; only memory and disks are everybody's."""
+    left_bytes = max(0, _memory().free_bytes - reserve_bytes)
+    return Resources(cpu_milli=ANY, memory_bytes=left_bytes, gpus=ANY, storage_bytes=_disk(folder).free)
+
+
+def _disk(folder: Path) -> Disk:
     there = next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))
     try:
-        free_bytes = shutil.disk_usage(there).free
+        found = shutil.disk_usage(there)
     except OSError:
-        free_bytes = ANY
-    left_bytes = max(0, _memory().free_bytes - reserve_bytes)
-    return Resources(cpu_milli=ANY, memory_bytes=left_bytes, gpus=ANY, storage_bytes=free_bytes)
+        return Disk(ANY, ANY)
+    return Disk(found.total, found.free)
 
 
 def _memory() -> MemorySnapshot:
