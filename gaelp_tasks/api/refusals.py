@@ -1,5 +1,6 @@
 """The one map from our errors to answers: a status and {"detail": ...}, never a trace."""
 
+import logging
 import math
 from typing import Any
 
@@ -28,6 +29,8 @@ from gaelp_tasks.models.schedule import InvalidSchedule
 
 __all__ = ["HANDLERS", "STATUS", "answer"]
 
+logger = logging.getLogger(__name__)
+
 #: the first row that fits counts
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NotSignedIn, 401),
@@ -46,6 +49,11 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 MOST_TOLD = 10  #: mistakes of one body
 RETRY_S = 5  #: of what is away
+#: what is told of them: where they are concerns nobody outside
+AWAY: dict[type[Exception], str] = {
+    BrokerUnavailable: "Redis does not answer the API now; try again.",
+    DatabaseUnavailable: "The database does not answer the API now; try again.",
+}
 OWN_FAULT = "Something went wrong here; the log has it under this request's id."
 
 
@@ -53,15 +61,19 @@ def answer(error: Exception) -> JSONResponse:
     """What is answered to an error of ours; one without a row is our own fault."""
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
     if status == 500:  # noqa: PLR2004
+        if isinstance(error, GaelpError):  # others are raised on, and logged further out
+            logger.error("An error without a status: %s", error, exc_info=error)
         return JSONResponse({"detail": OWN_FAULT}, status)
-    headers = {}
+    headers, detail = {}, str(error)
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif status == 503:  # noqa: PLR2004
+        logger.warning("%s", error)
         headers["Retry-After"] = str(RETRY_S)
+        detail = next(told for kind, told in AWAY.items() if isinstance(error, kind))
     elif status == 401:  # noqa: PLR2004
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"detail": str(error)}, status, headers)
+    return JSONResponse({"detail": detail}, status, headers)
 
 
 async def _ours(_: Request, error: Exception) -> JSONResponse:

@@ -54,6 +54,7 @@ def api(
         )
         raise typer.Exit(1) from None
     logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s] %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # or it tells of each look at the tables
     dress(settings)
     BESIDE.append(told)
     where = (

@@ -114,6 +114,11 @@ class Database:
         if await self.revision() != migrations.revisions()[-1]:
             await self.move(migrations.revisions()[-1])
 
+    async def ping(self) -> None:
+        """Ask it for nothing. Raises DatabaseUnavailable."""
+        async with self.reading() as session:
+            await session.execute(text("SELECT 1"))
+
     async def revision(self) -> str | None:
         """How far the tables are, None where there are none of ours. Raises DatabaseUnavailable."""
         async with self._engine.connect() as connection:

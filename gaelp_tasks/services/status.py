@@ -42,7 +42,7 @@ class Glance:
         return await asyncio.shield(self._checking)
 
     async def _check(self) -> dict[str, str]:
-        sql, broker = await asyncio.gather(_answers(self._db.revision()), _answers(self._redis.ping()))
+        sql, broker = await asyncio.gather(_answers(self._db.ping()), _answers(self._redis.ping()))
         return {"database": sql, "redis": broker}
 
     async def status(self, tenant: str | None) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import asyncio
 
 from gaelp_tasks.celery_app import app
+from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.models.caller import Role
 from gaelp_tasks.models.capacity import MemorySnapshot, NodeSnapshot
+from gaelp_tasks.survey import Survey
 
 
 async def test_health_needs_no_token_and_tells_of_sql_and_redis(api):
@@ -50,7 +52,7 @@ async def test_however_many_ask_after_health_sql_is_asked_once_at_a_time(api, mo
         asked.append(1)
         await go_on.wait()
 
-    monkeypatch.setattr(type(api.state.db), "revision", slow)
+    monkeypatch.setattr(type(api.state.db), "ping", slow)
     client = api.with_headers()
     waiting = [asyncio.create_task(client.get("/health")) for _ in range(20)]
     while not asked:
@@ -65,3 +67,15 @@ async def test_status_needs_a_token(api):
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert isinstance(answer.json()["detail"], str)
+
+
+async def test_what_is_away_is_told_without_where_it_is(api, monkeypatch, caplog):
+    def away(_):
+        raise BrokerUnavailable("Redis at redis://inside:6379/0 does not serve us.")
+
+    monkeypatch.setattr(Survey, "take", away)
+    told = await api.as_().get("/api/v1/status")
+    assert told.status_code == 503
+    assert int(told.headers["Retry-After"]) > 0
+    assert "inside" not in told.text
+    assert "inside" in caplog.text
