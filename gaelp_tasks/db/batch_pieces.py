@@ -1,6 +1,6 @@
 """A batch's lines in pieces, each within the caller's transaction: closed, told, deleted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +11,9 @@ from gaelp_tasks.db.batch_rows import BATCHES, LINES, storable
 from gaelp_tasks.models.batch import LineOutcome
 from gaelp_tasks.models.batch_work import Ended
 
-__all__ = ["close_some", "fail_some", "remove_some", "write_outcomes"]
+__all__ = ["close_some", "fail_some", "portions", "remove_some", "write_outcomes"]
 
+PIECE_BYTES = 8 * 1024**2  #: of texts in memory at once; a longer one comes alone
 AT_ONCE = 5000  #: lines of one transaction, so that no writer keeps the others out for long
 NOT_RUN = "The batch failed before this line could be run."
 
@@ -86,3 +87,17 @@ async def write_outcomes(session: AsyncSession, key: int, ended: Sequence[Ended]
     ]
     connection = await session.connection()
     await connection.execute(each, given)
+
+
+def portions(sizes: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
+    """Numbers of lines, as many at once as PIECE_BYTES allow."""
+    some: list[int] = []
+    total = 0
+    for number, size_bytes in sizes:
+        if some and total + size_bytes > PIECE_BYTES:
+            yield some
+            some, total = [], 0
+        some.append(number)
+        total += size_bytes
+    if some:
+        yield some

@@ -4,7 +4,7 @@ One program at a time works on a batch: it takes it over under a name of its own
 is refused from then on. A line gets its outcome once.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gaelp_tasks.db.batch_pieces import close_some, fail_some, remove_some, write_outcomes
+from gaelp_tasks.db.batch_pieces import close_some, fail_some, portions, remove_some, write_outcomes
 from gaelp_tasks.db.batch_rows import BATCHES, LINES, OVER, batch_of, columns_of, ended_line_of, storable
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import Conflict
@@ -25,7 +25,6 @@ from gaelp_tasks.models.schedule import Hours
 __all__ = ["Batches"]
 
 PIECE = 500  #: lines of one question; databases bound what one may name
-PIECE_BYTES = 8 * 1024**2  #: of texts in memory at once; a longer one comes alone
 
 
 class Batches:
@@ -276,7 +275,7 @@ class Batches:
             sizes = select(LINES.c.number, LINES.c.body_bytes).where(*these, LINES.c.outcome.is_(None))
             async with self._db.reading() as session:
                 found = (await session.execute(sizes.order_by(LINES.c.number))).all()
-            for some in _portions((row.number, row.body_bytes) for row in found):
+            for some in portions((row.number, row.body_bytes) for row in found):
                 bodies = select(LINES.c.number, LINES.c.task_id, LINES.c.embeds, LINES.c.body).where(
                     LINES.c.batch == key, LINES.c.tenant == self._tenant, LINES.c.number.in_(some)
                 )
@@ -361,7 +360,7 @@ class Batches:
             if not found:
                 return
             after = found[-1].number
-            for some in _portions((row.number, row.result_bytes) for row in found):
+            for some in portions((row.number, row.result_bytes) for row in found):
                 rows = select(LINES).where(LINES.c.batch == key, LINES.c.number.in_(some))
                 async with self._db.reading() as session:
                     lines = (await session.execute(rows.order_by(LINES.c.number))).all()
@@ -400,17 +399,3 @@ class Batches:
         if key is None:
             raise TakenOver
         return int(key)
-
-
-def _portions(sizes: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
-    """Numbers of lines, as many at once as PIECE_BYTES allow."""
-    some: list[int] = []
-    total = 0
-    for number, size_bytes in sizes:
-        if some and total + size_bytes > PIECE_BYTES:
-            yield some
-            some, total = [], 0
-        some.append(number)
-        total += size_bytes
-    if some:
-        yield some

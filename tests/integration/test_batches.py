@@ -196,7 +196,7 @@ async def test_what_was_published_before_is_found_again_in_pieces(batches, monke
 
 
 async def test_long_lines_are_read_a_few_at_a_time(batches, monkeypatch):
-    monkeypatch.setattr(module, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(batch_pieces, "PIECE_BYTES", 1000)
     batch = await taken_in(batches, *({"prompt": "x" * size} for size in (100, 100, 2000, 100)))
     numbers = [line.number for line in await batches.next_lines(batch.id, after=0, most=9)]
     pieces = [[line.number for line in some] async for some in batches.asked(batch.id, numbers)]
