@@ -15,8 +15,10 @@ from gaelp_tasks.errors import BrokerUnavailable, Conflict, DatabaseUnavailable,
 from gaelp_tasks.models.batch import Batch, BatchState, id_under
 from gaelp_tasks.models.batch_file import Defaults, record
 from gaelp_tasks.models.batch_work import TakenOver
+from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.schedule import Hours
 from gaelp_tasks.services.batches import as_json, begin, cancel, pieces
+from gaelp_tasks.services.budgets import refuse_unpaid
 from gaelp_tasks.tasks.batch import call_for
 
 __all__ = ["BatchDesk"]
@@ -37,7 +39,7 @@ class BatchDesk:
 
     def __init__(self, app: GaelpApp, db: Database, tenant: str) -> None:
         self._app = app
-        self._tenant = tenant
+        self._db, self._tenant = db, tenant
         self._rows = Batches(db, tenant)
 
     async def submit(
@@ -45,6 +47,7 @@ class BatchDesk:
         chunks: AsyncIterator[bytes],
         defaults: Defaults,
         *,
+        caller: Caller,
         name: str = "",
         within_s: float | None = None,
         hours: Hours | None = None,
@@ -53,11 +56,12 @@ class BatchDesk:
         """Take a file in and have it worked off; nothing of one that breaks off is run.
 
         Under an idempotency `key` there is one, whatever its file is; one that failed makes way. Raises
-        Conflict where it is just being made.
+        Conflict where it is just being made, PolicyViolated where the caller has a budget.
         """
         batch_id = None if key is None else id_under(key, self._tenant)
         if batch_id is not None and (there := await self._under(batch_id)) is not None:
             return there.facts(_now())
+        await refuse_unpaid(self._db, caller, self._tenant, "Batches")
         with TemporaryFile("w+b") as file:
             await _fill(file, chunks)
             batch = await self._rows.create(

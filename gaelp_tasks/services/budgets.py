@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from gaelp_tasks.db.budgets import Budgets, Holding
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.ledger import Unpaid, write_costs, write_unpaid
-from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound
+from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound, PolicyViolated
 from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.ledger import NewBudget
-from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, Period, closing, units
+from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, OwnerKind, Period, closing, units
 
-__all__ = ["hold", "hold_up_to", "record", "set_budget", "set_by", "settle", "show", "void"]
+__all__ = ["hold", "hold_up_to", "record", "refuse_unpaid", "set_budget", "set_by", "settle", "show", "void"]
 
 
 async def hold(
@@ -156,6 +156,15 @@ async def set_by(db: Database, caller: Caller, owner: Owner, new: NewBudget, ten
     async with db.writing() as session:
         return await set_budget(
             session, owner, new.limit_micro, tenant=whose, by=caller.name, period=new.period
+        )
+
+
+async def refuse_unpaid(db: Database, caller: Caller, tenant: str, what: str) -> None:
+    """Raises PolicyViolated where a budget bounds what the caller may spend: nobody pays for this work."""
+    if await Budgets(db, tenant).find(Owner(OwnerKind.USER, caller.name), now=datetime.now(UTC)):
+        raise PolicyViolated(
+            f"{what} are not paid for, so who has a budget may not make them: {caller.name} has one. Send "
+            "invocations."
         )
 
 

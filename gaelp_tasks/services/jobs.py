@@ -12,8 +12,8 @@ from gaelp_tasks.connections import unavailable
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.job_rows import JobRow, job_of
 from gaelp_tasks.db.jobs import AnyJobs, Jobs
-from gaelp_tasks.errors import Conflict, NotFound, QueueFull, QuotaExceeded
-from gaelp_tasks.models.caller import Caller
+from gaelp_tasks.errors import Conflict, NotAllowed, NotFound, QueueFull, QuotaExceeded
+from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.quota import Share
 from gaelp_tasks.models.training import (
     ENDED,
@@ -155,18 +155,18 @@ async def checkpoints(at: Desk, caller: Caller, job_id: int) -> list[Checkpoint]
 async def cancel(at: Desk, caller: Caller, job_id: int) -> TrainingJob:
     """End it, wherever it stands; a run is stopped within a second or two, after its time to save itself.
 
-    One that has ended stays as it is. Raises NotFound.
+    One that has ended stays as it is. Raises NotFound, NotAllowed.
     """
     return await _wish(at, caller, job_id, Wish.CANCEL)
 
 
 async def pause(at: Desk, caller: Caller, job_id: int) -> TrainingJob:
-    """Have it wait, with its last checkpoint, until it is resumed. Raises NotFound, Conflict."""
+    """Have it wait, with its last checkpoint, until it is resumed. Raises NotFound, NotAllowed, Conflict."""
     return await _wish(at, caller, job_id, Wish.PAUSE)
 
 
 async def resume(at: Desk, caller: Caller, job_id: int) -> TrainingJob:
-    """Put a paused one in the line again. Raises NotFound, Conflict, QueueFull."""
+    """Put a paused one in the line again. Raises NotFound, NotAllowed, Conflict, QueueFull."""
     now = datetime.now(UTC)
     async with at.db.writing() as session:
         await AnyJobs(session).alone()
@@ -215,4 +215,6 @@ async def _row(at: Desk, session: Session, caller: Caller, job_id: int) -> JobRo
     row = await Jobs(at.db, caller.scope).row(session, job_id)
     if row is None:
         raise NotFound(f"There is no training job {job_id}.")
+    if row.owner != caller.name and not caller.role.covers(Role.OPERATOR):
+        raise NotAllowed(f"Only its owner {row.owner} or an operator may do this.")
     return row

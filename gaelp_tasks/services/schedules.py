@@ -14,6 +14,7 @@ from gaelp_tasks.db.schedules import Schedules
 from gaelp_tasks.errors import NotAllowed, NotFound
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.schedule import Schedule
+from gaelp_tasks.services.budgets import refuse_unpaid
 from gaelp_tasks.tasks.scheduled import check, publish
 from gaelp_tasks.upcoming import facts_of
 
@@ -32,6 +33,7 @@ class Timetables:
 
     def __init__(self, app: GaelpApp, db: Database, caller: Caller, tenant: str) -> None:
         self._app = app
+        self._db = db
         self._rows = Schedules(db, tenant)
         self._tenant = tenant
         self._caller = caller
@@ -45,8 +47,8 @@ class Timetables:
         return facts_of(_there(await self._rows.find(name), name), SHOWN)
 
     async def add(self, schedule: Schedule) -> dict[str, Any]:
-        """Keep a new one. Raises NotAllowed, InvalidInvocation where its runs would be refused."""
-        self._check(schedule)
+        """Keep a new one. Raises NotAllowed, PolicyViolated; InvalidInvocation if runs would be refused."""
+        await self._check(schedule)
         return facts_of(await self._rows.add(schedule, _now()), SHOWN)
 
     async def edit(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,11 +56,13 @@ class Timetables:
         kept = _there(await self._rows.find(name), name)
         given = {**kept.schedule.wire(), **changes}
         changed = Schedule.parse({field: value for field, value in given.items() if value is not None})
-        self._check(changed)
+        await self._check(changed)
         return facts_of(_there(await self._rows.change(name, changed, _now()), name), SHOWN)
 
     async def pause(self, name: str, *, paused: bool) -> dict[str, Any]:
-        """Have nothing more of it published, or go on."""
+        """Have nothing more of it published, or go on. Raises as `run` where it is to go on."""
+        if not paused:
+            await self._check(_there(await self._rows.find(name), name).schedule)
         return facts_of(_there(await self._rows.pause(name, _now(), paused=paused), name), SHOWN)
 
     async def remove(self, name: str) -> None:
@@ -68,9 +72,9 @@ class Timetables:
             await asyncio.to_thread(self._app.redis.hdel, self._app.keys.beat_published, str(removed))
 
     async def run(self, name: str) -> str:
-        """Publish a run at once, paused or not; its id. Raises BrokerUnavailable, NotAllowed."""
+        """Publish a run at once, paused or not; its id. Raises as `add`, and BrokerUnavailable."""
         kept, task_id = _there(await self._rows.find(name), name), str(uuid4())
-        self._check(kept.schedule)
+        await self._check(kept.schedule)
 
         def send() -> None:
             with worded(self._app.settings):
@@ -81,12 +85,13 @@ class Timetables:
         await self._rows.ran(name, task_id)
         return task_id
 
-    def _check(self, schedule: Schedule) -> None:
+    async def _check(self, schedule: Schedule) -> None:
         if not self._caller.role.covers(Role.ADMIN) and (not schedule.calls_model or schedule.queue):
             raise NotAllowed(
                 "task: only an admin schedules other tasks than invocations and embeddings, or names a queue."
             )
         check(self._app, schedule)
+        await refuse_unpaid(self._db, self._caller, self._tenant, "Schedules")
 
 
 def _there(found: T | None, name: str) -> T:

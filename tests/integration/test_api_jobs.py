@@ -89,3 +89,13 @@ async def test_a_job_is_its_tenants_and_a_bad_body_is_told_why(api):
         assert refused.status_code == 422, (wrong, refused.text)
     foreign = await ada.post("/api/v1/jobs", json=body | {"docker_image": "docker.io/library/x"})
     assert foreign.status_code == 403
+
+
+async def test_a_job_is_stopped_and_resumed_by_its_owner_and_by_operators(api):
+    user, other, operator = api.as_(), api.as_(name="other"), api.as_(Role.OPERATOR)
+    await registered(user)
+    place = f"/api/v1/jobs/{(await user.post('/api/v1/jobs', content=BODY)).json()['id']}"
+    for verb in ("pause", "resume", "cancel"):
+        assert (await other.post(f"{place}/{verb}")).status_code == 403
+        assert (await operator.post(f"{place}/{verb}")).status_code == 200
+    assert (await other.get(place)).json()["status"] == "cancelled"

@@ -172,3 +172,20 @@ async def test_operators_see_nodes_and_take_them_out_of_service(api, node):
 async def test_users_see_no_nodes(api, node):
     for ask in (api.as_().get(NODES), api.as_().post(f"{NODES}/w@h/cordon")):
         assert (await ask).status_code == 403
+
+
+async def test_who_has_a_budget_passes_it_by_neither_batches_nor_schedules(api):
+    ann, root = api.as_(name="ann", tenant="a"), api.as_(Role.ADMIN)
+    assert (await ann.post(SCHEDULES, json=NIGHTLY)).status_code == 201
+    assert (await ann.post(f"{SCHEDULES}/night/ly/pause")).status_code == 200
+    given = await root.put("/api/v1/budgets/user/ann?tenant=a", json={"limit_micro": 10**9})
+    assert given.status_code == 200
+    refused = [
+        await ann.post(BATCHES, content=GOOD),
+        await ann.post(SCHEDULES, json={**NIGHTLY, "name": "other"}),
+        await ann.patch(f"{SCHEDULES}/night/ly", json={"cron": "* * * * *"}),
+        *[await ann.post(f"{SCHEDULES}/night/ly/{verb}") for verb in ("run", "resume")],
+    ]
+    assert [answer.status_code for answer in refused] == [403] * 5
+    assert (await ann.get(BATCHES)).json() == []
+    assert (await api.as_(name="bob", tenant="a").post(BATCHES, content=GOOD)).status_code == 201

@@ -60,6 +60,7 @@ async def submit(
     return await desk.submit(
         request.stream(),
         defaults,
+        caller=caller,
         name=options.name,
         within_s=options.within_s,
         hours=hours,
