@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gaelp_tasks.db.batch_rows import storable
 from gaelp_tasks.models.batch import LineOutcome
-from gaelp_tasks.services.batches import _json
+from gaelp_tasks.services.batches import as_json
 from gaelp_tasks.tasks.batch_lines import _record, _within, verdict
 
 
@@ -58,8 +58,8 @@ def test_a_look_brings_few_long_records_and_always_one(sizes):
 
 
 def test_what_no_file_takes_as_it_is_is_escaped():
-    assert _json({"a": "ö"}) == '{"a": "ö"}'
-    assert _json({"a": "ö\ud83d"}) == r'{"a": "\u00f6\ud83d"}'
+    assert as_json({"a": "ö"}) == '{"a": "ö"}'
+    assert as_json({"a": "ö\ud83d"}) == r'{"a": "\u00f6\ud83d"}'
 
 
 def test_what_no_database_takes_is_replaced():
