@@ -1,6 +1,7 @@
 """What agents are measured by: kept, bounded by age and count, and told to those who watch."""
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from gaelp_tasks.db.agents import Agents
@@ -15,7 +16,7 @@ from gaelp_tasks.services.agents import asked_of, found, spec_of
 from gaelp_tasks.services.place import At
 from gaelp_tasks.services.telling import tell
 
-__all__ = ["listed", "prune", "record", "record_for"]
+__all__ = ["listed", "prune", "record", "record_all", "record_for"]
 
 LOOKS_AFTER = 50  #: one record in so many throws away what is too much; so there are hardly more
 AT_ONCE = 1000  #: rows of one transaction
@@ -23,16 +24,25 @@ AT_ONCE = 1000  #: rows of one transaction
 
 async def record(at: At, agent_id: int, metrics: NewMetrics, *, tenant: str | None = None) -> AgentMetrics:
     """Keep them, and tell who watches. Raises NotFound; `tenant` None: whoever's agent it is."""
+    [kept] = await record_all(at, agent_id, [metrics], tenant=tenant)
+    return kept
+
+
+async def record_all(
+    at: At, agent_id: int, several: Sequence[NewMetrics], *, tenant: str | None = None
+) -> list[AgentMetrics]:
+    """The same for several records, in one transaction."""
     async with at.db.writing() as session:
         agent = await Agents(session, tenant).row(agent_id)
         if agent is None:
             raise NotFound(f"There is no agent {agent_id}.")
-        own = Measurements(session, agent.tenant)
-        kept = await own.add(agent, metrics, now=datetime.now(UTC))
-        if random.randrange(LOOKS_AFTER) == 0:  # noqa: S311  no secret
+        own, now = Measurements(session, agent.tenant), datetime.now(UTC)
+        kept = [await own.add(agent, metrics, now=now) for metrics in several]
+        if random.randrange(LOOKS_AFTER) < len(several):  # noqa: S311  no secret
             await own.keep_newest(agent_id, at.settings.agent_metrics_keep)
-    data = kept.model_dump(mode="json")
-    await tell(at.redis, at.app.keys, AgentEvent(event=EventKind.METRICS, agent_id=agent_id, data=data))
+    for one in kept:
+        data = one.model_dump(mode="json")
+        await tell(at.redis, at.app.keys, AgentEvent(event=EventKind.METRICS, agent_id=agent_id, data=data))
     return kept
 
 

@@ -51,12 +51,17 @@ async def recipe(db: Database, settings: Settings, job: TrainingJob) -> tuple[Ma
 async def record(db: Database, at: Resources, job: TrainingJob, metrics: list[dict[str, Any]]) -> None:
     """Keep what the job has measured, as far as it can be kept: metrics never stop a job."""
     place = Place(at.settings, db, app, at.redis)
+    fit = []
     for told in metrics:
         try:
-            kept = NewMetrics.model_validate({**_numbers(told), **_fields(told), "job_id": job.id})
-            await metrics_service.record(place, job.agent_id, kept, tenant=job.tenant)
-        except (ValueError, GaelpError) as error:
+            fit.append(NewMetrics.model_validate({**_numbers(told), **_fields(told), "job_id": job.id}))
+        except ValueError as error:
             logger.info("Metrics of job %d are not kept: %s", job.id, type(error).__name__)
+    if fit:
+        try:
+            await metrics_service.record_all(place, job.agent_id, fit, tenant=job.tenant)
+        except GaelpError as error:
+            logger.info("Metrics of job %d are not kept: %s", job.id, error)
 
 
 def _fields(told: Mapping[str, Any]) -> dict[str, Any]:

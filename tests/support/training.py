@@ -133,7 +133,8 @@ class School:
 
     async def all(self) -> list[TrainingJob]:
         async with self.db.reading() as session:
-            return [job_of(row) for row in await session.scalars(select(JobRow).order_by(JobRow.id))]
+            mine = select(JobRow).where(JobRow.agent_id == self.agent_id).order_by(JobRow.id)
+            return [job_of(row) for row in await session.scalars(mine)]
 
     async def until(self, job: TrainingJob, *states: JobState, within_s: float = 20.0) -> TrainingJob:
         """The job, once it is in one of these states; without any, once it has ended."""
