@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, case, func, insert, select, type_coerce
+from sqlalchemy import ColumnElement, Row, Select, case, delete, func, insert, select, type_coerce
 from sqlalchemy.types import String
 
 from gaelp_tasks.db.database import Database, Session
@@ -12,9 +12,10 @@ from gaelp_tasks.db.money_rows import BUDGETS, COSTS, ENTRIES, HOLDS
 from gaelp_tasks.models.ledger import CostLine, CostSum, Entry, Group, Which
 from gaelp_tasks.models.money import PATHS, Account, Charge, CostKind, HoldState, Move, Owner
 
-__all__ = ["Ledger", "Unpaid", "write_costs", "write_unpaid", "wrong_balances"]
+__all__ = ["Ledger", "Unpaid", "prune_unpaid", "write_costs", "write_unpaid", "wrong_balances"]
 
 DAY = {"sqlite": 10, "postgresql": "YYYY-MM-DD"}  #: characters of SQLite's text, and PostgreSQL's pattern
+AT_ONCE = 500  #: bills deleted in one transaction
 MONTH = {"sqlite": 7, "postgresql": "YYYY-MM"}
 
 
@@ -77,6 +78,17 @@ async def write_unpaid(session: Session, unpaid: Sequence[Unpaid], *, now: datet
     ]
     if costs:
         await session.execute(insert(COSTS), costs)
+
+
+async def prune_unpaid(session: Session, before: datetime) -> int:
+    """Delete some bills that no budget has paid and that ended before this moment; how many, 0 at the end."""
+    paid = select(ENTRIES.c.id).where(ENTRIES.c.hold == HOLDS.c.id).exists()
+    asked = select(HOLDS.c.id).where(HOLDS.c.ended_at < before, ~paid).order_by(HOLDS.c.id).limit(AT_ONCE)
+    ids = (await session.scalars(asked)).all()
+    if ids:
+        await session.execute(delete(COSTS).where(COSTS.c.hold.in_(ids)))
+        await session.execute(delete(HOLDS).where(HOLDS.c.id.in_(ids)))
+    return len(ids)
 
 
 class Ledger:

@@ -5,18 +5,29 @@ both are there or neither. Quotas are held before budgets wherever both are.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from gaelp_tasks.db.budgets import Budgets, Holding
 from gaelp_tasks.db.database import Database, Session
-from gaelp_tasks.db.ledger import Unpaid, write_costs, write_unpaid
+from gaelp_tasks.db.ledger import Unpaid, prune_unpaid, write_costs, write_unpaid
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound, PolicyViolated
 from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.ledger import NewBudget
 from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, OwnerKind, Period, closing, units
 
-__all__ = ["hold", "hold_up_to", "record", "refuse_unpaid", "set_budget", "set_by", "settle", "show", "void"]
+__all__ = [
+    "hold",
+    "hold_up_to",
+    "prune",
+    "record",
+    "refuse_unpaid",
+    "set_budget",
+    "set_by",
+    "settle",
+    "show",
+    "void",
+]
 
 
 async def hold(
@@ -118,6 +129,22 @@ async def settle(
 async def record(session: Session, unpaid: Sequence[Unpaid], *, now: datetime | None = None) -> None:
     """Write down what was paid for though nothing was held: no budget pays. Their keys are new."""
     await write_unpaid(session, unpaid, now=now or datetime.now(UTC))
+
+
+async def prune(db: Database, keep_s: float, *, now: datetime | None = None) -> int:
+    """Throw away bills that no budget has paid and that are older; 0: none. Raises DatabaseUnavailable.
+
+    What a budget has paid stays: its balances are the sum of its entries.
+    """
+    if not keep_s:
+        return 0
+    before, count = (now or datetime.now(UTC)) - timedelta(seconds=keep_s), 0
+    while True:
+        async with db.writing() as session:
+            gone = await prune_unpaid(session, before)
+        count += gone
+        if not gone:
+            return count
 
 
 async def void(session: Session, key: str, *, tenant: str, now: datetime | None = None) -> bool:

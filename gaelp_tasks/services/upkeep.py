@@ -1,11 +1,11 @@
-"""What is old goes: metrics and decisions, now and then, by whichever process serves the API."""
+"""What is old goes, metrics, decisions, unpaid bills: now and then, by whichever process serves the API."""
 
 import asyncio
 import logging
 import random
 
 from gaelp_tasks.errors import DatabaseUnavailable
-from gaelp_tasks.services import audit, metrics
+from gaelp_tasks.services import audit, budgets, metrics
 from gaelp_tasks.services.place import At
 
 __all__ = ["prune"]
@@ -23,8 +23,10 @@ async def prune(at: At) -> None:
         try:
             gone = await metrics.prune(at.db, at.settings.agent_metrics_keep_s)
             forgotten = await audit.prune(at.db, at.settings.audit_keep_s)
+            bills = await budgets.prune(at.db, at.settings.ledger_keep_s)
         except DatabaseUnavailable as error:
-            logger.warning("Old metrics and decisions stay for now: %s", error)
+            logger.warning("What is old stays for now: %s", error)
             continue
-        if gone or forgotten:
-            logger.info("Threw away %s metrics and %s decisions that were old.", gone, forgotten)
+        if gone or forgotten or bills:
+            told = "Threw away %s metrics, %s decisions and %s bills that were old."
+            logger.info(told, gone, forgotten, bills)

@@ -107,6 +107,9 @@ class ControlPlane(TrainingPlane):
     agent_metrics_keep: int = Field(
         10_000, ge=1, le=10_000_000, description="metrics of one agent that are kept, the newest"
     )
+    ledger_keep_s: NotNegative = Field(
+        400 * 86_400.0, description="bills that no budget has paid are kept this long; 0: for ever"
+    )
     audit_keep_s: NotNegative = Field(
         0.0, description="decisions about agents are kept this long in the audit; 0: for ever"
     )

@@ -224,3 +224,18 @@ async def test_many_that_hold_and_settle_several_together_wait_for_each_other_in
     total = [await standing(db, owner) for owner in owners]
     assert sum(spent for _, _, spent in total) == 10 * 3 * 3
     assert {held for _, held, _ in total} == {0}
+
+
+async def test_old_bills_that_no_budget_paid_are_thrown_away_and_no_others(db):
+    await give(db, AGENT, 100)
+    for key, owner, at in (("old", JOB, NOW), ("paid", AGENT, NOW), ("new", JOB, NOW + timedelta(days=2))):
+        await hold(db, key, [owner], 10, now=at)
+        await settle(db, key, 10, now=at)
+    await hold(db, "open", [JOB], 10)
+    late = NOW + timedelta(days=2)
+    assert await budgets.prune(db, 0, now=late) == 0
+    assert await budgets.prune(db, 86_400, now=late) == 1
+    assert [line.key for line in await Ledger(db, "t").lines(Which(), most=10)] == ["new", "paid"]
+    assert await settle(db, "open", 10)
+    async with db.reading() as session:
+        assert await wrong_balances(session) == []

@@ -19,6 +19,7 @@ BAD = {
     "API_URL": ["localhost:8000", "ftp://host", "http://", "http://host:x", "http://host?x=1"],
     "API_TOKEN": ["a token", "t\u00f6ken", "token\n"],
     "TARIFF": ["x", "[1]", '{"gpu_second_micro": -1}', '{"gpu_second_micro": 0.5}', '{"colour": 1}'],
+    "LEDGER_KEEP_S": ["-1", "nan", "inf", "long"],
     "PAID_TOKENS": ["0", "-1", "many"],
     "QUOTA_CPU_MILLI": ["-1", "4 cores"],
     "QUOTA_MEMORY": ["-1", "some"],
