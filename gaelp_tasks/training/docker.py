@@ -13,7 +13,7 @@ INSIDE = Path("/job")  #: the job's folder as its container sees it
 USER = 65534  #: nobody, where this program itself is root
 CONTROL = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG")  #: of ours, that docker's own client reads
 PIDS = 512
-FILE = "environment"
+STDIN = "/dev/stdin"
 EARLIER = 10  #: runs whose containers may be left
 
 
@@ -28,8 +28,9 @@ class DockerRunner:
     def launch(self, spec: Spec) -> Launch:
         """Not as root, read-only but for its folder and /tmp, without capabilities, within its limits.
 
-        Its environment goes by a file: a command line can be read by every user, and docker's own client
-        must not read what an agent has declared.
+        Its environment goes by standard input: a command line can be read by every user, a file with secrets
+        would outlive the job, and docker's own client must not read what an agent has declared. The container
+        gets no standard input.
         """
         if spec.image is None or not is_allowed(spec.image, self._images):
             raise PolicyViolated(f"The image {spec.image!r} is not among GAELP_TRAINING_IMAGES.")
@@ -50,7 +51,7 @@ class DockerRunner:
         if needs.gpus:
             argv += ["--gpus", str(needs.gpus)]
         argv += ["--mount", f"type=bind,source={spec.folder},target={INSIDE}", "--workdir", str(INSIDE)]
-        argv += ["--env-file", str(spec.folder / FILE)]
+        argv += ["--env-file", STDIN]
         argv += ["--", spec.image]
         argv += ["--config", f"{INSIDE}/config.json", "--hyperparams", f"{INSIDE}/hyperparams.json"]
         own = {name: os.environ[name] for name in CONTROL if name in os.environ}
@@ -60,7 +61,7 @@ class DockerRunner:
             tuple(argv),
             own,
             spec.folder,
-            {FILE: text},
+            text,
             on_kill=(self._program, "kill", name),
             # a container outlives a worker that was killed, and would write into the same folder
             before=(self._program, "rm", "--force", *earlier) if earlier else (),

@@ -4,8 +4,10 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
+from typing import IO
 
 from gaelp_tasks.models.training import Stream
 from gaelp_tasks.training.output import Splitter
@@ -27,18 +29,17 @@ class Process:
     @classmethod
     async def start(cls, launch: Launch, heard: Callable[[Stream, str], None]) -> "Process":
         """Start it on the loop of this thread, which it does not outlive. Raises OSError."""
-        for name, text in launch.files.items():
-            write_private(str(launch.folder / name), text)
         await _quietly(launch, launch.before)
-        process = await asyncio.create_subprocess_exec(
-            *launch.argv,
-            cwd=launch.folder,
-            env=dict(launch.env),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-        )
+        with _given(launch.stdin) as stdin:
+            process = await asyncio.create_subprocess_exec(
+                *launch.argv,
+                cwd=launch.folder,
+                env=dict(launch.env),
+                stdin=stdin,
+                stdout=PIPE,
+                stderr=PIPE,
+                start_new_session=True,
+            )
         made = cls(process, launch)
         for stream, pipe in ((Stream.STDOUT, process.stdout), (Stream.STDERR, process.stderr)):
             assert pipe is not None  # noqa: S101  both were asked for
@@ -71,6 +72,18 @@ class Process:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+@contextmanager
+def _given(text: str) -> Iterator[IO[bytes] | int]:
+    """A file to read this from, which no folder shows and which is gone with its last reader."""
+    if not text:
+        yield DEVNULL
+        return
+    with TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        yield file
 
 
 async def _quietly(launch: Launch, command: tuple[str, ...]) -> None:

@@ -44,7 +44,7 @@ class Launch(NamedTuple):
     argv: tuple[str, ...]
     env: Mapping[str, str]  #: all of it: nothing is inherited
     folder: Path
-    files: Mapping[str, str] = {}  #: written into the folder before, for this user's eyes
+    stdin: str = ""  #: what it may read there, from a file that has no name
     on_kill: tuple[str, ...] = ()  #: a command that ends what outlives the process
     before: tuple[str, ...] = ()  #: one that ends what earlier runs have left; it may fail
 

@@ -32,6 +32,7 @@ from gaelp_tasks.training.folders import commands
 from gaelp_tasks.training.local import LocalRunner
 from gaelp_tasks.training.output import LONGEST, MOST_LINES, Output, Splitter, metrics_of
 from gaelp_tasks.training.prices import bill, bound_micro
+from gaelp_tasks.training.processes import Process
 from gaelp_tasks.training.runner import Spec, environment, refused_names
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -152,13 +153,13 @@ def test_a_container_is_built_from_declared_fields_alone(monkeypatch):
         "--security-opt no-new-privileges --cap-drop ALL --pids-limit 512",
         "--network none",
         "--cpus 1.5 --memory 1073741824 --memory-swap 1073741824 --gpus 1",
-        "--mount type=bind,source=/job,target=/job --workdir /job --env-file /job/environment",
+        "--mount type=bind,source=/job,target=/job --workdir /job --env-file /dev/stdin",
         "-- gcr.io/gaelp/optimizer:v2.0 --config /job/config.json --hyperparams /job/hyperparams.json",
     ):
         assert part in line
     assert "privileged " not in line.replace("no-new-privileges", "")
     assert "SECRET" not in line
-    assert "SECRET=s\n" in launch.files["environment"]
+    assert "SECRET=s\n" in launch.stdin
     assert launch.env["DOCKER_HOST"] == "unix:///ours", "docker itself reads only ours"
     assert launch.on_kill == ("docker", "kill", "gaelp-job-7-2")
     assert launch.before == ("docker", "rm", "--force", "gaelp-job-7-1"), "its worker was killed, it was not"
@@ -166,6 +167,25 @@ def test_a_container_is_built_from_declared_fields_alone(monkeypatch):
         DockerRunner(images).launch(spec(image="docker.io/evil"))
     with pytest.raises(PolicyViolated, match="lines"):
         DockerRunner(images).launch(spec(declared={"A": "b\nHOME=/"}))
+
+
+async def test_the_secrets_of_a_container_are_in_no_file_of_its_folder(tmp_path):
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\nls -A "$(dirname "$0")/job"\ncat /dev/stdin\n')  # opens it by its name
+    docker.chmod(0o700)
+    job = tmp_path / "job"
+    job.mkdir()
+    secret = "s" * 100_000
+    runner = DockerRunner(("gcr.io/gaelp/*",), program=str(docker))
+    launch = runner.launch(spec(job, declared={"SECRET": secret}, run=1))
+    lines = []
+    process = await Process.start(launch, lambda _, line: lines.append(line))
+    assert await process.ended() == 0
+    assert [*job.iterdir()] == []
+    assert "GAELP_JOB_ID=7" in lines
+    assert "environment" not in lines
+    assert any(line.startswith("SECRET=sss") for line in lines)
+    assert secret not in "".join(launch.argv)
 
 
 def test_trainers_are_those_of_the_settings_and_the_example_where_none_is_said():
