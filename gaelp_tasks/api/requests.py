@@ -4,9 +4,9 @@ import logging
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
+from random import getrandbits
 from time import perf_counter
 from typing import Any
-from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,7 +41,7 @@ class Requests:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        name = _given(scope) or uuid4().hex
+        name = _given(scope) or f"{getrandbits(128):032x}"
         _id.set(name)  # of this request's own task: what logs an error further out still knows it
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
