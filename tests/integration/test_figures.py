@@ -66,9 +66,11 @@ async def test_agents_and_jobs_are_counted_over_all_tenants(db):
 
 
 async def test_what_is_accepted_and_not_published_is_told_with_its_age(db):
-    old = {"key": 1, "id": "a", "standing": "accepted", "created_at": NOW - timedelta(seconds=40)}
-    published = {"key": 3, "id": "c", "standing": "published", "created_at": NOW - timedelta(seconds=90)}
-    await add(db, AcceptedRow, old, {"key": 2, "id": "b", "standing": "accepted"}, published)
+    now = datetime.now(UTC)  # not NOW: when this runs the others may have taken a while
+    old = {"key": 1, "id": "a", "standing": "accepted", "created_at": now - timedelta(seconds=40)}
+    new = {"key": 2, "id": "b", "standing": "accepted", "created_at": now}
+    published = {"key": 3, "id": "c", "standing": "published", "created_at": now - timedelta(seconds=90)}
+    await add(db, AcceptedRow, old, new, published)
     plane = await plane_now(db)
     assert plane.relay_waiting == 2
     assert 40 <= plane.relay_oldest_s < 80
