@@ -111,7 +111,7 @@ def candidate(schedule: Schedule, standing: Standing, now: datetime) -> datetime
         return first
     if standing.waiting is not None:  # those that waited are one run by now, the newest
         return latest(schedule, max(since, standing.waiting - TICK), now) or Drop(now)
-    fresh = next_due(schedule, max(since, now - LATE))
+    fresh = next_due(schedule, max(since, now - LATE - TICK))
     if fresh is not None and fresh <= now:
         return fresh
     return (latest(schedule, since, now) or Drop(now)) if schedule.missed is Missed.ONCE else Drop(now)

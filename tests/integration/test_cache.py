@@ -83,7 +83,6 @@ async def test_the_oldest_make_room_and_the_sum_stays_within_the_budget(place):
     budget = 64 * KB
     cache = place.cache(cache_max_bytes=budget)
     for number in range(400):
-        # as names sort, so that two of one millisecond have an order
         await cache.keep({f"n{number:03}": "x" * (KB if number % 3 else 5 * KB)})
         assert place.counted_bytes() <= budget
     kept = sorted(int(name[1:]) for name in place.entries())
