@@ -43,6 +43,7 @@ MOST_AT_ONCE = 200  #: in one transaction
 MOST_HERE = 2000  #: that wait for one in this process
 RETRY_S = 1.0
 IDS_AT_ONCE = 256
+LONG_CHARS = 64 * 1024  #: of a prompt that is checked on another thread
 
 
 _chance: list[bytes] = []
@@ -122,7 +123,10 @@ class Accepting:
         """
         if len(self._asked) >= MOST_HERE:
             raise QueueFull("As many wait here as may wait: ask again later.", retry_after_s=RETRY_S)
-        row, has_key = self._row(submission, caller, key)
+        if _is_long(submission):  # megabytes of JSON would keep all others waiting
+            row, has_key = await asyncio.to_thread(self._row, submission, caller, key)
+        else:
+            row, has_key = self._row(submission, caller, key)
         told: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
         self._asked.append(_Asked(row, has_key, told))
         self._to_keep.set()
@@ -292,6 +296,10 @@ async def settle(
     if purse is not None and told:
         await purse.settle(session, [(there[name], end) for name, end in told.items()])
     return list(told)
+
+
+def _is_long(asked: Submission) -> bool:
+    return bool(asked.messages or asked.documents or asked.images) or len(asked.prompt or "") > LONG_CHARS
 
 
 def refusal(invocation_id: str, error: Exception) -> End:

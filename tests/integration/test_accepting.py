@@ -279,6 +279,17 @@ async def test_what_delay_would_refuse_is_refused_before_anything_is_kept(db):
     assert await Accepted(db, None).listed(most=9) == []
 
 
+async def test_a_long_prompt_lies_beside_its_message_and_is_refused_like_a_short_one(db):
+    work, long = accepting(db), "x" * 200_000
+    async with working(work):
+        row = await work.submit(asks(long), ANNA)
+        await standing(db, row.id, Standing.PUBLISHED)
+        with pytest.raises(InvalidInvocation):
+            await work.submit(asks(long, agent="nobody"), ANNA)
+    assert queued() == [row.id]
+    assert len(list(app.redis.scan_iter(match=app.keys.attachment(row.id, "*")))) == 1
+
+
 async def test_what_is_cancelled_before_it_is_published_never_is(db):
     work = accepting(db)
     row = work._row(asks(), ANNA, None)[0]
