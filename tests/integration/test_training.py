@@ -52,6 +52,9 @@ async def test_a_job_runs_to_its_end_and_everything_of_it_is_in_sql(school):
     log = await school.log(job)
     assert "from step 0" in log
     assert "done 0.5" in log
+    assert "region eu names GAELP_AGENT_ID GAELP_CHECKPOINT_DIR GAELP_JOB_ID GAELP_RUN HOME" in log, (
+        "the agent's environment, ours for a job, and nothing of the worker's"
+    )
     found = await Jobs(school.db, "t").checkpoints(job.id)
     assert found[0].step == 5
     assert done.checkpoint == "step-5.json"

@@ -39,6 +39,7 @@ def note(what):
         diary.write(f"{os.environ['GAELP_JOB_ID']} {what} {step} {os.getpid()}\\n")
 note("begin")
 print("from step", step)
+print("region", os.environ.get("REGION"), "names", *sorted(os.environ))
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 while step < config["steps"]:
@@ -87,7 +88,7 @@ class School:
 
     async def open(self) -> None:
         await self.db.migrate()
-        self.agent_id = await self.enrol()
+        self.agent_id = await self.enrol(environment={"REGION": "eu"})
 
     async def enrol(self, tenant: str = "t", **spec: Any) -> int:
         """A new agent; its id."""
