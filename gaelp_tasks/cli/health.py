@@ -151,7 +151,7 @@ def of_api(answer: requests.Response | None) -> Verdict:
         return Verdict(well=True, why="`gaelp api` answers, and SQL and Redis answer it.")
     told = answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
     silent = [name for name in ("database", "redis") if told.get(name) not in {None, "ok"}]
-    why = f"{' and '.join(silent)} do not answer it" if silent else f"with status {answer.status_code}"
+    why = f"{' and '.join(silent)}: no answer" if silent else f"with status {answer.status_code}"
     return Verdict(well=False, why=f"`gaelp api` answers, but {why}.")
 
 

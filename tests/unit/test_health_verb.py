@@ -1,9 +1,11 @@
 """`gaelp health`: who makes progress, by what each program leaves behind."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import requests
 from ruamel.yaml import YAML
 
 from gaelp_tasks.cli import health
@@ -133,3 +135,34 @@ def test_an_exporter_is_well_while_its_figures_are_fresh(page, well):
     verdict = health.of_page(page)
     assert verdict.well is well
     assert verdict.why.endswith(".")
+
+
+# --- the API ---
+
+
+def told_by_api(status, told):
+    made = requests.Response()
+    made.status_code, made._content = status, json.dumps(told).encode()
+    made.headers["content-type"] = "application/json"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("answer", "well", "why"),
+    [
+        (None, False, "`gaelp api` does not answer."),
+        (
+            told_by_api(200, {"status": "ok", "database": "ok", "redis": "ok"}),
+            True,
+            "`gaelp api` answers, and SQL and Redis answer it.",
+        ),
+        (
+            told_by_api(503, {"status": "failed", "database": "ok", "redis": "does not answer"}),
+            False,
+            "`gaelp api` answers, but redis: no answer.",
+        ),
+        (told_by_api(500, {"detail": "x"}), False, "`gaelp api` answers, but with status 500."),
+    ],
+)
+def test_an_api_is_well_while_it_and_what_it_needs_answer(answer, well, why):
+    assert health.of_api(answer) == (well, why)
