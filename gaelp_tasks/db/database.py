@@ -48,8 +48,11 @@ class Database:
         self._line: asyncio.Lock | None = None
         if address.is_postgres(url):
             self._engine = _postgres(url, answer_s)
+            # one statement needs no BEGIN and ROLLBACK, which are round trips
+            self._asking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         else:
             self._engine, self._line = sqlite.engine(address.sqlite_file(url), answer_s), asyncio.Lock()
+            self._asking = self._engine
         event.listen(self._engine.sync_engine, "handle_error", self._in_our_words)
         self._writing = self._engine.execution_options(**sqlite.WRITING)
         self._readers = async_sessionmaker(self._engine, expire_on_commit=False)
@@ -70,7 +73,7 @@ class Database:
             raise self._unavailable(error) from None
 
     def _ask(self, statement: Executable, given: Mapping[str, Any] | None) -> list[Row[Any]]:
-        with self._engine.sync_engine.connect() as connection:
+        with self._asking.sync_engine.connect() as connection:
             return list(connection.execute(statement, given))
 
     @asynccontextmanager
