@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -42,6 +43,7 @@ LOOK = timedelta(seconds=10)  #: after its publication the relay looks at it fir
 MOST_AT_ONCE = 200  #: in one transaction
 MOST_HERE = 2000  #: that wait for one in this process
 RETRY_S = 1.0
+COUNT_S = 1.0  #: between two counts of what is open
 IDS_AT_ONCE = 256
 LONG_CHARS = 64 * 1024  #: of a prompt that is checked on another thread
 
@@ -109,6 +111,8 @@ class Accepting:
         self._kept: list[Acceptance] = []
         self._marks: list[_Marks] = []
         self._refused: list[End] = []
+        self._open = 0  #: in SQL, as far as is known here
+        self._counted_until = 0.0
         self._to_keep = asyncio.Event()
         self._to_send = asyncio.Event()
 
@@ -212,7 +216,7 @@ class Accepting:
     ) -> tuple[list[Acceptance | GaelpError], list[Acceptance]]:
         """What each is told, and those that are new."""
         next_at = self._now() + LEASE
-        room = self._most_waiting - await self.outbox.waiting(session)
+        room = await self._room(session)
         known = await self.outbox.known(session, {one.row.id for one in asked if one.has_key})
         rows = [one.row for one in asked]
         paying: set[str] = set() if self._purse is None else await self._purse.payers(session, rows)
@@ -237,7 +241,15 @@ class Accepting:
                     if is_new:
                         new.append(answer)
         await self.outbox.add(session, plain, next_at)
+        self._open += len(new)
         return told, new
+
+    async def _room(self, session: Session) -> int:
+        """How many more may wait: counted once a second, and exactly where it might be too many."""
+        if monotonic() >= self._counted_until or self._open + MOST_AT_ONCE >= self._most_waiting:
+            self._open = await self.outbox.waiting(session)
+            self._counted_until = monotonic() + COUNT_S
+        return self._most_waiting - self._open
 
     async def _alone(
         self, session: Session, row: Acceptance, next_at: datetime, *, pays: bool
