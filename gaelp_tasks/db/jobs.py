@@ -14,13 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.job_rows import CheckpointRow, JobRow, LogRow, job_of
-from gaelp_tasks.models.training import ENDED, Checkpoint, JobLog, JobState, TrainingJob
+from gaelp_tasks.models.training import CHECKPOINTS, ENDED, Checkpoint, JobLog, JobState, TrainingJob
 
 __all__ = ["AnyJobs", "Candidate", "Grip", "Jobs"]
 
 LINE = 0x6761656C706A  #: PostgreSQL's advisory lock on the line of jobs: "gaelpj" as a number
 OVER = [state.value for state in ENDED]
 LOG_PIECE = 500  #: lines of one answer at most
+#: checkpoints; by step as those are found to go on from, for a name or a time says less
+NEWEST_FIRST = (
+    CheckpointRow.run.desc(),
+    func.coalesce(CheckpointRow.step, -1).desc(),
+    CheckpointRow.at.desc(),
+    CheckpointRow.path.desc(),
+)
 
 
 class Grip(NamedTuple):
@@ -85,11 +92,11 @@ class Jobs:
             found = await session.scalars(asked.limit(limit))
             return [JobLog(row.number, row.run, row.stream, row.at, row.text) for row in found]
 
-    async def checkpoints(self, job_id: int) -> list[Checkpoint]:
-        """The newest first; who may see the job is asked before."""
+    async def checkpoints(self, job_id: int, *, skip: int = 0, limit: int = CHECKPOINTS) -> list[Checkpoint]:
+        """The newest first: of the last run, those of the last step; who may see the job is asked before."""
         asked = select(CheckpointRow).where(CheckpointRow.job == job_id)
         async with self._db.reading() as session:
-            found = await session.scalars(asked.order_by(CheckpointRow.at.desc(), CheckpointRow.path.desc()))
+            found = await session.scalars(asked.order_by(*NEWEST_FIRST).offset(skip).limit(limit))
             return [Checkpoint(row.path, row.size_bytes, row.step, row.at) for row in found]
 
     async def row(self, session: AsyncSession, job_id: int) -> JobRow | None:
@@ -193,7 +200,7 @@ class AnyJobs:
             await self._session.execute(insert(LogRow), rows)
 
     async def keep(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Note checkpoints; one that is there is replaced."""
+        """Note checkpoints of one job, of which the newest stay; one that is there is replaced."""
         if not rows:
             return
         of = postgresql.insert if self._session.get_bind().dialect.name == "postgresql" else sqlite.insert
@@ -202,6 +209,9 @@ class AnyJobs:
         await self._session.execute(
             new.on_conflict_do_update(index_elements=["job", "path"], set_=changed), list(rows)
         )
+        of_job = CheckpointRow.job == rows[0]["job"]
+        kept = select(CheckpointRow.path).where(of_job).order_by(*NEWEST_FIRST).limit(CHECKPOINTS)
+        await self._session.execute(delete(CheckpointRow).where(of_job, CheckpointRow.path.not_in(kept)))
 
     async def prune_log(self, job_id: int, below: int) -> None:
         """Throw away the lines below a number."""

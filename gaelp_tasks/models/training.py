@@ -15,6 +15,7 @@ from gaelp_tasks.models.resources import Quantities
 from gaelp_tasks.models.stored import Id, StoredObject, StoredText
 
 __all__ = [
+    "CHECKPOINTS",
     "ENDED",
     "MOVES",
     "Checkpoint",
@@ -32,6 +33,7 @@ LONGEST_NAME = 100
 LONGEST_S = 30 * 86_400.0  #: that a job may run
 MOST_BYTES = 32 * 1024  #: of hyperparameters, and of config, as JSON: each has to fit into an environment
 PREFIX = "HYPERPARAM_"
+CHECKPOINTS = 20  #: of a job that are noted, the newest; of each report as well
 
 
 class JobState(StrEnum):

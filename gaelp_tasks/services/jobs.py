@@ -16,6 +16,7 @@ from gaelp_tasks.errors import Conflict, NotAllowed, NotFound, QueueFull, QuotaE
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.quota import Share
 from gaelp_tasks.models.training import (
+    CHECKPOINTS,
     ENDED,
     Checkpoint,
     JobLog,
@@ -146,10 +147,12 @@ async def follow(at: Desk, caller: Caller, job_id: int, *, after: int) -> AsyncI
             await asyncio.sleep(FOLLOW_S)
 
 
-async def checkpoints(at: Desk, caller: Caller, job_id: int) -> list[Checkpoint]:
+async def checkpoints(
+    at: Desk, caller: Caller, job_id: int, *, skip: int = 0, limit: int = CHECKPOINTS
+) -> list[Checkpoint]:
     """The newest first. Raises NotFound."""
     await find(at, caller, job_id)
-    return await Jobs(at.db, caller.scope).checkpoints(job_id)
+    return await Jobs(at.db, caller.scope).checkpoints(job_id, skip=skip, limit=limit)
 
 
 async def cancel(at: Desk, caller: Caller, job_id: int) -> TrainingJob:

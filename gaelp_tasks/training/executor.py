@@ -23,7 +23,7 @@ from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.jobs import Grip, Jobs
 from gaelp_tasks.errors import DatabaseUnavailable, GaelpError
 from gaelp_tasks.models.resources import Resources
-from gaelp_tasks.models.training import Stream, TrainingJob, Wish
+from gaelp_tasks.models.training import CHECKPOINTS, Stream, TrainingJob, Wish
 from gaelp_tasks.services import job_runs
 from gaelp_tasks.services.job_runs import Overtaken, Report
 from gaelp_tasks.settings import Settings
@@ -80,7 +80,8 @@ class Executor:
     def __init__(self, around: Around, grip: Grip, button: Cancellation) -> None:
         self._at, self._grip, self._button = around, grip, button
         self._output = Output()
-        self._known: dict[str, int] = {}  # checkpoints that are noted: name -> bytes
+        self._known: dict[str, int] = {}  # checkpoints that were told of, or are too old: name -> bytes
+        self._there: dict[str, int] = {}  # those of the last look
         self._wish: Wish | None = None
         self._progress: float | None = None  # as it was told to watchers
         self._waited = 0  # beats in a row at which somebody more urgent waited
@@ -216,7 +217,7 @@ class Executor:
             logger.warning("Job %d cannot be reported on now: %s", job.id, error)
             self._output.back(list(report.lines))
             return 0.0
-        self._known |= {one.path: one.size_bytes for one in report.checkpoints}
+        self._known = self._there
         if report.progress != self._progress:
             self._progress = report.progress
             await self._at.told(job.model_copy(update={"progress": report.progress, "step": report.step}), "")
@@ -225,7 +226,8 @@ class Executor:
     async def _report(self, folder: Path) -> Report:
         # beside the loop, which is that of every invocation of this worker: a disk may be slow, files many
         there = await asyncio.to_thread(checkpoints.found, folder)
-        fresh = [one for one in there if self._known.get(one.path) != one.size_bytes]
+        self._there = {one.path: one.size_bytes for one in there}
+        fresh = [one for one in there if self._known.get(one.path) != one.size_bytes][-CHECKPOINTS:]
         return Report(
             lines=self._output.lines(),
             checkpoints=fresh,
@@ -269,10 +271,9 @@ class Executor:
         folder = folder_of(at.settings, job)
         (folder / "checkpoints").mkdir(mode=FOLDER, parents=True, exist_ok=True)
         recorded = await Jobs(at.db, None).checkpoints(job.id)
-        self._known = {one.path: one.size_bytes for one in recorded}
-        last = checkpoints.newest(
-            await asyncio.to_thread(checkpoints.found, folder / "checkpoints"), recorded
-        )
+        there = await asyncio.to_thread(checkpoints.found, folder / "checkpoints")
+        self._known = {one.path: one.size_bytes for one in (*there[:-CHECKPOINTS], *recorded)}
+        last = checkpoints.newest(there, recorded)
         if job.starts > 1:
             whence = f"checkpoint {last.path}" if last else "the beginning: no checkpoint is there"
             self._output.add(Stream.SYSTEM, f"It goes on from {whence}.")

@@ -148,6 +148,22 @@ async def test_a_job_whose_workers_die_again_and_again_without_progress_fails(sc
     assert (await held(school)).runs == 0
 
 
+async def test_of_the_checkpoints_of_a_job_the_newest_are_kept_in_the_order_of_their_steps(school):
+    job, other = await school.submit(), await school.submit()
+    for one, steps in ((other, range(1)), (job, range(50))):
+        grip, _ = await begun(school, one)
+        for first in steps[::10]:
+            there = [Checkpoint(f"step-{step}", 5, step, NOW) for step in steps[first : first + 10]]
+            await job_runs.tell(school.db, grip, Report(checkpoints=there), school.settings)
+    last = Report(checkpoints=[Checkpoint("last", 5, None, NOW)])
+    await job_runs.tell(school.db, grip, last, school.settings)
+    found = await jobs.checkpoints(school.desk, CALLER, job.id, limit=1000)
+    assert [one.step for one in found] == [*range(49, 29, -1)]
+    part = await jobs.checkpoints(school.desk, CALLER, job.id, skip=2, limit=3)
+    assert [one.step for one in part] == [47, 46, 45]
+    assert [one.step for one in await jobs.checkpoints(school.desk, CALLER, other.id)] == [0]
+
+
 async def test_wishes_reach_a_run_and_count_where_it_would_go_on(school):
     job = await school.submit()
     grip, _ = await begun(school, job)

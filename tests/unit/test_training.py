@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from gaelp_tasks.models.money import CostKind
 from gaelp_tasks.models.resources import Resources
 from gaelp_tasks.models.tariff import Tariff
 from gaelp_tasks.models.training import ENDED, MOVES, Checkpoint, JobState, NewJob, Stream, Wish, may_move
+from gaelp_tasks.services import job_runs
 from gaelp_tasks.settings import Settings
 from gaelp_tasks.training import checkpoints
 from gaelp_tasks.training.checkpoints import found, newest, step_of
@@ -323,6 +325,24 @@ def test_of_many_files_the_newest_are_told_of(tmp_path, monkeypatch):
     for step in range(12):
         (tmp_path / f"step-{step}").write_text("x")
     assert [one.step for one in found(tmp_path)] == [9, 10, 11]
+
+
+async def test_of_a_flood_of_checkpoints_the_newest_are_told_of_and_the_others_never(tmp_path, monkeypatch):
+    told = []
+
+    async def tell(_db, _grip, report, _settings):
+        told.append([one.step for one in report.checkpoints])
+        return None, 1.0
+
+    monkeypatch.setattr(job_runs, "tell", tell)
+    executor = Executor(SimpleNamespace(db=None, settings=None), None, None)
+    here = SimpleNamespace(checkpoints=tmp_path)
+    for step in range(50):
+        (tmp_path / f"step-{step}").write_text("x")
+    await executor._beat(None, here)
+    (tmp_path / "step-50").write_text("x")
+    await executor._beat(None, here)
+    assert told == [[*range(30, 50)], [50]]
 
 
 async def test_a_slow_disk_holds_up_no_invocation_of_the_worker(tmp_path, monkeypatch):

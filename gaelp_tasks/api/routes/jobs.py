@@ -73,9 +73,10 @@ async def logs(
 
 
 @router.get("/{job_id}/checkpoints")
-async def checkpoints(at: Here, caller: User, job_id: JobId) -> list[dict[str, Any]]:
+async def checkpoints(at: Here, caller: User, job_id: JobId, page: Paged) -> list[dict[str, Any]]:
     """Its checkpoints, the newest first."""
-    return [one._asdict() for one in await jobs.checkpoints(at, caller, job_id)]
+    found = await jobs.checkpoints(at, caller, job_id, skip=page.skip, limit=page.limit)
+    return [one._asdict() for one in found]
 
 
 @router.post("/{job_id}/cancel")
