@@ -14,7 +14,7 @@ from gaelp_tasks.models.resources import Resources
 
 __all__ = ["NeverFits", "NoRoom", "Places", "Standing", "left", "shared_places"]
 
-LOOK_S = 0.1  #: memory comes back unheard
+LOOK_S = 0.1  #: between two looks at the machine: memory comes back unheard
 WAIT_S = 5.0  #: for room; then another worker may have it
 
 
@@ -62,7 +62,8 @@ class Places:
     """Who has a place here. Made by the worker; 0 places: it runs no jobs.
 
     A job that does not fit now waits for what runs to end, and nothing less urgent passes it; meanwhile no
-    more jobs are claimed. `total` is what jobs may have, `seen` what the machine has free right now.
+    more jobs are claimed. `total` is what jobs may have, `seen` what the machine has free right now: it reads
+    files and disks, so it is asked in a thread, and once for all that wait.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Places:
         self._waiting: list[tuple[int, int, Standing]] = []
         self._numbers = counting()
         self._closed_until = 0.0
+        self._look: asyncio.Future[Resources | None] | None = None
+        self._looked_at = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -111,12 +114,16 @@ class Places:
         with self._lock:
             heapq.heappush(self._waiting, entry)
         try:
-            while not self._admit(one):
-                await asyncio.wait({stopper}, timeout=LOOK_S)
+            while True:
+                look = self._looking()
+                await asyncio.wait({look, stopper}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                if look.done() and self._admit(one, look.result()):
+                    break
                 if stopper.done():
                     raise NoRoom("stopped")
                 if monotonic() - one.since > WAIT_S:
-                    raise self._no_room(needs)
+                    raise self._no_room(needs, look.result() if look.done() else None)
+                await asyncio.wait({stopper}, timeout=LOOK_S)
             yield one
         finally:
             with self._lock:
@@ -125,11 +132,19 @@ class Places:
                     self._waiting.remove(entry)
                     heapq.heapify(self._waiting)
 
-    def _admit(self, one: Standing) -> bool:
-        free = self._left()
+    def _looking(self) -> "asyncio.Future[Resources | None]":
+        """What the machine has free, once that is known: one look for all who ask in its time."""
+        look = self._look
+        if look is None or (look.done() and monotonic() - self._looked_at >= LOOK_S):
+            self._looked_at = monotonic()
+            self._look = look = asyncio.ensure_future(asyncio.to_thread(self._seen))
+        return look
+
+    def _admit(self, one: Standing, seen: Resources | None) -> bool:
         with self._lock:
             if self._waiting[0][-1] is not one:
                 return False
+            free = left(self.total, [other.needs for other in self._standing.values()], seen)
             if len(self._standing) >= self.count or one.needs.beyond(free):
                 return False
             heapq.heappop(self._waiting)
@@ -137,19 +152,13 @@ class Places:
             self._standing[one.task_id] = one
             return True
 
-    def _no_room(self, needs: Resources) -> NoRoom:
-        lacks = needs.beyond(self._left())
+    def _no_room(self, needs: Resources, seen: Resources | None) -> NoRoom:
         with self._lock:
-            held = sum((one.needs for one in self._standing.values()), start=Resources())
-        seen = self._seen()
+            taken = [one.needs for one in self._standing.values()]
+        lacks, held = needs.beyond(left(self.total, taken, seen)), sum(taken, start=Resources())
         alone = self.total if seen is None else left(self.total, [], seen + held)
         why = f"no worker has enough {', '.join(lacks) or 'places'} free now"
         return NoRoom(why, taken_by_others=bool(needs.beyond(alone)))
-
-    def _left(self) -> Resources:
-        seen = self._seen()
-        with self._lock:
-            return left(self.total, [other.needs for other in self._standing.values()], seen)
 
     def first_to_yield(self) -> Standing | None:
         """Who makes way where somebody more urgent needs room; None where there is room, or nobody may."""

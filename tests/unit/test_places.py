@@ -1,6 +1,8 @@
 """Who gets a place of a worker for training jobs, and who makes way."""
 
 import asyncio
+import threading
+from time import monotonic
 
 import pytest
 
@@ -75,11 +77,13 @@ async def test_waiting_ends_when_it_is_stopped():
 
 async def test_what_others_have_taken_is_told_from_what_jobs_here_will_give_back(monkeypatch):
     monkeypatch.setattr(module, "WAIT_S", 0.2)
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
     seen = [Resources(cpu_milli=2**40, memory_bytes=50)]
     places = Places(4, TOTAL, lambda: seen[0])
     some, more = Resources(memory_bytes=40), Resources(memory_bytes=80)
     async with places.taken("a", some, 5, never()):
         seen[0] = Resources(cpu_milli=2**40, memory_bytes=10)
+        await asyncio.sleep(2 * module.LOOK_S)  # what was seen before is over
         with pytest.raises(NoRoom, match="enough memory free") as caught:
             async with places.taken("b", some, 5, never()):
                 pass
@@ -88,6 +92,41 @@ async def test_what_others_have_taken_is_told_from_what_jobs_here_will_give_back
             async with places.taken("c", more, 5, never()):
                 pass
         assert caught.value.taken_by_others
+
+
+async def test_many_that_wait_look_at_the_machine_once_together_and_beside_the_loop(monkeypatch):
+    monkeypatch.setattr(module, "WAIT_S", 0.5)
+    looks = []
+
+    def seen():
+        looks.append(threading.current_thread())
+        return Resources(cpu_milli=2**40, memory_bytes=10)
+
+    places = Places(40, TOTAL, seen)
+
+    async def wait(name):
+        with pytest.raises(NoRoom):
+            async with places.taken(str(name), Resources(memory_bytes=40), 5, never()):
+                pass
+
+    began = monotonic()
+    await asyncio.gather(*(wait(name) for name in range(30)))
+    assert 1 < len(looks) <= (monotonic() - began) / module.LOOK_S + 1
+    assert threading.current_thread() not in looks
+
+
+async def test_a_machine_that_tells_nothing_keeps_nobody_from_stopping():
+    told = threading.Event()
+    places = Places(1, TOTAL, lambda: told.wait(20) and None)
+    stopper = never()
+    asyncio.get_running_loop().call_later(0.05, stopper.set_result, None)
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(NoRoom, match="stopped"):
+                async with places.taken("a", CPU, 5, stopper):
+                    pass
+    finally:
+        told.set()
 
 
 async def test_the_least_urgent_and_then_the_newest_preemptible_job_makes_way():
