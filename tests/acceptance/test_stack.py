@@ -102,7 +102,7 @@ def test_it_comes_up_whole_tells_where_everything_is_and_goes_whole(tmp_path, no
         assert listens(up["flower_url"])
         token = (tmp_path / ".run/api.token").read_text().strip()
         with urlopen(Request(f"{up['api_url']}/api/v1/status", headers=bearer(token)), timeout=10) as answer:  # noqa: S310  ours
-            assert json.load(answer)["cluster_resources"]["nodes"] == 1
+            assert json.load(answer)["cluster_resources"]["nodes"]["healthy"] == 1
         assert f"  curl http://{up['env']['GAELP_METRICS_ADDRESS']}/metrics\n" in program.said()
         for name in ("api.token", "jwt.secret", "secret.key"):
             assert (tmp_path / ".run" / name).stat().st_mode & 0o077 == 0
