@@ -49,7 +49,7 @@ OURS = ("GAELP_", "HYPERPARAM_")  #: what we tell a program by
 class AgentType(StrEnum):
     """What an agent is for; its policy goes by it."""
 
-    SIMULATION = "simulation"  #: trains in a simulated world, and spends nothing
+    SIMULATION = "simulation"  #: trains in a simulated world, and has no real budget
     REAL_DEPLOYMENT = "real_deployment"  #: works with real money
     EVALUATION = "evaluation"  #: compares, within declared limits
     RESEARCH = "research"  #: experiments, within declared limits

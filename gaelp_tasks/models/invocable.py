@@ -21,8 +21,8 @@ class Invocable(Frozen):
     tenant: str
     owner: str
     type: AgentType
-    spends: bool  #: False: nothing is held and nothing is paid
-    owners: tuple[Owner, ...]  #: whose budgets its runs count on; () where it spends nothing
+    spends: bool  #: False: its runs leave its own budget as it is
+    owners: tuple[Owner, ...]  #: for whom its runs are in the ledger: itself, and who calls it
     agent: str = "chat"  #: the agent of ours that runs it
     model: str | None = None  #: None: whatever the invocation says, else the node's default
     system_prompt: str | None = None

@@ -39,7 +39,7 @@ class Act(StrEnum):
 class Policy(Frozen):
     """Of one type of agent."""
 
-    spends: bool  #: whether anything that it does costs anybody's money
+    spends: bool  #: of a budget of its own; who calls or trains it pays in any case
     environments: tuple[Environment, ...]  #: where it may be deployed, the usual one first
     needs_budget: bool = False  #: to be deployed, called or trained
     needs_safety_policy: bool = False  #: to be deployed or called
@@ -169,7 +169,7 @@ RULES: tuple[Rule, ...] = (
         lambda one: not one.raises_budget or not one.policy.needs_approval,
         "The agent may spend more by now than this version says: ask for a deployment of the newest one.",
     ),
-    Rule("spend", frozenset({Act.SPEND}), lambda one: one.policy.spends, "A {type} agent spends nothing."),
+    Rule("spend", frozenset({Act.SPEND}), lambda one: one.policy.spends, "A {type} agent has no budget."),
     Rule(
         "budget",
         _GO | {Act.TRAIN, Act.SPEND},

@@ -258,8 +258,8 @@ class Trainable(NamedTuple):
     tenant: str
     version: int
     spec: AgentSpec  #: of that version, with the image that is to be run
-    spends: bool  #: False: nothing is held and nothing is paid
-    owners: tuple[Owner, ...]  #: whose budgets it counts on, beside its job's; () where it spends nothing
+    spends: bool  #: False: its training leaves its own budget as it is
+    owners: tuple[Owner, ...]  #: for whom it is in the ledger, beside its job
 
 
 async def invocable(
@@ -301,7 +301,7 @@ async def invocable(
         owner=row.owner,
         type=version.spec.type,
         spends=policy.spends,
-        owners=(_owner(row), Owner(OwnerKind.USER, caller.name)) if policy.spends else (),
+        owners=(_owner(row), Owner(OwnerKind.USER, caller.name)),
         agent=_text(config.get("agent")) or "chat",
         model=chosen,
         system_prompt=_text(config.get("system_prompt")),
@@ -336,11 +336,10 @@ async def trainable(
     spec = of.spec if image is None else of.spec.model_copy(update={"docker_image": image})
     asked = asked_of(caller, row, spec, settings)
     await judge(session, caller, Act.TRAIN, asked, agent=row, subject=subject)
-    spends = asked.policy.spends
     return Trainable(
         tenant=row.tenant,
         version=of.version,
         spec=spec,
-        spends=spends,
-        owners=(_owner(row), Owner(OwnerKind.USER, caller.name)) if spends else (),
+        spends=asked.policy.spends,
+        owners=(_owner(row), Owner(OwnerKind.USER, caller.name)),
     )

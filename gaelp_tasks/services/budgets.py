@@ -37,16 +37,17 @@ async def hold(
     amount_micro: int,
     *,
     tenant: str,
+    spared: Sequence[Owner] = (),
     now: datetime | None = None,
 ) -> bool:
     """Keep this much of the budget of every owner that has one: all of them, or none; False: it was held.
 
-    `owners` names at most one of each kind; they stand in the ledger also without a budget. Raises
-    BudgetExceeded, which has to end the transaction; Conflict where the work of this key has ended, or was
-    held for another amount.
+    `owners` names at most one of each kind; they stand in the ledger also without a budget, and
+    those that are `spared` with a budget that stays as it is. Raises BudgetExceeded, which has to end the
+    transaction; Conflict where the work of this key has ended, or was held for another amount.
     """
     at = Holding(session, tenant, now or datetime.now(UTC))
-    made, _ = await _hold(at, key, owners, amount_micro, amount_micro)
+    made, _ = await _hold(at, key, owners, amount_micro, amount_micro, spared)
     return made
 
 
@@ -58,16 +59,22 @@ async def hold_up_to(
     most_micro: int,
     *,
     tenant: str,
+    spared: Sequence[Owner] = (),
     now: datetime | None = None,
 ) -> int:
     """The same for as much as every budget has, from `least_micro` to `most_micro`; how much is held now."""
     at = Holding(session, tenant, now or datetime.now(UTC))
-    _, held = await _hold(at, key, owners, least_micro, most_micro)
+    _, held = await _hold(at, key, owners, least_micro, most_micro, spared)
     return held
 
 
 async def _hold(
-    at: Holding, key: str, owners: Sequence[Owner], least_micro: int, most_micro: int
+    at: Holding,
+    key: str,
+    owners: Sequence[Owner],
+    least_micro: int,
+    most_micro: int,
+    spared: Sequence[Owner],
 ) -> tuple[bool, int]:
     if not 0 <= least_micro <= most_micro or len({owner.kind for owner in owners}) < len(owners):
         raise ValueError("a hold is 0 or more, of one agent, one user and one job at most")
@@ -78,7 +85,7 @@ async def _hold(
         if found is None or not fits or found.state != HoldState.HELD:
             raise Conflict(f"{key} was paid for already, or is held for another amount.")
         return False, found.bound_micro
-    budgets = await at.budgets(owners)
+    budgets = await at.budgets([owner for owner in owners if owner not in spared])
     for row in budgets:
         if row.available_micro < least_micro:
             raise BudgetExceeded(

@@ -59,12 +59,13 @@ def key_of(row: JobRow) -> str:
 
 
 async def hold(session: Session, row: JobRow, settings: Settings, *, spends: bool, now: datetime) -> None:
-    """Keep what it may cost at most. Raises BudgetExceeded."""
-    owners = [Owner(OwnerKind.AGENT, str(row.agent_id)), Owner(OwnerKind.USER, row.owner)]
-    owners.append(Owner(OwnerKind.JOB, str(row.id)))
+    """Keep what it may cost at most; of its agent's budget where that `spends`. Raises BudgetExceeded."""
+    agent = Owner(OwnerKind.AGENT, str(row.agent_id))
+    owners = [agent, Owner(OwnerKind.USER, row.owner), Owner(OwnerKind.JOB, str(row.id))]
+    spared = [] if spends else [agent]
     needs, whole_s = row.resources, row.timeout_s
-    most = bound_micro(settings.tariff, needs, whole_s, preemptible=row.preemptible) if spends else 0
-    await budgets.hold(session, key_of(row), owners, most, tenant=row.tenant, now=now)
+    most = bound_micro(settings.tariff, needs, whole_s, preemptible=row.preemptible)
+    await budgets.hold(session, key_of(row), owners, most, tenant=row.tenant, spared=spared, now=now)
 
 
 async def settle(session: Session, row: JobRow, settings: Settings, now: datetime) -> None:

@@ -73,7 +73,7 @@ class Purse:
         given = json.loads(row.asked)
         owners: tuple[Owner, ...] = (Owner(OwnerKind.USER, row.owner),)
         cap_micro = row.budget_micro
-        spends = True
+        spared: tuple[Owner, ...] = ()
         if row.agent_id is not None:
             caller = Caller(name=row.owner, tenant=row.tenant)
             agent = await invocable(
@@ -84,11 +84,11 @@ class Purse:
                 model=row.model or None,
                 subject=f"invocation {row.id}",
             )
-            given, owners, spends = agent.shaped(given), agent.owners, agent.spends
+            given, owners = agent.shaped(given), agent.owners
+            spared = () if agent.spends else (Owner(OwnerKind.AGENT, str(row.agent_id)),)
             caps = [cap for cap in (cap_micro, agent.limits.cost_per_run_micro) if cap is not None]
             cap_micro = min(caps, default=None)
-        if spends:
-            given["most_tokens"] = await self._hold(session, row, given, owners, cap_micro)
+        given["most_tokens"] = await self._hold(session, row, given, owners, cap_micro, spared)
         checked = check(self._app, given)
         agent_name = str(given.get("agent", row.agent))
         return row._replace(asked=checked.asked, model=checked.model, tier=checked.tier, agent=agent_name)
@@ -100,6 +100,7 @@ class Purse:
         given: dict[str, object],
         owners: Sequence[Owner],
         cap_micro: int | None,
+        spared: Sequence[Owner],
     ) -> int:
         """How many tokens it may tell."""
         tariff, settings = self._settings.tariff, self._settings
@@ -112,7 +113,7 @@ class Purse:
             most = min(most, cap_micro)
         try:
             held = await budgets.hold_up_to(
-                session, key_of(row), owners, least.amount_micro, most, tenant=row.tenant
+                session, key_of(row), owners, least.amount_micro, most, tenant=row.tenant, spared=spared
             )
         except BudgetExceeded as error:
             if row.agent_id is not None:
@@ -137,7 +138,7 @@ class Purse:
             result = _result_in(end)
             if hold is not None:
                 await self._settle(session, row, hold, end, result)
-            elif row.agent_id is None and result is not None:  # else of an agent that spends nothing
+            elif row.agent_id is None and result is not None:  # what agents do is always held
                 bound = Bound(int(self._settings.max_prompt_bytes), int(self._settings.max_output_bytes), 0)
                 lines = _bill(self._settings, row, bound, end, result)
                 unpaid.append(Unpaid(row.tenant, key_of(row), row.owner, lines))

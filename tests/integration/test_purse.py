@@ -121,6 +121,24 @@ async def test_an_agent_that_reaches_its_budget_stops(api):
     assert (await standing(api, "agent", agent))[2] == (await standing(api, "user", "user"))[2] == 10
 
 
+async def test_a_simulation_agent_is_paid_by_who_calls_it_and_never_by_its_own_budget(api):
+    made = await api.as_().post("/api/v1/agents", json={"name": "a", "type": "simulation"})
+    agent = made.json()["id"]
+    await budget(api, "agent", agent, 0)
+    await budget(api, "user", "user", 0)
+    assert (await submit(api, agent_id=agent)).status_code == 402
+    await budget(api, "user", "user", 1_000_000)
+    name = (await submit(api, agent_id=agent)).json()["id"]
+    assert (await standing(api, "user", "user"))[1] > 0
+    assert await ended(api, told(name, tokens=100)) == [name]
+    assert await standing(api, "user", "user") == (1_000_000 - 82, 0, 82)
+    assert await standing(api, "agent", agent) == (0, 0, 0)
+    [one] = (await api.as_().get("/api/v1/costs", params={"by": ["agent", "user"]})).json()
+    assert (one["agent"], one["user"], one["amount_micro"]) == (str(agent), "user", 82)
+    seen = await api.as_().get(f"/api/v1/agents/{agent}")
+    assert seen.json()["status"] == made.json()["status"]
+
+
 async def test_an_agent_of_another_tenant_pays_for_nobody(api):
     made = await api.as_(tenant="other").post("/api/v1/agents", json={"name": "a", "type": "research"})
     assert (await submit(api, agent_id=made.json()["id"])).status_code == 404

@@ -96,6 +96,20 @@ async def test_a_job_of_another_tenant_is_not_there(school):
     assert await Jobs(school.db, "t").counts() == {"queued": 1}
 
 
+async def test_training_a_simulation_agent_is_paid_by_its_user_and_not_by_its_own_budget(school):
+    user, tested = Owner(OwnerKind.USER, "ada"), await school.enrol(type="simulation")
+    own = Owner(OwnerKind.AGENT, str(tested))
+    async with school.db.writing() as session:
+        for owner, limit_micro in ((user, 1000), (own, 0)):
+            await budgets.set_budget(session, owner, limit_micro, tenant="t", by="x", now=NOW)
+    asked = {"agent_id": tested, "resource_requirements": {"cpu": "500m"}}
+    with pytest.raises(BudgetExceeded):
+        await school.submit(timeout_s=201, **asked)
+    await school.submit(timeout_s=200, **asked)
+    assert (await budget_of(school, user)).held_micro == 1000
+    assert (await budget_of(school, own)).held_micro == 0
+
+
 async def test_what_a_job_may_cost_is_held_and_what_it_ran_is_paid(school):
     owner = Owner(OwnerKind.USER, "ada")
     async with school.db.writing() as session:
