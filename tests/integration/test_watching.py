@@ -203,6 +203,20 @@ async def test_a_ticket_of_somebody_who_was_shut_out_shows_no_more(api, place, m
         assert (await closed(client))[0] == 4401
 
 
+async def test_a_ticket_of_somebody_who_was_demoted_shows_the_cluster_no_more(api, place, monkeypatch):
+    monkeypatch.setattr(sockets, "CHECK_S", 0.0)
+    monkeypatch.setattr(sockets, "HEARTBEAT_S", 0.02)
+    admin = api.as_(Role.ADMIN, name="admin")
+    given = {"name": "olga", "tenant": "acme", "role": "operator"}
+    added = await admin.post("/api/v1/users", json=given)
+    olga = api.as_(Role.OPERATOR, tenant="acme", name="olga")
+    ticket = (await olga.post("/api/v1/tickets")).json()["ticket"]
+    async with watcher(f"{place}/ws/system", ticket=ticket) as client:
+        assert (await heard(client))["event"] == "snapshot"
+        await admin.patch(f"/api/v1/users/{added.json()['id']}", json={"role": "user"})
+        assert (await closed(client))[0] == 4403
+
+
 async def test_a_user_has_so_many_places_and_gets_them_back(broker, api_sql):
     async with api_client(api_sql, api_watchers_per_user=2) as small, served(small) as url:
         token = small.token(tenant="acme")
