@@ -5,7 +5,7 @@ import logging
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import lru_cache
 from time import monotonic, time
 from typing import Any, ClassVar, NoReturn
 
@@ -98,6 +98,12 @@ def _way(accepted: Invocation | Embedding) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=64)
+def _signature(run: Callable[..., Any]) -> inspect.Signature:
+    """Reading it takes longer than all else that is checked of a call."""
+    return inspect.signature(run)
+
+
 class ModelTask(Task):
     """Base of `gaelp.invoke_agent` and `gaelp.embed`."""
 
@@ -124,14 +130,9 @@ class ModelTask(Task):
             refuse_unknown(accepted, self.app.settings)
         return accepted
 
-    @cached_property
-    def _signature(self) -> inspect.Signature:
-        """Reading it takes longer than all else that is checked of a call."""
-        return inspect.signature(self.run)
-
     def _bound(self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
-            return self._signature.bind(*(args or ()), **(kwargs or {})).arguments
+            return _signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments
         except TypeError as error:
             raise InvalidInvocation(f"{self.name}: {error}.") from None
 

@@ -114,7 +114,7 @@ class FlowerProcess:
 
     def _is_up(self) -> bool | None:
         assert self.process.poll() is None, f"Flower ended:\n{self.log()}"
-        return answering(None, self.url)
+        return answering(None, f"{self.url}/healthcheck")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -17,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from faults.history.probes import PATH
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.errors import PolicyViolated, SettingsError
 from gaelp_tasks.models.money import CostKind
@@ -36,6 +36,7 @@ from gaelp_tasks.training.output import LONGEST, MOST_LINES, Output, Splitter, m
 from gaelp_tasks.training.prices import bill, bound_micro
 from gaelp_tasks.training.processes import Process
 from gaelp_tasks.training.runner import Spec, environment, refused_names
+from support.eventually import eventually
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -219,17 +220,16 @@ def test_a_jobs_process_dies_with_its_worker(tmp_path):
         f"argv = LocalRunner().launch(plain_spec((sys.executable, '-S', '-c', {sleeps!r}))).argv\n"
         "subprocess.Popen(argv, start_new_session=True).wait()"
     )
-    worker = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 20
-    while not (there.exists() and there.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    worker.kill()
-    worker.wait()
+    with subprocess.Popen([sys.executable, "-c", program], env=os.environ | PATH) as worker:
+        try:
+            eventually(lambda: there.exists() and there.read_text(), what="the job runs")
+        finally:
+            worker.kill()
     child = Path("/proc") / there.read_text()
-    while child.exists() and "Z" not in (child / "stat").read_text().rpartition(")")[2]:
-        assert time.monotonic() < deadline, "it lives on"
-        time.sleep(0.01)
+    eventually(
+        lambda: not child.exists() or "Z" in (child / "stat").read_text().rpartition(")")[2],
+        what="the job's process ends",
+    )
 
 
 # --- what it prints ---
