@@ -5,12 +5,13 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import cache, partial
 from queue import SimpleQueue
 from typing import Any
 
-__all__ = ["beside", "in_thread"]
+__all__ = ["Crew", "beside", "in_thread"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,3 +71,41 @@ def _errands() -> "SimpleQueue[Callable[[], None]]":
 def beside(what: Callable[..., None], *given: Any) -> None:
     """Do it soon, on another thread: Celery's backend may wait for Redis; a loop or a sweep must not."""
     _errands().put(partial(what, *given))
+
+
+class Crew:
+    """A few threads that share their work, made when they are needed; `close()` ends them.
+
+    Not ThreadPoolExecutor: a signal that ends the main thread while it starts one of those leaves a thread
+    behind that the interpreter waits for, without end.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most, self._name, self._made = most, name, 0
+        self._idle = threading.Semaphore(0)
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Have one of them call it; one more thread where all are busy. From one thread at a time."""
+        future: Future[Any] = Future()
+        self._work.put((future, partial(function, *args)))
+        if not self._idle.acquire(blocking=False) and self._made < self._most:
+            self._made += 1
+            threading.Thread(target=self._serve, name=f"{self._name}_{self._made}", daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Let each end when the work before is done; nothing is submitted any more."""
+        self._work.put(None)
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, call = work
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001  whoever waits gets it
+                    future.set_exception(error)
+            del work, future, call  # else the last result lives on until the next
+            self._idle.release()
+        self._work.put(None)  # for the others

@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,8 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import Connection as EngineConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
+
+from gaelp_tasks.threads import Crew
 
 __all__ = ["WRITING", "engine"]
 
@@ -43,7 +45,7 @@ class Desk:
         self.file = file
         self.answer_s = answer_s
         self.spent_s: dict[str, float] = {}
-        self.threads = ThreadPoolExecutor(CONNECTIONS, "gaelp-sqlite")
+        self.threads = Crew(CONNECTIONS, "gaelp-sqlite")
 
     def connect(self) -> "Connection":
         """A new connection. Raises sqlite3.Error."""
@@ -52,8 +54,8 @@ class Desk:
 
     def disconnected(self, _: Any) -> None:
         """Let the threads end; what is asked afterwards has new ones."""
-        self.threads.shutdown(wait=False)
-        self.threads = ThreadPoolExecutor(CONNECTIONS, "gaelp-sqlite")
+        self.threads.close()
+        self.threads = Crew(CONNECTIONS, "gaelp-sqlite")
 
     def remember(self, sql: str, spent_s: float) -> None:
         """How long a change has taken."""

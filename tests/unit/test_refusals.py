@@ -29,7 +29,7 @@ def app():
 def traced(app, error):
     """What Celery makes of a task that raises."""
 
-    @app.task(name="raises")
+    @app.task(name="raises", shared=False)  # else every app that a later test makes has it, too
     def raises():
         raise error
 
