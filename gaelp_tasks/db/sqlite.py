@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ STEPS = 10_000  #: of SQLite's machine; a SELECT may take up to twice as many on
 SHORT_S = 0.001  #: processor time; a change that took less runs on the loop the next time
 STATEMENTS = 1_000  #: how many changes' times are remembered, and how many statements are kept prepared
 CONNECTIONS = 16  #: for so many who read what is long, each with its thread; made when they are needed
+HURRY_S = 0.05  #: until a statement is broken off, or once more, whose connection is to be closed
 PAUSE_S = 0.002  #: between two looks whether another process has finished writing
 
 
@@ -81,6 +82,7 @@ class Connection(sqlite3.Connection):
         self._desk = desk
         self._on_loop = False
         self._ticks = 0
+        self._job: Future[Any] | None = None  #: what is done beside the loop
         self.writing = False  #: what the transaction is for, the next one where there is none
         for pragma in PRAGMAS:
             self._tell(f"PRAGMA {pragma}")
@@ -121,7 +123,18 @@ class Connection(sqlite3.Connection):
 
     def beside(self, run: Callable[[], Any]) -> Any:
         """What `run` returns in a thread. Raises what it raises."""
-        return await_only(_ended(self._desk.threads.submit(run), self.interrupt))
+        job = self._job = self._desk.threads.submit(run)
+        try:
+            return await_only(_ended(job, self.interrupt))
+        finally:
+            if job.done():  # else the loop has ended
+                self._job = None
+
+    def close(self) -> None:
+        """Whatever has ended the loop meanwhile: first a thread that has the connection in hand lets go."""
+        while self._job and wait([self._job], HURRY_S).not_done:
+            self.interrupt()
+        super().close()
 
     def _timed(self, sql: str, run: Callable[[], Any]) -> Any:
         begun = time.thread_time()

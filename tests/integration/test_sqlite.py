@@ -1,13 +1,16 @@
 """SQLite on an event loop: what is long does not hold the loop up, and writers take turns."""
 
 import asyncio
+import sqlite3
 import sys
+import threading
 import time
 
 import pytest
 from sqlalchemy import text
 
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.db.sqlite import Connection, Desk
 from gaelp_tasks.errors import DatabaseUnavailable
 
 #: so many rows, counted one by one
@@ -174,3 +177,19 @@ async def test_a_database_that_was_closed_is_opened_again(numbers):
     await write(numbers)
     await numbers.close()
     assert await read(numbers) == 1
+
+
+def test_a_connection_is_closed_only_when_no_thread_has_it_in_hand(tmp_path):
+    """As where SIGTERM ends the loop while a statement runs: closed at once, it would crash the process."""
+    connection = Connection(Desk(tmp_path / "gaelp.db", 5.0))
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    begun = threading.Event()
+
+    def work():
+        begun.set()
+        connection._tell(endless)
+
+    job = connection._job = connection._desk.threads.submit(work)
+    assert begun.wait(20)
+    connection.close()
+    assert job.exception(timeout=0).sqlite_errorcode == sqlite3.SQLITE_INTERRUPT
