@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from faults.history.probes import PATH
 from faults.money.dying import OWNERS, STEPS, story
 from gaelp_tasks.db.budgets import Budgets
 from gaelp_tasks.db.ledger import Ledger, wrong_balances
@@ -30,7 +32,7 @@ async def children(count, *words):
     made = [
         await asyncio.create_subprocess_exec(
             sys.executable, "-m", "faults.money.charger", words[0], words[1], f"p{number}", *words[2:],
-            stdin=-1, stdout=-1,
+            stdin=-1, stdout=-1, env=os.environ | PATH,
         )
         for number in range(count)
     ]  # fmt: skip
@@ -106,8 +108,9 @@ async def test_a_process_killed_at_any_step_loses_nothing_and_pays_nothing_twice
     for owner in OWNERS:
         await set_limit(db, owner, 10_000)
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "faults.money.dying", sql_url, str(amount), str(spent), stdout=-1
-    )
+        sys.executable, "-m", "faults.money.dying", sql_url, str(amount), str(spent), stdout=-1,
+        env=os.environ | PATH,
+    )  # fmt: skip
     out, _ = await child.communicate()
     assert json.loads(out) == dict.fromkeys(STEPS, signal.SIGKILL)
     async with db.reading() as session:

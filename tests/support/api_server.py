@@ -18,6 +18,8 @@ from gaelp_tasks.settings import Settings
 from support.api import HOUR_S, SECRET
 from support.eventually import eventually
 
+TESTS = str(Path(__file__).parents[1])  #: a program that dies on purpose lies there
+
 
 class ApiServer:
     """`with ApiServer(folder, GAELP_...="...") as server: requests.get(server.url + "/health")`."""
@@ -29,6 +31,7 @@ class ApiServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         self.environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH")))),
             "GAELP_BROKER_URL": app.settings.broker_url,
             "GAELP_DATABASE_URL": f"sqlite:///{folder / 'api.db'}",
             "GAELP_JWT_SECRET": SECRET,
