@@ -193,7 +193,7 @@ def _malformed(node: str) -> NodeFailed:
 
 def _document(line: bytes, node: str) -> dict[str, Any]:
     try:
-        document = from_json(line, allow_inf_nan=False, cache_strings="keys")
+        document = from_json(line, allow_inf_nan=False)
     except ValueError:
         raise _malformed(node) from None
     if not isinstance(document, dict):
@@ -409,7 +409,7 @@ def embeddings(answer: bytes, texts: Sequence[str], node: str) -> Embeddings:
 def error_in(answer: bytes) -> str:
     """A node's own words in `{"error": ...}`, on one line, cut short; '' for anything else (HTML)."""
     try:
-        document = from_json(answer, cache_strings="keys")
+        document = from_json(answer)
     except ValueError:
         return ""
     return _error_text(document) if isinstance(document, dict) else ""

@@ -20,7 +20,6 @@ class Frozen(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
         protected_namespaces=(),
-        cache_strings="keys",  # values hardly come twice: kept, they would hold on to pages of memory
     )
 
 
