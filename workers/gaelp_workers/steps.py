@@ -24,6 +24,7 @@ from gaelp_tasks.tasks.walk import AWAY_S
 from gaelp_tasks.threads import beside
 from gaelp_tasks.training.places import shared_places
 from gaelp_workers.dispatch import CLOSED, JOBS, Capacity, free
+from gaelp_workers.heap import keep_lean
 from gaelp_workers.keeper import Keeper
 from gaelp_workers.known import KnownQueues
 from gaelp_workers.memory import memory_of
@@ -199,6 +200,7 @@ class NodeDuties(bootsteps.StartStopStep):
                 *(owner.serve() for owner in owners.values()),
                 hear_cancellations(at),
                 sweep_cancellations(at),
+                keep_lean(),
                 return_exceptions=True,
             )
             for error in filter(None, ends):
