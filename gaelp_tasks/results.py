@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
+from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,11 @@ class InvocationHandle(AsyncResult):
         waiting = _Patience(self.id, timeout)
         with worded(self.app.settings):
             begin = before_text(self.app.redis, self._stream_key)
-            for event in follow(self.app.redis, self._stream_key, begin):
+            for event in follow(self.app.redis, self._stream_key, begin, over=self._ended_without_stream):
+                waiting.hear(event)
                 if text := reading.take(event):
                     yield text
-                if reading.end is not None or (waiting.is_over(event) and self._ended_without_stream()):
+                if reading.end is not None:
                     break
         self._raise_failure(reading)
 
@@ -91,13 +93,13 @@ class InvocationHandle(AsyncResult):
         with worded(self.app.settings):
             async with aclosing(open_line(self.app.settings)) as line:
                 begin = await abefore_text(line, self._stream_key)
-                async with aclosing(afollow(line, self._stream_key, begin)) as events:
+                over = partial(asyncio.to_thread, self._ended_without_stream)
+                async with aclosing(afollow(line, self._stream_key, begin, over=over)) as events:
                     async for event in events:
+                        waiting.hear(event)
                         if text := reading.take(event):
                             yield text
-                        if reading.end is not None or (
-                            waiting.is_over(event) and self._ended_without_stream()
-                        ):
+                        if reading.end is not None:
                             break
         await asyncio.to_thread(self._raise_failure, reading)
 
@@ -178,11 +180,9 @@ class _Patience:
         self._timeout = timeout
         self._heard_at = monotonic()
 
-    def is_over(self, event: Any) -> bool:
-        """True at each silent second, a good moment to look elsewhere; raises when it lasts too long."""
+    def hear(self, event: Event | None) -> None:
+        """Raises celery's TimeoutError where it lasts too long."""
         if event is not None:
             self._heard_at = monotonic()
-            return False
-        if self._timeout is not None and monotonic() - self._heard_at >= self._timeout:
+        elif self._timeout is not None and monotonic() - self._heard_at >= self._timeout:
             raise CeleryTimeout(f"Nothing came from invocation {self._id} for {self._timeout:g} s.")
-        return True

@@ -10,7 +10,7 @@ invocation. A run whose start says `resumes` goes on from the text before it: to
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -366,25 +366,49 @@ def _before(newest: Any, its_start: Any) -> str:
     return f"{(start.first if isinstance(start, Start) else claim) - 1}-{LAST_NUMBER}"
 
 
-def follow(redis: SyncRedis, key: str, after: str = FIRST) -> Iterator[Event | None]:
-    """The events after an id, as they come, for ever; None each second in which nothing came."""
+def follow(
+    redis: SyncRedis, key: str, after: str = FIRST, *, over: Callable[[], bool] = lambda: False
+) -> Iterator[Event | None]:
+    """The events after an id, as they come; None each second in which nothing came.
+
+    After each None it asks whether it is `over`; it then ends behind all that came until that was said.
+    """
+    ends = False
     while True:
-        reply: Any = redis.xread({key: after}, count=BATCH, block=int(BLOCK_S * 1000))
-        for event in _events(reply):
-            if event is not None:
-                after = event.id
-            yield event
+        reply: Any = redis.xread({key: after}, count=BATCH, block=None if ends else int(BLOCK_S * 1000))
+        if not reply:
+            if ends:
+                return
+            yield None
+            # between the silence and this word the rest may have come
+            ends = over()
+            continue
+        [(_, entries)] = reply
+        for entry_id, fields in entries:
+            after = entry_id
+            yield parse(entry_id, fields)
 
 
-async def afollow(redis: Asks, key: str, after: str = FIRST) -> AsyncGenerator[Event | None, None]:
-    """The events after an id, as they come, for ever; None each second in which nothing came."""
+async def never() -> bool:
+    """It is not over."""
+    return False
+
+
+async def afollow(
+    redis: Asks, key: str, after: str = FIRST, *, over: Callable[[], Awaitable[bool]] = never
+) -> AsyncGenerator[Event | None, None]:
+    """The same, asked on a line."""
+    ends = False
     while True:
-        wait_ms = int(BLOCK_S * 1000)
-        [reply] = await redis.ask(("XREAD", "COUNT", BATCH, "BLOCK", wait_ms, "STREAMS", key, after))
+        wait = () if ends else ("BLOCK", int(BLOCK_S * 1000))
+        [reply] = await redis.ask(("XREAD", "COUNT", BATCH, *wait, "STREAMS", key, after))
         if isinstance(reply, Refused):
             raise reply
         if not reply:
+            if ends:
+                return
             yield None
+            ends = await over()
             continue
         [(_, entries)] = reply
         for entry_id, flat in entries:
@@ -395,15 +419,6 @@ async def afollow(redis: Asks, key: str, after: str = FIRST) -> AsyncGenerator[E
 def _fields(pairs: Any) -> Fields:
     """An entry's fields: redis-py makes a mapping of them, a line gives them as they came."""
     return pairs if isinstance(pairs, Mapping) else dict(zip(pairs[::2], pairs[1::2], strict=True))
-
-
-def _events(reply: Any) -> Iterator[Event | None]:
-    if not reply:
-        yield None
-        return
-    [(_, entries)] = reply
-    for entry_id, fields in entries:
-        yield parse(entry_id, fields)
 
 
 class Reading:

@@ -58,23 +58,31 @@ async def read(
                 for told in _whole(now):
                     yield told
                 return
-            silent = LOOK_S if now.is_over else 0
-            async with aclosing(afollow(line, key, begin)) as events:
+            async with aclosing(afollow(line, key, begin, over=_Looks(row, first=now.is_over))) as events:
                 async for event in events:
                     if event is None:
-                        silent += 1
                         yield SILENCE
-                        if silent >= LOOK_S:
-                            silent, now = 0, await row()
-                            if now.is_over:
-                                yield _end(now)
-                                return
                         continue
-                    silent = 0
                     for told in teller.take(event):
                         yield told
                     if isinstance(event, End):
                         return
+            yield _end(await row())
+
+
+class _Looks:
+    """Whether an invocation is over, asked at each silent second."""
+
+    def __init__(self, row: Callable[[], Awaitable[Acceptance]], *, first: bool) -> None:
+        self._row = row
+        self._silent = 0 if not first else LOOK_S
+
+    async def __call__(self) -> bool:
+        self._silent += 1
+        if self._silent < LOOK_S:
+            return False
+        self._silent = 0
+        return (await self._row()).is_over
 
 
 class _Teller:

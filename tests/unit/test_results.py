@@ -130,6 +130,22 @@ async def test_a_stream_without_an_end_stops_when_the_result_is_there(handle, ba
     assert await read(handle, how) == ["Hel"]
 
 
+@both
+async def test_what_comes_between_a_silent_second_and_the_look_for_the_result_is_read(
+    handle, backend, write, how, monkeypatch
+):
+    write("1-0", t="Hel")
+
+    def ready():
+        write("1-1", t="lo")
+        write("1-2", end={"outcome": "done"})
+        backend.store_result("i", {"text": "Hello"}, "SUCCESS")
+        return True
+
+    monkeypatch.setattr(handle, "ready", ready)
+    assert await read(handle, how) == ["Hel", "lo"]
+
+
 def test_a_run_that_starts_over_is_told_after_text_was_read(handle, write):
     write("1-0", start={})
     write("1-1", t="Hel")
