@@ -111,6 +111,21 @@ def test_each_life_is_judged_alone_and_short_ones_are_not():
     assert found[0].lived_s == pytest.approx(HOUR - 300, abs=2 * EACH_S)
 
 
+def after_a_restart(rest):
+    """Whether one grows that was at 230 before it was started again, and fills from 185 to `rest` then."""
+    before = series(lambda at: 230, figure="descriptors", noise=2)
+    after = series(lambda at: 185 + (rest - 185) * at / (2 * HOUR), figure="descriptors", noise=2, life=3)
+    later = [replace(sample, at=sample.at + 3 * HOUR) for sample in after]
+    first, second = drifts([*later, *before], warm_s=300.0, least_s=600.0)
+    assert (first.life, first.growing, second.life) == (7, False, 3)
+    return second.growing
+
+
+def test_what_was_started_again_may_fill_up_to_where_it_was_but_no_further():
+    assert not after_a_restart(rest=235)
+    assert after_a_restart(rest=300)
+
+
 def test_the_warm_up_does_not_count():
     assert not judged(series(lambda at: min(at, 300) * MIB))
 

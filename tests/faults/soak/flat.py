@@ -8,12 +8,15 @@ a peak while Redis is away, or a sample in the midst of one, moves no median.
 both halves, each time by a quarter of it or more. A leak does. What does not: a step, as when a backlog after
 a fault makes a pool of threads or the heap larger once; a cache that fills and is full. A step of more than
 four tolerances counts as growing all the same, and so a leak that begins late is found once it is as large.
+
+What was started again may fill up to where the life before it was flat: each connection comes back only when
+its pool meets a peak again.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import median_low
 
 __all__ = ["LIMITS", "Drift", "Limit", "Sample", "drifts", "judge"]
@@ -89,21 +92,18 @@ class Drift:
 
 def drifts(samples: Iterable[Sample], *, warm_s: float, least_s: float) -> list[Drift]:
     """Of each figure that is judged, in each life that went on for `least_s` after its first `warm_s`."""
-
-    def life(sample: Sample) -> tuple[str, int, str]:
-        return sample.process, sample.life, sample.figure
-
-    found = []
-    for (process, pid, figure), group in groupby(sorted(samples, key=life), key=life):
-        if figure not in LIMITS:
-            continue
-        series = sorted((sample.at, sample.value) for sample in group)
-        begun = series[0][0] + warm_s
-        warm = [(at, value) for at, value in series if at >= begun]
+    found: list[Drift] = []
+    flat: dict[tuple[str, str], float] = {}  #: where earlier lives of a process came to rest
+    for (process, figure, pid), series in _lives(samples):
+        warm = [(at, value) for at, value in series if at >= series[0][0] + warm_s]
         if len(warm) < LEAST or warm[-1][0] - warm[0][0] < least_s:
             continue
         first, middle, last = thirds([value for _, value in warm])
         tolerance = LIMITS[figure].tolerance(first)
+        rest = flat.get((process, figure), 0.0)
+        growing = last > rest and judge(first, middle, last, tolerance)
+        if not growing:
+            flat[process, figure] = max(rest, last)
         found.append(
             Drift(
                 process=process,
@@ -114,10 +114,19 @@ def drifts(samples: Iterable[Sample], *, warm_s: float, least_s: float) -> list[
                 middle=middle,
                 last=last,
                 tolerance=tolerance,
-                growing=judge(first, middle, last, tolerance),
+                growing=growing,
             )
         )
     return found
+
+
+def _lives(samples: Iterable[Sample]) -> list[tuple[tuple[str, str, int], list[tuple[float, float]]]]:
+    """What each process, figure and pid was at each time; of one process the earlier life first."""
+    series = defaultdict(list)
+    for sample in sorted(samples, key=lambda sample: sample.at):
+        if sample.figure in LIMITS:
+            series[sample.process, sample.figure, sample.life].append((sample.at, sample.value))
+    return sorted(series.items(), key=lambda item: (item[0][:2], item[1][0]))
 
 
 def thirds(values: Sequence[float]) -> tuple[float, float, float]:
