@@ -12,7 +12,7 @@ import pytest
 from faults.accepted_cluster import AcceptedCluster
 from support.eventually import eventually
 
-pytestmark = [pytest.mark.redis, pytest.mark.slow]
+pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ACCEPTING = ("accept:before the commit", "accept:committed", "accept:published", "accept:marked")
 RELAYING = ("relay:taken", "relay:published", "relay:before the mark", "relay:marked")
