@@ -279,7 +279,7 @@ BUGS = (
         "gaelp_tasks/tasks/generation.py",
         "self._tally.tokens >= most_tokens",
         "self._tally.tokens > most_tokens",
-        "tests/unit/test_resuming.py::test_tokens_of_earlier_claims_count_against_what_is_paid_for",
+        "tests/unit/resuming/test_resuming.py::test_tokens_of_earlier_claims_count_against_what_is_paid_for",
     ),
     Bug(
         "a budget is read before it is locked",
