@@ -104,9 +104,13 @@ class InvocationHandle(AsyncResult):
         await asyncio.to_thread(self._raise_failure, reading)
 
     def events(self, *, after: str = FIRST) -> Iterator[Event | None]:
-        """Everything in the stream after an entry's id, as it comes; None each second without news."""
+        """Everything in the stream after an entry's id, as it comes; None each second without news.
+
+        It ends where nothing more can come: behind the last entry, once the result is there. That need be no
+        `End`: what failed before it ran, or killed its workers, has none.
+        """
         with worded(self.app.settings):
-            yield from follow(self.app.redis, self._stream_key, after)
+            yield from follow(self.app.redis, self._stream_key, after, over=self.ready)
 
     def cancel(self) -> None:
         """Stop it, queued or running; `get()` then returns the partial text with stop_reason cancelled.

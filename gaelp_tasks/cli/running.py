@@ -12,8 +12,8 @@ from gaelp_tasks import app, invoke_agent
 from gaelp_tasks import embed as embed_task
 from gaelp_tasks.cli.answer import pieces, warn_without_worker
 from gaelp_tasks.cli.output import Json, OneId, note, print_json
-from gaelp_tasks.errors import InvalidInvocation, StreamUnavailable
-from gaelp_tasks.lifecycle import State
+from gaelp_tasks.errors import GaelpError, InvalidInvocation, StreamUnavailable
+from gaelp_tasks.lifecycle import State, state_of
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.overview import Description, describe, whole_id
 from gaelp_tasks.results import InvocationHandle
@@ -109,14 +109,43 @@ def attach(
         raise typer.Exit(1)
     handle: InvocationHandle = invoke_agent.AsyncResult(whole)
     if as_json:
-        for event in handle.events():
-            if event is not None:
-                name = type(event).__name__.lower()
-                fields = {part: getattr(event, part) for part in event.__slots__ if part != "id"}
-                print(json.dumps({"event": name, "id": event.id, **fields}, ensure_ascii=False), flush=True)
-                if name == "end":
-                    return
-    _print_stream(handle)
+        _print_events(handle)
+        return
+    try:
+        _print_stream(handle)
+    except GaelpError:
+        raise
+    except Exception as error:
+        if not handle.ready() or handle.successful():
+            raise  # it is no failure of the invocation
+        note(f"It ended without an answer: {type(error).__name__}: {error}")
+        raise typer.Exit(1) from None
+
+
+def _print_events(handle: InvocationHandle) -> None:
+    """Each as a line of JSON, up to an end: where its stream has none, the result tells how it ended."""
+    for event in handle.events():
+        if event is not None:
+            name = type(event).__name__.lower()
+            fields = {part: getattr(event, part) for part in event.__slots__ if part != "id"}
+            _print_line({"event": name, "id": event.id, **fields})
+            if name == "end":
+                return
+    _print_line({"event": "end", "id": None, "claim": None, "facts": _facts_of_result(handle)})
+
+
+def _print_line(told: dict[str, Any]) -> None:
+    print(json.dumps(told, ensure_ascii=False, default=str), flush=True)
+
+
+def _facts_of_result(handle: InvocationHandle) -> dict[str, Any]:
+    """As those of an `End`; the text is among them, for it is in no stream."""
+    result = handle.result
+    reason = result.get("stop_reason") if isinstance(result, dict) else None
+    outcome = state_of(handle.state, stop_reason=reason, in_queue=False).value
+    if handle.successful():
+        return {"outcome": outcome, "stop_reason": reason, "result": result}
+    return {"outcome": outcome, "error": type(result).__name__, "message": str(result)}
 
 
 def unknown(told: Description) -> bool:

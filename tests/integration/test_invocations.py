@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -11,8 +12,10 @@ from time import sleep
 import pytest
 import requests
 from celery.exceptions import TimeoutError as CeleryTimeout
+from typer.testing import CliRunner
 
-from gaelp_tasks import app, embed, invoke_agent, results
+from gaelp_tasks import app, embed, invoke_agent, results, streams
+from gaelp_tasks.cli.app import cli
 from gaelp_tasks.errors import InvocationCut, ModelMissing, RequestRefused, StreamUnavailable
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.overview import describe, live_nodes, whole_id
@@ -96,6 +99,19 @@ def test_two_hundred_readers_that_break_off_and_come_back_miss_and_repeat_nothin
         texts, breaks = zip(*pool.map(read_with_breaks, range(8)), strict=True)
     assert {*texts} == {handle.get(timeout=20)["text"]}
     assert sum(breaks) == 200
+
+
+def test_attach_as_json_ends_where_no_run_ever_began(monkeypatch):
+    monkeypatch.setattr(streams, "BLOCK_S", 0.1)
+    handles = {
+        "TaskRevokedError": invoke_agent.apply_async(["Hi"], countdown=1, expires=0.5),
+        "InvalidInvocation": app.send_task("gaelp.invoke_agent", ["Hi"], {"agent": "nobody"}, queue="batch"),
+        "NotRegistered": app.send_task("no.such", ["Hi"], queue="batch"),
+    }
+    for error, handle in handles.items():
+        done = CliRunner().invoke(cli, ["attach", "--json", handle.id])
+        [end] = map(json.loads, done.stdout.splitlines())
+        assert (end["event"], end["facts"]["error"]) == ("end", error)
 
 
 def test_cancel_stops_the_model_within_a_second_and_keeps_the_text(node):

@@ -202,6 +202,16 @@ def test_events_go_on_from_an_entry(handle, write):
     assert next(events) is None
 
 
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
+def test_events_end_behind_the_last_entry_once_the_result_is_there(handle, backend, write, state):
+    write("1-0", start={})
+    events = handle.events()
+    assert [type(next(events)).__name__, next(events)] == ["Start", None]
+    write("1-1", t="Hel")
+    backend.store_result("i", {"text": "Hel"} if state == "SUCCESS" else ValueError("bug"), state)
+    assert [event.text for event in events] == ["Hel"]
+
+
 def test_a_cancel_leaves_a_standing_request_and_calls_it_out(handle, broker):
     calls = broker.sync.pubsub(ignore_subscribe_messages=True)
     calls.subscribe("gaelp:cancellations")

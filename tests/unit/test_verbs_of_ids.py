@@ -5,10 +5,13 @@ from uuid import uuid4
 
 import pytest
 from celery.backends.cache import CacheBackend
+from celery.exceptions import NotRegistered, TaskRevokedError
 from typer.testing import CliRunner
 
+from gaelp_tasks import streams
 from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.cli.app import cli
+from gaelp_tasks.errors import DeadLettered
 from support.fakes import FakeBroker
 
 ID = str(uuid4())
@@ -45,6 +48,71 @@ def test_attach_to_what_nobody_knows_ends_at_once_with_shows_sentence(redis, unk
     done = gaelp("attach", unknown)
     assert done.exit_code == 1
     assert "No queue, stream or result here knows this id" in done.stderr
+
+
+def ends(words, whole=True):
+    """What is told as JSON, the last line of it without its id."""
+    done = gaelp("attach", "--json", *words)
+    assert done.exit_code == 0
+    *lines, end = map(json.loads, done.stdout.splitlines())
+    assert [line["event"] for line in lines] == (["start", "piece"] if whole else [])
+    assert (end["event"], end["id"] is not None, end["claim"] is not None) == ("end", whole, whole)
+    return end["facts"]
+
+
+def test_attach_tells_events_as_json_up_to_the_end(redis):
+    assert ends([ID[:8]]) == {"outcome": "done"}
+
+
+@pytest.mark.parametrize(
+    ("state", "result", "facts"),
+    [
+        (
+            "SUCCESS",
+            {"text": "Hi", "stop_reason": "length"},
+            {"outcome": "done", "stop_reason": "length", "result": {"text": "Hi", "stop_reason": "length"}},
+        ),
+        (
+            "SUCCESS",
+            {"text": "Hi", "stop_reason": "stall"},
+            {"outcome": "cut", "stop_reason": "stall", "result": {"text": "Hi", "stop_reason": "stall"}},
+        ),
+        ("SUCCESS", 7, {"outcome": "done", "stop_reason": None, "result": 7}),
+        (
+            "FAILURE",
+            DeadLettered("It is one."),
+            {"outcome": "failed", "error": "DeadLettered", "message": "It is one."},
+        ),
+        (
+            "REVOKED",
+            TaskRevokedError("expired"),
+            {"outcome": "cut", "error": "TaskRevokedError", "message": "expired"},
+        ),
+    ],
+    ids=["done", "cut", "another's task", "failed", "revoked"],
+)
+def test_attach_as_json_ends_where_no_stream_says_so_with_what_the_result_tells(
+    redis, monkeypatch, state, result, facts
+):
+    monkeypatch.setattr(streams, "BLOCK_S", 0.01)
+    app.backend.store_result("x", result, state)
+    assert ends(["x"], whole=False) == facts
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "told"),
+    [
+        ("FAILURE", NotRegistered("no.such"), "It ended without an answer: NotRegistered: "),
+        ("FAILURE", ValueError("my bug"), "It ended without an answer: ValueError: my bug"),
+        ("REVOKED", TaskRevokedError("expired"), "It ended without an answer: TaskRevokedError: expired"),
+    ],
+)
+def test_attach_says_in_a_sentence_what_others_have_failed_with(redis, monkeypatch, state, error, told):
+    monkeypatch.setattr(streams, "BLOCK_S", 0.01)
+    app.backend.store_result("x", error, state)
+    done = gaelp("attach", "x")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert told in done.stderr
 
 
 def test_cancel_says_which_it_does_not_know_and_cancels_the_others(redis):
