@@ -24,6 +24,7 @@ def facts_of(kept: "Kept", most: int) -> dict[str, Any]:
         **kept.schedule.model_dump(mode="json"),
         "id": str(kept.id),
         "tenant": kept.tenant,
+        "owner": kept.owner or None,
         "created_at": kept.created_at.isoformat(),
         "next": [] if kept.schedule.paused else [due.isoformat() for due in upcoming(kept, most)],
         "waiting_since": kept.standing.waiting and kept.standing.waiting.isoformat(),

@@ -57,6 +57,7 @@ class BatchRow(Base):
     key: Mapped[int] = mapped_column(Integer, primary_key=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     tenant: Mapped[str] = mapped_column(String(LONGEST_TENANT), index=True)
+    owner: Mapped[str] = mapped_column(String(200), server_default="")  #: '' where nobody is known
     state: Mapped[str] = mapped_column(String(16), index=True)
     tier: Mapped[str] = mapped_column(String(16))
     name: Mapped[str] = mapped_column(String(255))
@@ -166,6 +167,7 @@ def batch_of(row: Any) -> Batch:
     return Batch(
         id=row.id,
         tenant=row.tenant,
+        owner=row.owner,
         state=BatchState(row.state),
         tier=Tier(row.tier),
         name=row.name,

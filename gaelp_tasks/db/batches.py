@@ -44,6 +44,7 @@ class Batches:
         now: datetime,
         hours: Hours | None = None,
         batch_id: str | None = None,
+        owner: str = "",
     ) -> Batch:
         """A new one, whose file is being read. Raises Conflict where there is one of this id."""
         zeros = dict.fromkeys(
@@ -53,6 +54,7 @@ class Batches:
         given = {
             "id": batch_id,
             "tenant": self._tenant,
+            "owner": owner,
             "state": BatchState.VALIDATING.value,
             "tier": tier.value,
             "name": storable(name)[:255],

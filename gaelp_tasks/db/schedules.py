@@ -33,6 +33,7 @@ class ScheduleRow(Base):
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(LONGEST_TENANT))
+    owner: Mapped[str] = mapped_column(String(200), server_default="")  #: '' where nobody is known
     name: Mapped[str] = mapped_column(String(100))
     spec: Mapped[dict[str, Any]] = mapped_column(JsonText)
     paused: Mapped[bool] = mapped_column(Boolean)
@@ -56,6 +57,7 @@ class Kept(NamedTuple):
     next_due: datetime | None  #: None where it never comes due again
     last_due: datetime | None  #: of the run that was published last; None before that
     last_task: str | None  #: the id of that run, or of one that was asked for at once
+    owner: str = ""  #: who has made it over HTTP; '' where nobody is known
 
     def run_id(self, due: datetime) -> str:
         """The task id of the run of a due time: the same for everybody who publishes it."""
@@ -78,6 +80,7 @@ def _kept(row: ScheduleRow) -> Kept:
         next_due=row.next_due,
         last_due=row.last_due,
         last_task=row.last_task,
+        owner=row.owner,
     )
 
 
@@ -109,13 +112,14 @@ class Schedules:
         self._db = db
         self._tenant = tenant
 
-    async def add(self, schedule: Schedule, now: datetime) -> Kept:
+    async def add(self, schedule: Schedule, now: datetime, *, owner: str = "") -> Kept:
         """Keep a new one. Raises InvalidSchedule where its name is taken, or it never comes due."""
         if len(self._tenant) > LONGEST_TENANT:
             raise InvalidSchedule(f"tenant: no name is longer than {LONGEST_TENANT} characters.")
         row = ScheduleRow(
             id=str(uuid4()),
             tenant=self._tenant,
+            owner=owner,
             name=schedule.name,
             spec=_spec(schedule),
             paused=schedule.paused,

@@ -134,6 +134,7 @@ class Batch(NamedTuple):
     trouble: str  #: why it failed, in one sentence; '' otherwise
     hours: Hours | None = None  #: its lines are published inside these windows only; None: at any time
     waits_until: datetime | None = None  #: nobody works on it before; None: somebody does, or should
+    owner: str = ""  #: who has submitted it over HTTP; '' where nobody is known
 
     @property
     def is_over(self) -> bool:
@@ -146,6 +147,7 @@ class Batch(NamedTuple):
         return {
             "id": self.id,
             "state": self.state.value,
+            "owner": self.owner or None,
             "tier": self.tier.value,
             "file": self.name,
             "counts": {**self.counts._asdict(), "open": self.counts.open},

@@ -65,6 +65,12 @@ class Caller(Frozen):
         """Whose rows it sees, as repositories take it: its tenant's; None, those of all, for an admin."""
         return None if self.role is Role.ADMIN else self.tenant
 
+    def must_own(self, owner: str) -> None:
+        """Raises NotAllowed for who has neither made it nor is an operator; '': nobody is known to have."""
+        if self.name != owner and not self.role.covers(Role.OPERATOR):
+            whose = f"its owner {owner}" if owner else "its owner, who is not known,"
+            raise NotAllowed(f"Only {whose} or an operator may do this.")
+
     def tenant_for(self, asked: str | None) -> str:
         """Whose work it does: its own tenant's, or for an admin that of any. Raises NotAllowed."""
         if asked is None or asked == self.tenant:

@@ -37,8 +37,9 @@ def _now() -> datetime:
 class BatchDesk:
     """The batches of a tenant. Methods raise DatabaseUnavailable, and NotFound for ids of others."""
 
-    def __init__(self, app: GaelpApp, db: Database, tenant: str) -> None:
+    def __init__(self, app: GaelpApp, db: Database, caller: Caller, tenant: str) -> None:
         self._app = app
+        self._caller = caller
         self._db, self._tenant = db, tenant
         self._rows = Batches(db, tenant)
 
@@ -47,7 +48,6 @@ class BatchDesk:
         chunks: AsyncIterator[bytes],
         defaults: Defaults,
         *,
-        caller: Caller,
         name: str = "",
         within_s: float | None = None,
         hours: Hours | None = None,
@@ -56,16 +56,21 @@ class BatchDesk:
         """Take a file in and have it worked off; nothing of one that breaks off is run.
 
         Under an idempotency `key` there is one, whatever its file is; one that failed makes way. Raises
-        Conflict where it is just being made, PolicyViolated where the caller has a budget.
+        Conflict where it is just being made or somebody else's, PolicyViolated where the caller has a budget.
         """
         batch_id = None if key is None else id_under(key, self._tenant)
         if batch_id is not None and (there := await self._under(batch_id)) is not None:
             return there.facts(_now())
-        await refuse_unpaid(self._db, caller, self._tenant, "Batches")
+        await refuse_unpaid(self._db, self._caller, self._tenant, "Batches")
         with TemporaryFile("w+b") as file:
             await _fill(file, chunks)
             batch = await self._rows.create(
-                tier=defaults.tier, name=name, now=_now(), hours=hours, batch_id=batch_id
+                tier=defaults.tier,
+                name=name,
+                now=_now(),
+                hours=hours,
+                batch_id=batch_id,
+                owner=self._caller.name,
             )
             try:
                 batch = await self._take_in(batch, file, defaults, within_s)
@@ -81,6 +86,8 @@ class BatchDesk:
     async def _under(self, batch_id: str) -> Batch | None:
         """The one that is there, and has not failed."""
         for batch in await self._rows.find(batch_id):
+            if batch.owner not in {"", self._caller.name}:
+                raise Conflict(f"This Idempotency-Key stands for a batch of {batch.owner}: take another key.")
             if batch.state is not BatchState.FAILED:
                 return batch
             await self._rows.remove(batch_id)
@@ -113,16 +120,16 @@ class BatchDesk:
         return [batch.facts(_now()) for batch in await self._rows.newest(most, skip)]
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
-        """Stop one: what has ended is kept. Raises Conflict where it is over."""
-        batch = await self._find(batch_id)
+        """Stop one: what has ended is kept. Raises NotAllowed, Conflict where it is over."""
+        batch = await self._own(batch_id)
         ticket = await cancel(self._rows, batch, now=_now())
         if ticket is not None:
             await self._call(batch, ticket)
         return (await self._find(batch_id)).facts(_now())
 
     async def remove(self, batch_id: str) -> None:
-        """Delete one that is over, with its texts. Raises Conflict."""
-        batch = await self._find(batch_id)
+        """Delete one that is over, with its texts. Raises NotAllowed, Conflict."""
+        batch = await self._own(batch_id)
         if not await self._rows.remove(batch.id):
             raise Conflict(f"It is {batch.state}: cancel it first.")
 
@@ -144,6 +151,11 @@ class BatchDesk:
     async def _facts(self, batch: Batch) -> dict[str, Any]:
         going_on = batch.state is BatchState.IN_PROGRESS
         return batch.facts(_now(), await self._rows.lately(batch.id) if going_on else ())
+
+    async def _own(self, batch_id: str) -> Batch:
+        batch = await self._find(batch_id)
+        self._caller.must_own(batch.owner)
+        return batch
 
     async def _find(self, batch_id: str) -> Batch:
         found = [batch for batch in await self._rows.find(batch_id) if batch.id == batch_id]

@@ -15,6 +15,7 @@ from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import BrokerUnavailable, NotFound
 from gaelp_tasks.lifecycle import State
 from gaelp_tasks.models.acceptance import Acceptance
+from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.overview import Description, View, describe_all, view
 from gaelp_tasks.tasks.accepted import states_of, stop
 
@@ -73,11 +74,12 @@ class _Looks:
 
 
 class Invocations:
-    """Those of one tenant; of all tenants with None. Methods raise DatabaseUnavailable."""
+    """Those that the caller sees. Methods raise DatabaseUnavailable."""
 
-    def __init__(self, app: GaelpApp, db: Database, tenant: str | None) -> None:
+    def __init__(self, app: GaelpApp, db: Database, caller: Caller) -> None:
         self._app = app
-        self._rows = Accepted(db, tenant)
+        self._caller = caller
+        self._rows = Accepted(db, caller.scope)
 
     async def row(self, invocation_id: str) -> Acceptance:
         """The one of this id. Raises NotFound."""
@@ -112,7 +114,8 @@ class Invocations:
         return found
 
     async def cancel(self, invocation_id: str) -> dict[str, Any]:
-        """Have it stop, queued or running; what is over stays as it is. Raises NotFound."""
+        """Have it stop, queued or running; what is over stays as it is. Raises NotFound, NotAllowed."""
+        self._caller.must_own((await self.row(invocation_id)).owner)
         row = await self._rows.cancel(invocation_id, datetime.now(UTC))
         if row is None:
             raise NotFound(f"There is no invocation {invocation_id}.")

@@ -12,8 +12,8 @@ from gaelp_tasks.connections import unavailable
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.job_rows import JobRow, job_of
 from gaelp_tasks.db.jobs import AnyJobs, Jobs
-from gaelp_tasks.errors import Conflict, NotAllowed, NotFound, QueueFull, QuotaExceeded
-from gaelp_tasks.models.caller import Caller, Role
+from gaelp_tasks.errors import Conflict, NotFound, QueueFull, QuotaExceeded
+from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.quota import Share
 from gaelp_tasks.models.training import (
     CHECKPOINTS,
@@ -218,6 +218,5 @@ async def _row(at: Desk, session: Session, caller: Caller, job_id: int) -> JobRo
     row = await Jobs(at.db, caller.scope).row(session, job_id)
     if row is None:
         raise NotFound(f"There is no training job {job_id}.")
-    if row.owner != caller.name and not caller.role.covers(Role.OPERATOR):
-        raise NotAllowed(f"Only its owner {row.owner} or an operator may do this.")
+    caller.must_own(row.owner)
     return row

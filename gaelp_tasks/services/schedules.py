@@ -10,7 +10,7 @@ from uuid import uuid4
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import unavailable, worded
 from gaelp_tasks.db.database import Database
-from gaelp_tasks.db.schedules import Schedules
+from gaelp_tasks.db.schedules import Kept, Schedules
 from gaelp_tasks.errors import NotAllowed, NotFound
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.schedule import Schedule
@@ -49,31 +49,33 @@ class Timetables:
     async def add(self, schedule: Schedule) -> dict[str, Any]:
         """Keep a new one. Raises NotAllowed, PolicyViolated; InvalidInvocation if runs would be refused."""
         await self._check(schedule)
-        return facts_of(await self._rows.add(schedule, _now()), SHOWN)
+        return facts_of(await self._rows.add(schedule, _now(), owner=self._caller.name), SHOWN)
 
     async def edit(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change what is given and leave the rest; None takes a value away. Raises as `add`."""
-        kept = _there(await self._rows.find(name), name)
+        kept = await self._own(name)
         given = {**kept.schedule.wire(), **changes}
         changed = Schedule.parse({field: value for field, value in given.items() if value is not None})
         await self._check(changed)
         return facts_of(_there(await self._rows.change(name, changed, _now()), name), SHOWN)
 
     async def pause(self, name: str, *, paused: bool) -> dict[str, Any]:
-        """Have nothing more of it published, or go on. Raises as `run` where it is to go on."""
+        """Have nothing more of it published, or go on. Raises NotAllowed, where it is to go on as `run`."""
+        kept = await self._own(name)
         if not paused:
-            await self._check(_there(await self._rows.find(name), name).schedule)
+            await self._check(kept.schedule)
         return facts_of(_there(await self._rows.pause(name, _now(), paused=paused), name), SHOWN)
 
     async def remove(self, name: str) -> None:
-        """Forget it; what it has published goes on."""
+        """Forget it; what it has published goes on. Raises NotAllowed."""
+        await self._own(name)
         removed = _there(await self._rows.remove(name), name)
         with suppress(*unavailable):  # then one field too many is left there
             await asyncio.to_thread(self._app.redis.hdel, self._app.keys.beat_published, str(removed))
 
     async def run(self, name: str) -> str:
         """Publish a run at once, paused or not; its id. Raises as `add`, and BrokerUnavailable."""
-        kept, task_id = _there(await self._rows.find(name), name), str(uuid4())
+        kept, task_id = await self._own(name), str(uuid4())
         await self._check(kept.schedule)
 
         def send() -> None:
@@ -84,6 +86,12 @@ class Timetables:
         await asyncio.to_thread(send)
         await self._rows.ran(name, task_id)
         return task_id
+
+    async def _own(self, name: str) -> Kept:
+        """The one that the caller may change. Raises NotFound, NotAllowed."""
+        kept = _there(await self._rows.find(name), name)
+        self._caller.must_own(kept.owner)
+        return kept
 
     async def _check(self, schedule: Schedule) -> None:
         if not self._caller.role.covers(Role.ADMIN) and (not schedule.calls_model or schedule.queue):

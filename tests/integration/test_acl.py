@@ -272,7 +272,7 @@ async def test_the_api_accepts_publishes_hears_of_the_end_and_looks_after_nodes(
     app, db = places["api"].app, Database(api_sql)
     accepting = Accepting(app, db, most_waiting=9)
     works = [asyncio.ensure_future(work.run()) for work in (accepting, Relay(app, db, keep_s=9))]
-    mine = Invocations(app, db, "")
+    mine = Invocations(app, db, Caller(name="anna"))
     row = await accepting.submit(Submission(prompt="Hi", options=SHORT), Caller(name="anna"), key="k")
     async with aclosing(read(app, lambda: mine.row(row.id), None)) as told:
         assert [one.event async for one in told if one.event][-1] == "end"

@@ -42,7 +42,7 @@ class Options(Frozen):
 
 
 def _of(at: State, caller: Caller, tenant: str | None) -> BatchDesk:
-    return BatchDesk(at.app, at.db, caller.tenant_for(tenant))
+    return BatchDesk(at.app, at.db, caller, caller.tenant_for(tenant))
 
 
 @router.post("", status_code=201, openapi_extra=LINES)
@@ -60,7 +60,6 @@ async def submit(
     return await desk.submit(
         request.stream(),
         defaults,
-        caller=caller,
         name=options.name,
         within_s=options.within_s,
         hours=hours,

@@ -30,7 +30,7 @@ LastId = Annotated[str | None, Header(max_length=50)]
 
 
 def _of(at: State, caller: Caller) -> Invocations:
-    return Invocations(at.app, at.db, caller.scope)
+    return Invocations(at.app, at.db, caller)
 
 
 @router.post("", status_code=202)
