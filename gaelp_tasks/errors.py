@@ -160,7 +160,14 @@ class QuotaExceeded(GaelpError):
 
 
 class BudgetExceeded(GaelpError):
-    """Its bound does not fit into what a budget has left; nothing was held."""
+    """Its bound does not fit into what a budget has left; nothing was held.
+
+    `owner` is whose budget that is, as "agent 5"; '' where it was a cap of the call itself.
+    """
+
+    def __init__(self, message: str = "", *, owner: str = "") -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 class QueueFull(GaelpError):

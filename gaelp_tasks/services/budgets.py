@@ -86,12 +86,13 @@ async def _hold(
             raise Conflict(f"{key} was paid for already, or is held for another amount.")
         return False, found.bound_micro
     budgets = await at.budgets([owner for owner in owners if owner not in spared])
-    for row in budgets:
-        if row.available_micro < least_micro:
-            raise BudgetExceeded(
-                f"The budget of {row.owner_kind} {row.owner_id} has {units(max(row.available_micro, 0))} "
-                f"left, and this may cost up to {units(least_micro)}."
-            )
+    if short := [row for row in budgets if row.available_micro < least_micro]:
+        row = min(short, key=lambda one: one.owner_kind)  # the agent's before others: it may have to stop
+        owner = f"{row.owner_kind} {row.owner_id}"
+        left, least = units(max(row.available_micro, 0)), units(least_micro)
+        raise BudgetExceeded(
+            f"The budget of {owner} has {left} left, and this may cost up to {least}.", owner=owner
+        )
     reach("hold:begun")
     amount_micro = min([most_micro, *(row.available_micro for row in budgets)])
     if amount_micro < most_micro:

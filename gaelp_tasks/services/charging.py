@@ -17,6 +17,7 @@ __all__ = [
     "bound_of",
     "clamped",
     "embedding_bound",
+    "most_micro",
     "tokens_within",
 ]
 
@@ -40,13 +41,18 @@ def bound_of(tariff: Tariff, asked: Invocation, most_tokens: int) -> Bound:
     if isinstance(predict, int) and not isinstance(predict, bool) and 0 < predict < most_tokens:
         most_tokens = predict
     prompt_tokens = asked.size_bytes + OWN_WORDS + PER_MESSAGE * len(asked.input)
-    price = tariff.of(asked.model or "")
     return Bound(
-        prompt_tokens,
-        most_tokens,
+        prompt_tokens, most_tokens, most_micro(tariff, asked.model or "", prompt_tokens, most_tokens)
+    )
+
+
+def most_micro(tariff: Tariff, model: str, prompt_tokens: int, completion_tokens: int) -> int:
+    """What so many tokens cost at most: the model has to be loaded for them."""
+    price = tariff.of(model)
+    return (
         priced(prompt_tokens, price.prompt_micro_per_million)
-        + priced(most_tokens, price.completion_micro_per_million)
-        + tariff.cold_load_micro,
+        + priced(completion_tokens, price.completion_micro_per_million)
+        + tariff.cold_load_micro
     )
 
 

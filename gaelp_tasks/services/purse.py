@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from gaelp_tasks.celery_app import GaelpApp
@@ -22,7 +23,7 @@ from gaelp_tasks.models.invocation import Invocation, InvocationResult
 from gaelp_tasks.models.money import Charge, Owner, OwnerKind
 from gaelp_tasks.services import audit, budgets
 from gaelp_tasks.services.agents import invocable
-from gaelp_tasks.services.charging import Bound, bill, bound_of, tokens_within
+from gaelp_tasks.services.charging import Bound, bill, bound_of, most_micro, tokens_within
 from gaelp_tasks.services.deployments import spent
 from gaelp_tasks.services.place import At
 from gaelp_tasks.settings import Settings
@@ -85,7 +86,7 @@ class Purse:
                 subject=f"invocation {row.id}",
             )
             given, owners = agent.shaped(given), agent.owners
-            spared = () if agent.spends else (Owner(OwnerKind.AGENT, str(row.agent_id)),)
+            spared = () if agent.spends else (_of_agent(row.agent_id),)
             caps = [cap for cap in (cap_micro, agent.limits.cost_per_run_micro) if cap is not None]
             cap_micro = min(caps, default=None)
         given["most_tokens"] = await self._hold(session, row, given, owners, cap_micro, spared)
@@ -116,7 +117,7 @@ class Purse:
                 session, key_of(row), owners, least.amount_micro, most, tenant=row.tenant, spared=spared
             )
         except BudgetExceeded as error:
-            if row.agent_id is not None:
+            if row.agent_id is not None and error.owner == str(_of_agent(row.agent_id)):
                 self._used.put_nowait(Used(row.tenant, row.agent_id, str(error)))
             raise
         tokens = tokens_within(tariff, asked, held, wanted.completion_tokens)
@@ -159,9 +160,22 @@ class Purse:
         lines = _bill(settings, row, bound, end, result)
         amount_micro = sum(line.amount_micro for line in lines)
         await budgets.settle(session, key, amount_micro, lines, tenant=row.tenant)
-        if end.stop_reason == "budget" and row.agent_id is not None:
+        if end.stop_reason == "budget" and await self._is_used_up(session, row, bound.prompt_tokens):
             why = "An answer was cut: its budget was spent."
-            self._used.put_nowait(Used(row.tenant, row.agent_id, why))
+            self._used.put_nowait(Used(row.tenant, row.agent_id or 0, why))
+
+    async def _is_used_up(self, session: Session, row: Acceptance, prompt_tokens: int) -> bool:
+        """Whether the budget of its agent does not even pay for the same prompt again.
+
+        Where that budget has cut the answer it never does; else the user's budget has, or what the call or a
+        limit allowed.
+        """
+        if row.agent_id is None:
+            return False
+        again_micro = most_micro(self._settings.tariff, row.model, prompt_tokens, 1)
+        holding = Holding(session, row.tenant, datetime.now(UTC))
+        own = await holding.budgets([_of_agent(row.agent_id)])
+        return any(budget.available_micro < again_micro for budget in own)
 
     async def run(self, at: At) -> None:
         """Stop those that have reached their limit, until cancelled."""
@@ -183,10 +197,14 @@ def _bill(
     return bill(settings.tariff, bound, result, asked_model=asked, wasted_tokens=end.wasted_tokens)
 
 
+def _of_agent(agent_id: int) -> Owner:
+    return Owner(OwnerKind.AGENT, str(agent_id))
+
+
 def _owners(row: Acceptance) -> tuple[Owner, ...]:
     """Who may have a budget that pays for it."""
     user = Owner(OwnerKind.USER, row.owner)
-    return (user,) if row.agent_id is None else (user, Owner(OwnerKind.AGENT, str(row.agent_id)))
+    return (user,) if row.agent_id is None else (user, _of_agent(row.agent_id))
 
 
 def key_of(row: Acceptance) -> str:

@@ -121,6 +121,71 @@ async def test_an_agent_that_reaches_its_budget_stops(api):
     assert (await standing(api, "agent", agent))[2] == (await standing(api, "user", "user"))[2] == 10
 
 
+async def deployed(api, **spec):
+    """A real_deployment agent that may be called."""
+    user, spec = api.as_(), {"budget_limit": 50.0, "safety_policy": {"run_s": 60}} | spec
+    asked = {"name": "a", "type": "real_deployment"} | spec
+    agent = (await user.post("/api/v1/agents", json=asked)).json()["id"]
+    made = await user.post(f"/api/v1/agents/{agent}/deployments")
+    at = f"/api/v1/agents/{agent}/deployments/{made.json()['id']}"
+    assert (await api.as_(Role.OPERATOR).post(f"{at}/approve")).status_code == 200
+    assert (await user.post(f"{at}/start")).status_code == 200
+    return agent
+
+
+async def status_of(api, agent):
+    return (await api.as_().get(f"/api/v1/agents/{agent}")).json()["status"]
+
+
+async def status_soon(api, agent):
+    """Of the agent, once all that a budget has refused or cut was looked at, which is done in turn."""
+    last = await deployed(api, budget_limit=0.000001)
+    assert (await submit(api, agent_id=last)).status_code == 402
+    while await status_of(api, last) != "paused":
+        await asyncio.sleep(0.01)
+    return await status_of(api, agent)
+
+
+async def test_a_caller_whose_own_money_ends_stops_no_agent(api):
+    agent = await deployed(api)
+    await budget(api, "user", "user", 2500)
+    first = (await submit(api, agent_id=agent)).json()["id"]
+    assert (await submit(api, agent_id=agent)).status_code == 402, "all that the user has is held"
+    assert await status_soon(api, agent) == "running"
+    await ended(api, told(first, tokens=10**9, stop_reason="budget"))
+    assert await status_soon(api, agent) == "running", "the user's budget has cut it"
+    await budget(api, "user", "user", 1_000_000)
+    for cap in ({"most_tokens": 1}, {"budget_micro": 2500}):
+        name = (await submit(api, agent_id=agent, **cap)).json()["id"]
+        await ended(api, told(name, tokens=10**9, stop_reason="budget"))
+    assert await status_soon(api, agent) == "running", "the call has asked for no more"
+
+
+async def test_what_one_run_may_cost_stops_no_agent(api):
+    agent = await deployed(api, safety_policy={"cost_per_run": 0.0025})
+    name = (await submit(api, agent_id=agent)).json()["id"]
+    await ended(api, told(name, tokens=10**9, stop_reason="budget"))
+    assert await status_soon(api, agent) == "running"
+
+
+async def test_an_answer_that_its_agents_budget_has_cut_stops_it(api):
+    agent = await deployed(api, budget_limit=0.0025)
+    await budget(api, "user", "user", 1_000_000)
+    name = (await submit(api, agent_id=agent)).json()["id"]
+    tokens = (await asked_of(api, name))["most_tokens"]
+    assert await status_soon(api, agent) == "running"
+    await ended(api, told(name, tokens=tokens, stop_reason="budget"))
+    assert await status_soon(api, agent) == "paused"
+
+
+async def test_where_both_have_too_little_it_is_the_agent_that_is_told_of(api):
+    await budget(api, "user", "user", 1)
+    agent = await deployed(api, budget_limit=0.000001)
+    refused = await submit(api, agent_id=agent)
+    assert (refused.status_code, f"agent {agent}" in refused.json()["detail"]) == (402, True)
+    assert await status_soon(api, agent) == "paused"
+
+
 async def test_a_simulation_agent_is_paid_by_who_calls_it_and_never_by_its_own_budget(api):
     made = await api.as_().post("/api/v1/agents", json={"name": "a", "type": "simulation"})
     agent = made.json()["id"]
