@@ -32,6 +32,7 @@ class AgentRow(Base):
     type: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
     version: Mapped[int] = mapped_column(Integer)  #: the newest
+    secrets_by: Mapped[str] = mapped_column(String(NAME), server_default="")  #: who changed them last
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     updated_at: Mapped[datetime] = mapped_column(UtcTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcTime)
@@ -59,6 +60,7 @@ class SecretRow(Base):
     agent: Mapped[int] = mapped_column(ForeignKey(OF_AN_AGENT), primary_key=True)
     name: Mapped[str] = mapped_column(String(NAME), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(LONGEST_TENANT))
+    author: Mapped[str] = mapped_column(String(NAME), server_default="")  #: '' where nobody is known
     sealed: Mapped[str] = mapped_column(Text)
     changed_at: Mapped[datetime] = mapped_column(UtcTime)
 
@@ -79,6 +81,7 @@ class DeploymentRow(Base):
     created_by: Mapped[str] = mapped_column(String(NAME))
     approved_by: Mapped[str | None] = mapped_column(String(NAME))
     approved_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    withdrawn_at: Mapped[datetime | None] = mapped_column(UtcTime)  #: the approval; None: it holds
     why: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     updated_at: Mapped[datetime] = mapped_column(UtcTime)

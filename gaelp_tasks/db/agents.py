@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, bindparam, delete, func, select
+from sqlalchemy import Row, bindparam, delete, func, select, update
 
 from gaelp_tasks.db.agent_rows import AgentRow, SecretRow, VersionRow
 from gaelp_tasks.db.database import Database, Session
@@ -115,6 +115,13 @@ class Agents:
         asked = self._versions(agent_id).order_by(VersionRow.number.desc()).offset(skip).limit(most)
         return [_version(row) for row in await self._session.scalars(asked)]
 
+    async def lineage(self, agent_id: int, number: int) -> dict[int, tuple[str, int | None]]:
+        """Of each version up to this one its author, and the version that it rolls back to."""
+        asked = self._mine(
+            select(VersionRow.number, VersionRow.author, VersionRow.rolled_back_to), VersionRow.tenant
+        ).where(VersionRow.agent == agent_id, VersionRow.number <= number)
+        return {row.number: (row.author, row.rolled_back_to) for row in await self._session.execute(asked)}
+
     async def listed(self, which: Which, *, most: int, skip: int = 0) -> list[Agent]:
         """Up to `most` that are meant, the oldest first, after `skip`."""
         rows = self._mine(select(AgentRow), AgentRow.tenant)
@@ -170,12 +177,26 @@ class Agents:
         )
         return list(await self._session.scalars(asked.order_by(SecretRow.agent).limit(most)))
 
-    async def keep_secrets(self, row: AgentRow, sealed: Mapping[str, str], now: datetime) -> None:
+    async def secret_authors(self, agent_id: int) -> set[str]:
+        """Those who have set the secrets that it has; '' among them where nobody is known."""
+        asked = self._mine(select(SecretRow.author).distinct(), SecretRow.tenant)
+        return set(await self._session.scalars(asked.where(SecretRow.agent == agent_id)))
+
+    async def keep_secrets(self, row: AgentRow, sealed: Mapping[str, str], now: datetime, *, by: str) -> None:
         """Put these in the place of those of the same names; the agent is locked."""
         for name, text in sealed.items():
-            made = SecretRow(agent=row.id, name=name, tenant=row.tenant, sealed=text, changed_at=now)
+            made = SecretRow(
+                agent=row.id, name=name, tenant=row.tenant, author=by, sealed=text, changed_at=now
+            )
             await self._session.merge(made)
+            row.secrets_by = by
         row.updated_at = now
+
+    async def reseal(self, row: AgentRow, sealed: Mapping[str, str]) -> None:
+        """The same secrets under another key; the agent is locked."""
+        for name, text in sealed.items():
+            ours = update(SecretRow).where(SecretRow.agent == row.id, SecretRow.name == name)
+            await self._session.execute(ours.values(sealed=text))
 
     async def remove_secrets(self, row: AgentRow, name: str | None = None) -> int:
         """Take away the one of this name, None: all; how many were there."""

@@ -67,8 +67,16 @@ class Deployments:
 
     async def was_approved(self, agent_id: int) -> bool:
         """Whether somebody has approved any of them, whatever became of it."""
-        approved = self._mine().where(DeploymentRow.agent == agent_id, DeploymentRow.approved_at.is_not(None))
-        return (await self._session.scalars(approved.limit(1))).first() is not None
+        return (await self._session.scalars(self._looked_at(agent_id).limit(1))).first() is not None
+
+    async def approved_versions(self, agent_id: int) -> set[int]:
+        """The versions of those that somebody has approved, whatever became of it."""
+        return {int(row.version) for row in await self._session.scalars(self._looked_at(agent_id))}
+
+    async def approved(self, agent_id: int) -> list[DeploymentRow]:
+        """Those whose approval holds, locked."""
+        held = self._looked_at(agent_id).where(DeploymentRow.withdrawn_at.is_(None)).with_for_update()
+        return list(await self._session.scalars(held.execution_options(populate_existing=True)))
 
     async def running_version(self, agent_id: int) -> int | None:
         """The version of the newest that runs; None where none does."""
@@ -78,13 +86,17 @@ class Deployments:
         row = (await self._session.scalars(running.order_by(DeploymentRow.id.desc()).limit(1))).one_or_none()
         return None if row is None else int(row.version)
 
+    def _looked_at(self, agent_id: int) -> Any:
+        return self._mine().where(DeploymentRow.agent == agent_id, DeploymentRow.approved_at.is_not(None))
+
     def _mine(self) -> Any:
         rows = select(DeploymentRow)
         return rows if self._tenant is None else rows.where(DeploymentRow.tenant == self._tenant)
 
 
 def deployment_of(row: DeploymentRow) -> AgentDeployment:
-    """As it is told."""
+    """As it is told; an approval that was taken back is none."""
+    holds = row.withdrawn_at is None
     return AgentDeployment(
         id=row.id,
         agent_id=row.agent,
@@ -94,8 +106,8 @@ def deployment_of(row: DeploymentRow) -> AgentDeployment:
         replicas=row.replicas,
         status=DeploymentState(row.state),
         created_by=row.created_by,
-        approved_by=row.approved_by,
-        approved_at=row.approved_at,
+        approved_by=row.approved_by if holds else None,
+        approved_at=row.approved_at if holds else None,
         why=row.why,
         created_at=row.created_at,
         updated_at=row.updated_at,

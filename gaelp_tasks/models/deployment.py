@@ -3,6 +3,8 @@
 pending ──> approved ──> running <──> stopped
    │            └───────────│────────────^
    └────────────────────────┴──> failed ─┘     (what needs no approval goes from pending to running)
+
+What was approved goes back to pending, wherever it is, when its approval is taken back.
 """
 
 from datetime import datetime
@@ -47,10 +49,10 @@ class DeploymentState(StrEnum):
 _D = DeploymentState
 DEPLOYMENT_MOVES: dict[DeploymentState, frozenset[DeploymentState]] = {
     _D.PENDING: frozenset({_D.APPROVED, _D.RUNNING, _D.STOPPED, _D.FAILED}),
-    _D.APPROVED: frozenset({_D.RUNNING, _D.STOPPED, _D.FAILED}),
-    _D.RUNNING: frozenset({_D.STOPPED, _D.FAILED}),
-    _D.STOPPED: frozenset({_D.RUNNING}),
-    _D.FAILED: frozenset({_D.RUNNING, _D.STOPPED}),
+    _D.APPROVED: frozenset({_D.RUNNING, _D.STOPPED, _D.FAILED, _D.PENDING}),
+    _D.RUNNING: frozenset({_D.STOPPED, _D.FAILED, _D.PENDING}),
+    _D.STOPPED: frozenset({_D.RUNNING, _D.PENDING}),
+    _D.FAILED: frozenset({_D.RUNNING, _D.STOPPED, _D.PENDING}),
 }
 
 

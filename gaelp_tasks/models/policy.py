@@ -28,6 +28,7 @@ class Act(StrEnum):
     TERMINATE = "terminate"
     DEPLOY = "deploy"
     APPROVE = "approve"
+    WITHDRAW = "withdraw approval"  #: nobody asks for it: it follows from a change
     START = "start"
     STOP = "stop"
     INVOKE = "invoke"
@@ -89,7 +90,7 @@ class Asked(NamedTuple):
     has_safety_policy: bool = False
     environment: Environment | None = None
     raises_budget: bool = False  #: above what somebody has approved, or is to approve
-    authors: frozenset[str] = frozenset()  #: of the deployment and of its version
+    authors: frozenset[str] = frozenset()  #: of all that would be deployed, its secrets too
     approved: bool = False
     deployed: bool = False  #: one of its deployments runs
     model: str | None = None  #: that is to be called; None: the node's default

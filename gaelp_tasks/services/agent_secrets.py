@@ -10,6 +10,7 @@ from gaelp_tasks.models.agent import MOST_NAMES, Agent
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.policy import Act
 from gaelp_tasks.services.agents import asked_of, found, spec_of
+from gaelp_tasks.services.approvals import tell_withdrawn, withdraw
 from gaelp_tasks.services.audit import judge, trail
 from gaelp_tasks.services.place import At
 from gaelp_tasks.services.sealing import Sealer, sealed
@@ -21,7 +22,10 @@ AT_ONCE = 100  #: agents whose secrets are sealed anew in one look
 
 
 async def set_secrets(at: At, caller: Caller, agent_id: int, secrets: Mapping[str, str]) -> Agent:
-    """Put these in the place of those of the same names. Raises NotFound, NotAllowed, Conflict."""
+    """Put these in the place of those of the same names; approvals with the others hold no more.
+
+    Raises NotFound, NotAllowed, Conflict.
+    """
     async with trail(at.db) as session:
         row = await found(session, caller, agent_id, lock=True)
         agents, spec = Agents(session, row.tenant), (await spec_of(session, row)).spec
@@ -31,14 +35,17 @@ async def set_secrets(at: At, caller: Caller, agent_id: int, secrets: Mapping[st
             raise Conflict(f"{both[0]} is in the environment of the agent: take it out there first.")
         if len(secrets.keys() | (await agents.sealed(agent_id)).keys()) > MOST_NAMES:
             raise Conflict(f"An agent has at most {MOST_NAMES} secrets.")
-        await agents.keep_secrets(row, sealed(at.settings, row.tenant, row.id, secrets), datetime.now(UTC))
+        texts = sealed(at.settings, row.tenant, row.id, secrets)
+        await agents.keep_secrets(row, texts, datetime.now(UTC), by=caller.name)
+        withdrawn = await withdraw(session, caller, row) if texts else {}
         await session.flush()
         [agent] = await agents.told([row])
+    await tell_withdrawn(at, caller, agent_id, withdrawn)
     return agent
 
 
 async def remove_secret(at: At, caller: Caller, agent_id: int, name: str) -> Agent:
-    """Take one away. Raises NotFound, NotAllowed."""
+    """Take one away; approvals with it hold no more. Raises NotFound, NotAllowed."""
     async with trail(at.db) as session:
         row = await found(session, caller, agent_id, lock=True)
         agents = Agents(session, row.tenant)
@@ -46,7 +53,10 @@ async def remove_secret(at: At, caller: Caller, agent_id: int, name: str) -> Age
         await judge(session, caller, Act.REMOVE_SECRET, asked, agent=row, subject=name[:255])
         if not await agents.remove_secrets(row, name):
             raise NotFound(f"Agent {agent_id} has no secret of this name.")
+        row.secrets_by = caller.name
+        withdrawn = await withdraw(session, caller, row)
         [agent] = await agents.told([row])
+    await tell_withdrawn(at, caller, agent_id, withdrawn)
     return agent
 
 
@@ -90,7 +100,7 @@ async def _reseal(session: Session, sealer: Sealer, agent_id: int) -> int:
         anew = {
             name: sealer.seal(sealer.open(text, places[name]), places[name]) for name, text in stale.items()
         }
-        await agents.keep_secrets(row, anew, datetime.now(UTC))
+        await agents.reseal(row, anew)
     return len(stale)
 
 

@@ -105,7 +105,7 @@ class AgentService:
             asked = asked_of(caller, row, new.spec, self._at.settings)
             await judge(session, caller, Act.REGISTER, asked, agent=row, subject="version 1")
             await agents.keep_secrets(
-                row, sealed(self._at.settings, row.tenant, row.id, plain(new.secrets)), now
+                row, sealed(self._at.settings, row.tenant, row.id, plain(new.secrets)), now, by=caller.name
             )
             await _give_budget(session, row, new.spec, caller)
             await session.flush()

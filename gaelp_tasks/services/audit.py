@@ -57,7 +57,14 @@ async def judge(
 
 
 async def happened(
-    session: Session, agent: AgentRow, decision: Decision, *, actor: str, subject: str = "", why: str = ""
+    session: Session,
+    agent: AgentRow,
+    decision: Decision,
+    *,
+    actor: str,
+    role: str = SYSTEM,
+    subject: str = "",
+    why: str = "",
 ) -> None:
     """Write down what nobody asked for: it happened by itself."""
     kept = Kept(
@@ -65,7 +72,7 @@ async def happened(
         at=datetime.now(UTC),
         agent=agent.id,
         actor=actor,
-        role=SYSTEM,
+        role=role,
         act=decision.act.value,
         allowed=decision.allowed,
         rule=decision.rule,

@@ -7,7 +7,7 @@ from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.database import Session
 from gaelp_tasks.db.deployments import Deployments, deployment_of
 from gaelp_tasks.errors import NotFound
-from gaelp_tasks.models.agent import USABLE, AgentState, AgentType, AgentVersion
+from gaelp_tasks.models.agent import USABLE, AgentState, AgentType
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.deployment import (
     AgentDeployment,
@@ -19,6 +19,7 @@ from gaelp_tasks.models.event import AgentEvent, EventKind
 from gaelp_tasks.models.policy import POLICIES, Act, Asked, Decision
 from gaelp_tasks.services import quotas
 from gaelp_tasks.services.agents import asked_of, found, may_spend_more, spec_of
+from gaelp_tasks.services.approvals import authors
 from gaelp_tasks.services.audit import happened, judge, trail
 from gaelp_tasks.services.moves import become, move_row, quota_key, stop_rows
 from gaelp_tasks.services.place import At
@@ -81,10 +82,13 @@ class DeploymentService:
         async with trail(self._at.db) as session:
             agent, row, asked = await self._of(session, agent_id, deployment_id)
             newest, own = await spec_of(session, agent), await spec_of(session, agent, row.version)
-            asked = asked._replace(raises_budget=may_spend_more(newest.spec, own.spec))
+            asked = asked._replace(
+                raises_budget=may_spend_more(newest.spec, own.spec),
+                authors=await authors(session, agent, row),
+            )
             await self._judge(session, Act.APPROVE, asked, row)
             become(row, DeploymentState.APPROVED)
-            row.approved_by, row.approved_at = self._caller.name, datetime.now(UTC)
+            row.approved_by, row.approved_at, row.withdrawn_at = self._caller.name, datetime.now(UTC), None
             told = deployment_of(row)
         await self._tell(told, "pending")
         return told
@@ -141,8 +145,7 @@ class DeploymentService:
             row,
             asked._replace(
                 environment=Environment(row.environment),
-                authors=_authors(agent, row, version),
-                approved=row.approved_at is not None,
+                approved=row.approved_at is not None and row.withdrawn_at is None,
             ),
         )
 
@@ -154,11 +157,6 @@ class DeploymentService:
         data = {"deployment_id": told.id, "status": told.status.value, "was": was, "by": self._caller.name}
         event = AgentEvent(event=EventKind.STATE, agent_id=told.agent_id, data=data)
         await tell(self._at.redis, self._at.app.keys, event)
-
-
-def _authors(agent: AgentRow, row: DeploymentRow, version: AgentVersion) -> frozenset[str]:
-    """All those whose work it is."""
-    return frozenset({agent.owner, row.created_by, version.author})
 
 
 async def spent(at: At, tenant: str, agent_id: int, why: str) -> bool:

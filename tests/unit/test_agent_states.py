@@ -59,9 +59,10 @@ def test_only_a_terminated_agent_is_over_for_good():
     assert not any(may_move(state, state) for state in AgentState)
 
 
-def test_nothing_becomes_pending_again():
+def test_no_agent_becomes_pending_again_and_each_deployment_may():
     assert not any(AgentState.PENDING in moves for moves in MOVES.values())
-    assert not any(DeploymentState.PENDING in moves for moves in DEPLOYMENT_MOVES.values())
+    pending = DeploymentState.PENDING
+    assert [one for one in DeploymentState if not may_become(one, pending)] == [pending]
 
 
 def test_whatever_runs_can_be_stopped():
