@@ -55,7 +55,7 @@ bench: setup ## measure this machine
 
 # An environment of its own: SOLLOL brings a hundred packages that nothing else here needs (docs/nodes.md).
 sollol: $(SOLLOL)/.installed ## install SOLLOL beside, run the router suite with it, show it at work
-	@$(SOLLOL)/bin/python -m pytest tests/integration/test_sollol.py tests/faults/test_router_faults.py \
+	@$(SOLLOL)/bin/python -m pytest tests/integration/test_sollol.py tests/faults/routers \
 		-k sollol $(ARGS)
 	@$(SOLLOL)/bin/python benchmarks/with_sollol.py
 

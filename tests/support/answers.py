@@ -3,6 +3,10 @@
 from contextlib import aclosing
 
 from gaelp_tasks.errors import NodeError
+from support.scripted_server import TOKENS
+
+#: the answer of a scripted server
+TEXT = "".join(TOKENS)
 
 
 async def texts_of(client, **options):
@@ -16,3 +20,11 @@ async def texts_of(client, **options):
         failure = error
     assert failure is None or (failure.node == client.node and client.node in str(failure))
     return texts, failure
+
+
+async def answer_of(client, **options):
+    """The text, and the node that gave it; what ends otherwise is raised."""
+    async with aclosing(client.chat("Why is the sky blue?", **options)) as stream:
+        chunks = [chunk async for chunk in stream]
+    assert chunks[-1].done
+    return "".join(chunk.content for chunk in chunks), chunks[-1].node

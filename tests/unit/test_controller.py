@@ -8,15 +8,7 @@ from hypothesis import strategies as st
 
 from gaelp_tasks.models.invocation import Tier
 from gaelp_workers import controller, ledger
-from gaelp_workers.decisions import (
-    Admit,
-    Hold,
-    Load,
-    NextPoll,
-    Snapshot,
-    State,
-    Unload,
-)
+from gaelp_workers.decisions import Admit, Hold, Load, NextPoll, Snapshot, State, Unload
 from gaelp_workers.eviction import Run
 from gaelp_workers.ledger import Held, Phase
 from gaelp_workers.thresholds import GIB, Level

@@ -7,12 +7,7 @@ import pytest
 import trustme
 
 from gaelp_tasks.clients import LocalOllamaClient
-from gaelp_tasks.errors import (
-    NodeError,
-    NodeFailed,
-    NodeUnreachable,
-    SettingsError,
-)
+from gaelp_tasks.errors import NodeError, NodeFailed, NodeUnreachable, SettingsError
 from support.answers import texts_of
 from support.scripted_server import CHAT_MODEL, TOKENS, ScriptedServer
 

@@ -11,10 +11,7 @@ from contextlib import aclosing
 import pytest
 
 from gaelp_tasks.clients import Limits, LocalOllamaClient
-from gaelp_tasks.errors import (
-    NodeFailed,
-    NodeUnreachable,
-)
+from gaelp_tasks.errors import NodeFailed, NodeUnreachable
 from support.answers import texts_of
 from support.scripted_server import CHAT_MODEL, TOKENS
 

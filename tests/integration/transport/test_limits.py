@@ -5,12 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from gaelp_tasks.errors import (
-    FirstTokenTimeout,
-    LoadTimeout,
-    NodeUnreachable,
-    StreamStalled,
-)
+from gaelp_tasks.errors import FirstTokenTimeout, LoadTimeout, NodeUnreachable, StreamStalled
 from support.answers import texts_of
 from support.scripted_server import TOKENS
 

@@ -6,9 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from kombu import Queue
 
-from gaelp_tasks.errors import (
-    BrokerUnavailable,
-)
+from gaelp_tasks.errors import BrokerUnavailable
 from gaelp_tasks.queues import step_of
 from gaelp_tasks.results import InvocationHandle
 from gaelp_tasks.tasks import base as tasks_base
