@@ -1,5 +1,6 @@
 """Each alert raised by its fault on a real cluster, and told to a receiver by a real Alertmanager.
 
+Those of the API have theirs in test_api_alerts.py; the two together are all of docker/prometheus/alerts.yaml.
 Their waiting times are left out here, and two bounds shortened (support/prometheus.py); that they wait, and
 for how long, is what docker/prometheus/alerts_test.yaml shows.
 """
@@ -8,7 +9,6 @@ import asyncio
 from time import time
 
 import pytest
-from ruamel.yaml import YAML
 
 from gaelp_tasks import app, cordons, counts, invoke_agent
 from gaelp_tasks.cordons import Wish
@@ -19,7 +19,7 @@ from support.claims import message, publish
 from support.eventually import eventually
 from support.exporter import Exporter
 from support.needs import needs
-from support.prometheus import FOLDER, Alertmanager, Prometheus, Receiver
+from support.prometheus import ALERTS, API_ALERTS, Alertmanager, Prometheus, Receiver
 from support.proxy import Proxy
 from support.scripted_server import Reply, Request, ScriptedServer
 
@@ -31,12 +31,6 @@ pytestmark = [
     needs("prometheus-alertmanager", "prometheus-alertmanager"),
 ]
 
-ALERTS = {
-    rule["alert"]
-    for group in YAML(typ="safe").load(FOLDER / "alerts.yaml")["groups"]
-    for rule in group["rules"]
-}
-API = {name for name in ALERTS if name.startswith(("GaelpApi", "GaelpSql", "GaelpRelay"))}
 NOBODY = "http://127.0.0.1:9"  #: where no node listens
 NO_SQL = "postgresql://gaelp@127.0.0.1:9/gaelp"
 DEAF = "GaelpDeafWorker"
@@ -125,7 +119,8 @@ def story(start_worker, node, broker, tmp_path):
             way.silence()
             raised(DEAF)
         worker.process.kill()
-        eventually(lambda: receiver.heard("firing") >= ALERTS - API, what="everybody was told")
+        eventually(lambda: receiver.heard("firing") >= ALERTS - API_ALERTS, what="everybody was told")
+    assert receiver.heard("firing") == ALERTS - API_ALERTS
     for alert in receiver.told:
         assert set(alert["annotations"]) == {"summary", "action"}
         assert "<no value>" not in str(alert["annotations"])

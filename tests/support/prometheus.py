@@ -21,12 +21,21 @@ FOLDER = Path(__file__).parents[2] / "docker/prometheus"
 PROGRAM = shutil.which("prometheus")
 ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
 EVERY = "1s"
-PATIENCE = {"gaelp": "4s"}  #: as long as the exporter waits for a Redis that hangs, and a second
+#: as long as the exporter waits for a Redis that hangs, or the API for its database, and a second
+PATIENCE = {"gaelp": "4s", "gaelp-api": "2s"}
 #: bounds that nobody waits for in a test, and what stands for them there
 SHORTER = {
     "gaelp_progress_age_seconds > 600": "gaelp_progress_age_seconds > 5",
     "gaelp_claim_age_seconds > 30": "gaelp_claim_age_seconds > 12",
+    "gaelp_relay_oldest_seconds) > 30": "gaelp_relay_oldest_seconds) > 3",
 }
+ALERTS = {
+    rule["alert"]
+    for group in YAML(typ="safe").load(FOLDER / "alerts.yaml")["groups"]
+    for rule in group["rules"]
+}
+#: seen in tests/faults/test_api_alerts.py; all others in test_alerts.py beside it
+API_ALERTS = {name for name in ALERTS if name.startswith(("GaelpApi", "GaelpSql", "GaelpRelay"))}
 
 
 class _Program:
