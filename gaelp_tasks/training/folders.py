@@ -40,7 +40,8 @@ def commands(settings: Settings) -> dict[str, tuple[str, ...]]:
     if empty := [name for name, words in found.items() if not words]:
         raise SettingsError(f"GAELP_TRAINING_COMMANDS: {empty[0]} is no command.")
     if DEFAULT not in found and (example := _example()) is not None:
-        found[DEFAULT] = (sys.executable, "-I", str(example))
+        # -I keeps it from reading PYTHONUNBUFFERED, and what it tells has to come while it runs
+        found[DEFAULT] = (sys.executable, "-I", "-u", str(example))
     return found
 
 

@@ -1,7 +1,9 @@
 """What is pure of training jobs: moves, bodies, command lines, lines, checkpoints, endings, bills."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -191,8 +193,23 @@ async def test_the_secrets_of_a_container_are_in_no_file_of_its_folder(tmp_path)
     assert secret not in "".join(launch.argv)
 
 
+async def test_the_example_tells_how_it_goes_while_it_runs(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text('{"steps": 2, "checkpoint_every": 1, "step_s": 600}')
+    (tmp_path / "hyperparams.json").write_text("{}")
+    heard = asyncio.Event()
+    launch = LocalRunner().launch(spec(tmp_path, command=commands(Settings())["default"], needs=Resources()))
+    process = await Process.start(launch, lambda _, line: metrics_of(line) and heard.set())
+    try:
+        async with asyncio.timeout(30):
+            await heard.wait()
+    finally:
+        await process.kill()
+        assert await process.ended() == -signal.SIGKILL
+
+
 def test_trainers_are_those_of_the_settings_and_the_example_where_none_is_said():
-    assert commands(Settings())["default"] == (sys.executable, "-I", str(EXAMPLES / "train.py"))
+    assert commands(Settings())["default"] == (sys.executable, "-I", "-u", str(EXAMPLES / "train.py"))
     own = commands(Settings(training_commands={"default": "python 'my train.py' -x", "b": "/bin/b"}))
     assert own == {"default": ("python", "my train.py", "-x"), "b": ("/bin/b",)}
     with pytest.raises(SettingsError, match="no command"):
