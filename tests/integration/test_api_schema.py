@@ -11,7 +11,7 @@ from gaelp_tasks.models.caller import Role
 from support.api_server import ApiServer
 from support.openapi import VERBS
 
-pytestmark = [pytest.mark.redis]
+pytestmark = [pytest.mark.redis, pytest.mark.timeout(600)]
 
 SHORT, LONG = 1, 60  #: requests of each operation, of each kind
 BROKEN = 500
