@@ -101,7 +101,8 @@ def frozen(start_worker, node, broker, tmp_path, frozen_s):
         passes(2.0)  # four looks for the dead
         eventually(lambda: idle_s() == 0, what="it sweeps again")
         assert app.redis.get(app.keys.claims(handle.id)) == "1"
-        assert counts.counted(app) == {}
+        # of its own schedule it may have published something meanwhile
+        assert counts.counted(app).keys() <= {counts.SCHEDULED, counts.LATE_MS}
         node.go_on()
         assert handle.get(timeout=30)["text"] == "One two"
         assert len(node.asked("/api/chat")) == 1
