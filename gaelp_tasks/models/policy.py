@@ -35,6 +35,9 @@ class Act(StrEnum):
     TRAIN = "train"
     SPEND = "spend"
     RECORD = "record"  #: metrics
+    CANCEL = "cancel"  #: a training job, as the next two
+    PAUSE = "pause"
+    RESUME = "resume"
 
 
 class Policy(Frozen):
@@ -83,7 +86,7 @@ class Asked(NamedTuple):
     type: AgentType
     caller: str
     is_operator: bool
-    owner: str
+    owner: str  #: of the agent; of the job where it is about one
     state: AgentState = AgentState.PENDING
     image_allowed: bool = True
     budget_micro: int | None = None  #: None: it has no budget
@@ -96,6 +99,7 @@ class Asked(NamedTuple):
     model: str | None = None  #: that is to be called; None: the node's default
     limits: Limits = Limits()  #: all of them together
     runs_last_hour: int = 0
+    no_move: str = ""  #: a sentence where the table of states has no such move; '' where it has
 
     @property
     def policy(self) -> Policy:
@@ -114,7 +118,8 @@ class Rule(NamedTuple):
 
 
 _OWNED = frozenset(Act) - {Act.REGISTER, Act.APPROVE, Act.INVOKE, Act.SPEND}
-_LIVE = frozenset(Act) - {Act.REGISTER, Act.TERMINATE, Act.STOP}  #: of what is not over
+_OF_JOBS = frozenset({Act.CANCEL, Act.PAUSE, Act.RESUME})
+_LIVE = frozenset(Act) - {Act.REGISTER, Act.TERMINATE, Act.STOP} - _OF_JOBS  #: of what is not over
 _GO = frozenset({Act.START, Act.INVOKE})
 
 RULES: tuple[Rule, ...] = (
@@ -206,6 +211,13 @@ RULES: tuple[Rule, ...] = (
         frozenset({Act.INVOKE}),
         lambda one: one.limits.runs_per_hour is None or one.runs_last_hour < one.limits.runs_per_hour,
         "It has had {runs_last_hour} runs within an hour, which is its limit.",
+    ),
+    Rule(
+        "moves",
+        frozenset({Act.MOVE, Act.APPROVE, Act.START, Act.STOP}) | _OF_JOBS,
+        lambda one: not one.no_move,
+        "{no_move}",
+        Conflict,
     ),
 )
 

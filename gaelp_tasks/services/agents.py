@@ -32,7 +32,7 @@ from gaelp_tasks.models.policy import POLICIES, Act, Asked
 from gaelp_tasks.services.audit import judge, trail
 from gaelp_tasks.services.budgets import set_budget
 from gaelp_tasks.services.job_line import dismiss
-from gaelp_tasks.services.moves import move_row, stop_rows
+from gaelp_tasks.services.moves import move_row, no_move, stop_rows
 from gaelp_tasks.services.place import At
 from gaelp_tasks.services.sealing import sealed
 from gaelp_tasks.services.telling import tell
@@ -181,6 +181,7 @@ class AgentService:
         async with trail(self._at.db) as session:
             row = await found(session, self._caller, agent_id, lock=True)
             asked = asked_of(self._caller, row, (await spec_of(session, row)).spec, self._at.settings)
+            asked = asked._replace(no_move=no_move(row, to))
             await judge(session, self._caller, Act.MOVE, asked, agent=row, subject=to.value)
             if row.state != to.value:
                 told = move_row(row, to, datetime.now(UTC))

@@ -21,7 +21,7 @@ from gaelp_tasks.services import quotas
 from gaelp_tasks.services.agents import asked_of, found, may_spend_more, spec_of
 from gaelp_tasks.services.approvals import authors
 from gaelp_tasks.services.audit import happened, judge, trail
-from gaelp_tasks.services.moves import become, move_row, quota_key, stop_rows
+from gaelp_tasks.services.moves import become, move_row, not_to_become, quota_key, stop_rows
 from gaelp_tasks.services.place import At
 from gaelp_tasks.services.telling import tell
 
@@ -85,6 +85,7 @@ class DeploymentService:
             asked = asked._replace(
                 raises_budget=may_spend_more(newest.spec, own.spec),
                 authors=await authors(session, agent, row),
+                no_move=not_to_become(row, DeploymentState.APPROVED),
             )
             await self._judge(session, Act.APPROVE, asked, row)
             become(row, DeploymentState.APPROVED)

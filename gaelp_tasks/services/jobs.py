@@ -12,8 +12,10 @@ from gaelp_tasks.connections import unavailable
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.job_rows import JobRow, job_of
 from gaelp_tasks.db.jobs import AnyJobs, Jobs
-from gaelp_tasks.errors import Conflict, NotFound, QueueFull, QuotaExceeded
-from gaelp_tasks.models.caller import Caller
+from gaelp_tasks.errors import NotFound, QueueFull, QuotaExceeded
+from gaelp_tasks.models.agent import AgentType
+from gaelp_tasks.models.caller import Caller, Role
+from gaelp_tasks.models.policy import Act, Asked
 from gaelp_tasks.models.quota import Share
 from gaelp_tasks.models.training import (
     CHECKPOINTS,
@@ -27,7 +29,8 @@ from gaelp_tasks.models.training import (
     may_move,
 )
 from gaelp_tasks.services import job_line
-from gaelp_tasks.services.audit import trail
+from gaelp_tasks.services.agents import found
+from gaelp_tasks.services.audit import judge, trail
 from gaelp_tasks.services.trainees import trainee
 from gaelp_tasks.settings import Settings
 
@@ -171,11 +174,12 @@ async def pause(at: Desk, caller: Caller, job_id: int) -> TrainingJob:
 async def resume(at: Desk, caller: Caller, job_id: int) -> TrainingJob:
     """Put a paused one in the line again. Raises NotFound, NotAllowed, Conflict, QueueFull."""
     now = datetime.now(UTC)
-    async with at.db.writing() as session:
+    async with trail(at.db) as session:
         await AnyJobs(session).alone()
         row = await _row(at, session, caller, job_id)
-        if row.state != JobState.PAUSED:
-            raise Conflict(f"Job {job_id} is {row.state}: only a paused one is resumed.")
+        paused = row.state == JobState.PAUSED
+        no_move = "" if paused else f"Job {job_id} is {row.state}: only a paused one is resumed."
+        await _judge(session, caller, Act.RESUME, row, no_move)
         await _check_room(session, at.settings)
         row.state, row.reason, row.due_at = JobState.QUEUED.value, "", None
         calls = await job_line.admit(session, row.tenant, row.owner, at.settings, now)
@@ -187,13 +191,14 @@ async def resume(at: Desk, caller: Caller, job_id: int) -> TrainingJob:
 async def _wish(at: Desk, caller: Caller, job_id: int, wish: Wish) -> TrainingJob:
     to = JobState.CANCELLED if wish is Wish.CANCEL else JobState.PAUSED
     now, calls, runs = datetime.now(UTC), [], ""
-    async with at.db.writing() as session:
+    async with trail(at.db) as session:
         row = await _row(at, session, caller, job_id)
         before = JobState(row.state)
-        if (before in ENDED and wish is Wish.CANCEL) or before == to:
+        stays = (before in ENDED and wish is Wish.CANCEL) or before == to
+        no_move = "" if stays or may_move(before, to) else f"Job {job_id} is {before}: it cannot be {to}."
+        await _judge(session, caller, Act(wish.value), row, no_move)
+        if stays:
             return job_of(row)
-        if not may_move(before, to):
-            raise Conflict(f"Job {job_id} is {before}: it cannot be {to}.")
         if before is JobState.RUNNING:
             row.wish, runs = wish.value, row.task_id
         else:
@@ -218,5 +223,17 @@ async def _row(at: Desk, session: Session, caller: Caller, job_id: int) -> JobRo
     row = await Jobs(at.db, caller.scope).row(session, job_id)
     if row is None:
         raise NotFound(f"There is no training job {job_id}.")
-    caller.must_own(row.owner)
     return row
+
+
+async def _judge(session: Session, caller: Caller, act: Act, row: JobRow, no_move: str) -> None:
+    """Decide as about its agent. Raises NotAllowed, Conflict."""
+    agent = await found(session, caller, row.agent_id)
+    asked = Asked(
+        type=AgentType(agent.type),
+        caller=caller.name,
+        is_operator=caller.role.covers(Role.OPERATOR),
+        owner=row.owner,
+        no_move=no_move,
+    )
+    await judge(session, caller, act, asked, agent=agent, subject=f"job {row.id}")

@@ -10,14 +10,26 @@ from gaelp_tasks.models.agent import TERMINAL, AgentState, may_move
 from gaelp_tasks.models.deployment import DeploymentState, may_become
 from gaelp_tasks.services import quotas
 
-__all__ = ["become", "move_row", "quota_key", "stop_rows"]
+__all__ = ["become", "move_row", "no_move", "not_to_become", "quota_key", "stop_rows"]
+
+
+def no_move(row: AgentRow, to: AgentState) -> str:
+    """Why an agent cannot come into a state; '' where it can, or is in it."""
+    before = AgentState(row.state)
+    return "" if before is to or may_move(before, to) else f"The agent is {before}, and cannot become {to}."
+
+
+def not_to_become(row: DeploymentRow, to: DeploymentState) -> str:
+    """Why a deployment cannot come into a state; '' where it can."""
+    before = DeploymentState(row.state)
+    return "" if may_become(before, to) else f"Deployment {row.id} is {before}, and cannot become {to}."
 
 
 def move_row(row: AgentRow, to: AgentState, now: datetime) -> dict[str, str]:
     """Bring a locked agent into a state; what is told of it. Raises Conflict where no table has that move."""
     before = AgentState(row.state)
-    if not may_move(before, to):
-        raise Conflict(f"The agent is {before}, and cannot become {to}.")
+    if why_not := no_move(row, to):
+        raise Conflict(why_not)
     row.state, row.updated_at = to.value, now
     if to in TERMINAL:
         row.ended_at = now
@@ -26,9 +38,8 @@ def move_row(row: AgentRow, to: AgentState, now: datetime) -> dict[str, str]:
 
 def become(row: DeploymentRow, to: DeploymentState, why: str = "") -> None:
     """Bring a locked deployment into a state. Raises Conflict where no table has that move."""
-    before = DeploymentState(row.state)
-    if not may_become(before, to):
-        raise Conflict(f"Deployment {row.id} is {before}, and cannot become {to}.")
+    if why_not := not_to_become(row, to):
+        raise Conflict(why_not)
     row.state, row.why, row.updated_at = to.value, why, datetime.now(UTC)
 
 

@@ -122,6 +122,7 @@ async def test_a_real_deployment_is_approved_started_bounded_and_stopped(both):
         ("violation", "approve", "operator"),
         ("violation", "approve", "four eyes"),
         ("decision", "approve", ""),
+        ("violation", "approve", "moves"),
         ("decision", "start", ""),
         ("decision", "invoke", ""),
         ("spend", "completion_tokens", ""),
@@ -131,10 +132,10 @@ async def test_a_real_deployment_is_approved_started_bounded_and_stopped(both):
         ("violation", "spend", "budget"),
         ("violation", "invoke", "state"),
     ]
-    assert kept[9]["amount_micro"] == 50_000_000
+    assert kept[10]["amount_micro"] == 50_000_000
     assert await told(both, agent_id=agent + 1) == []
     assert await told(both, to=kept[0]["at"]) == []
-    assert len(await told(both, **{"from": kept[10]["at"]})) == 5
+    assert len(await told(both, **{"from": kept[11]["at"]})) == 5
 
 
 async def test_what_many_ask_at_once_happens_once(both):
@@ -250,6 +251,49 @@ async def test_other_types_do_not_reach_production_and_need_no_approval(api, kin
     assert (await people.ann.post(f"{path}/1/stop")).status_code == 200
     assert not await spent(api.state, "", agent, "spent.")
     assert (await people.ann.get(f"/api/v1/agents/{agent}")).json()["status"] == "running"
+
+
+#: what no table of states has, after what brings the thing so far
+REFUSED = [
+    (
+        "/api/v1/agents/1/status?status=pending",
+        "move",
+        "pending",
+        "The agent is running, and cannot become pending.",
+    ),
+    (
+        "/api/v1/agents/1/deployments/1/approve",
+        "approve",
+        "deployment 1",
+        "Deployment 1 is running, and cannot become approved.",
+    ),
+    ("/api/v1/jobs/1/resume", "resume", "job 1", "Job 1 is cancelled: only a paused one is resumed."),
+    ("/api/v1/jobs/1/pause", "pause", "job 1", "Job 1 is cancelled: it cannot be paused."),
+]
+
+
+async def test_a_move_that_no_table_has_is_in_the_audit(both):
+    people = People(both)
+    agent = await people.register(type="research")
+    assert (await people.ann.post(f"/api/v1/agents/{agent}/deployments")).is_success
+    assert (await people.ann.post(f"/api/v1/agents/{agent}/deployments/1/start")).is_success
+    job = {"agent_id": agent, "name": "train", "docker_image": None}
+    assert (await people.ann.post("/api/v1/jobs", json=job)).is_success
+    for _ in range(2):  # the second is allowed, too: it stays as it is
+        assert (await people.ann.post("/api/v1/jobs/1/cancel")).is_success
+    before = len(await told(both))
+    for place, *_, why in REFUSED:
+        method = "PATCH" if "status=" in place else "POST"
+        answer = await people.op.request(method, place)
+        assert (answer.status_code, answer.json()) == (409, {"detail": why})
+    kept = await told(both)
+    assert [(one["act"], one["subject"]) for one in kept[before - 2 : before]] == [("cancel", "job 1")] * 2
+    new = [(one["kind"], one["act"], one["rule"], one["subject"], one["why"]) for one in kept[before:]]
+    assert new == [("violation", act, "moves", subject, why) for _, act, subject, why in REFUSED]
+    assert {(one["agent_id"], one["actor"]) for one in kept[before:]} == {(agent, "op")}
+    assert (await both.as_(Role.USER, name="bob").post("/api/v1/jobs/1/pause")).status_code == 403
+    last = (await told(both))[-1]
+    assert (last["act"], last["rule"], last["actor"], last["subject"]) == ("pause", "owner", "bob", "job 1")
 
 
 async def test_terminating_stops_what_runs(api):

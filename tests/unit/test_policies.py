@@ -28,6 +28,7 @@ asked = st.builds(
     model=st.none() | st.sampled_from(["a", "b"]),
     limits=st.builds(Limits, runs_per_hour=st.none() | st.integers(0, 3), models=st.none() | st.just(("a",))),
     runs_last_hour=st.integers(0, 4),
+    no_move=st.sampled_from(["", "It cannot."]),
 )
 
 
@@ -114,4 +115,13 @@ def test_limits_hold_for_whoever_asks(one):
 def test_a_terminated_agent_is_only_stopped_and_terminated(one):
     one = one._replace(state=AgentState.TERMINATED)
     allowed = {act for act in Act if decide(act, one).allowed}
-    assert allowed <= {Act.REGISTER, Act.STOP, Act.TERMINATE}
+    jobs = {Act.CANCEL, Act.PAUSE, Act.RESUME}  # which have a state of their own
+    assert allowed <= {Act.REGISTER, Act.STOP, Act.TERMINATE} | jobs
+
+
+@given(st.sampled_from([Act.MOVE, Act.APPROVE, Act.CANCEL, Act.PAUSE, Act.RESUME]), asked)
+def test_what_no_table_of_states_has_is_refused_in_its_words(act, one):
+    decision = decide(act, one._replace(no_move="It cannot."))
+    assert not decision.allowed
+    allowed = decide(act, one._replace(no_move=""))
+    assert decision.why == ("It cannot." if allowed.allowed else allowed.why)
