@@ -1,5 +1,6 @@
 """`gaelp api`: the program that serves HTTP."""
 
+import asyncio
 import logging
 import sys
 from typing import Annotated
@@ -11,6 +12,7 @@ from gaelp_tasks.cli.installing import installable
 from gaelp_tasks.cli.output import out
 from gaelp_tasks.errors import SettingsError
 from gaelp_tasks.logs import BESIDE, dress
+from gaelp_tasks.settings import Settings
 
 __all__ = ["api"]
 
@@ -44,6 +46,7 @@ def api(
     if level is None:
         raise typer.BadParameter("--loglevel is debug, info, warning or error.")
     made = application(settings, listens=True)
+    asyncio.run(_bring_up_to_date(settings))
     try:
         listener = server.listen(*settings.api_listener)
     except OSError as error:
@@ -70,3 +73,14 @@ def api(
             server.serve(made, settings, listener)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+async def _bring_up_to_date(settings: Settings) -> None:
+    """The tables: where the database is away, a sentence says so before anything begins."""
+    from gaelp_tasks.db.database import Database  # noqa: PLC0415  SQLAlchemy takes a while to import
+
+    db = Database(settings.sql_url)
+    try:
+        await db.migrate()
+    finally:
+        await db.close()

@@ -30,6 +30,15 @@ def test_a_taken_address_of_metrics_costs_only_those(tmp_path, broker):
             assert "gaelp_redis_up 1.0" in ann.get(f"{server.url}/metrics", timeout=5).text
 
 
+def test_without_its_database_it_ends_with_a_sentence(tmp_path, broker):
+    server = ApiServer(tmp_path, GAELP_DATABASE_URL="postgresql://ann:hush@127.0.0.1:1/gaelp")
+    with pytest.raises(AssertionError, match="the API ended"):
+        server.start()
+    assert server.process.returncode == 1
+    [line] = server.log().splitlines()
+    assert line.startswith("gaelp: The database postgresql://ann:***@127.0.0.1:1/gaelp does not serve us")
+
+
 def test_it_answers_what_it_has_begun_and_ends(tmp_path, broker):
     with ApiServer(tmp_path) as server, ThreadPoolExecutor() as pool, server.session() as ann:
         broker.freeze()
