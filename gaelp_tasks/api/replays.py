@@ -4,8 +4,10 @@ import asyncio
 import hashlib
 import json
 import logging
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,7 +16,7 @@ from gaelp_tasks.api.bodies import BodyRefused
 from gaelp_tasks.api.refusals import OWN_FAULT, answer
 from gaelp_tasks.api.requests import CALLER
 from gaelp_tasks.api.state import State
-from gaelp_tasks.db.idempotency import LONGEST_KEY, Begun, IdempotentRequests, forget
+from gaelp_tasks.db.idempotency import LONGEST_KEY, Begun, IdempotentRequests, Turn, forget
 from gaelp_tasks.errors import Conflict, GaelpError, InvalidInvocation
 
 __all__ = ["Replays", "forget_old"]
@@ -26,12 +28,16 @@ OWN_WAY = frozenset({"/api/v1/invocations", "/api/v1/batches"})  #: one keeps ke
 MOST_BYTES = 1024**2  #: of an answer that is kept; a longer one is given once
 NOTHING_DONE = frozenset({400, 401, 402, 403, 404, 405, 408, 409, 413, 422, 429, 503})  #: may be tried again
 OWN = frozenset({"/api/v1/invocations"})  #: keeps its keys itself, with what it accepts
+TURN_S = 15.0  #: a request whose replica has died is free for another one after this
+RENEW_S = 5.0  #: between two words of one that lives
 FORGET_S = 600.0  #: between two looks for old keys
+SHOWN, CREATED = 200, 201
 KEPT = frozenset({b"content-type", b"location", b"etag"})  #: headers of an answer
 OTHER = "This Idempotency-Key stands for another request: take a new key for this one."
-OPEN = (
-    "A request under this Idempotency-Key is not answered yet, or its answer was lost: look whether it was "
-    "done before you send it under another key."
+OPEN = "A request under this Idempotency-Key is not answered yet: send it again in a few seconds."
+LOST = (
+    "A request under this Idempotency-Key was done, but its answer was lost: look at what it has done before "
+    "you send it under another key."
 )
 GIVEN = "The request under this Idempotency-Key was done, and its answer is given only once."
 
@@ -59,14 +65,16 @@ class Replays:
                 return  # whoever asked has gone
             kept = IdempotentRequests(at.db, scope[CALLER])
             digest = _digest(scope, body)
-            before = await kept.begin(key, digest, datetime.now(UTC))
+            now = datetime.now(UTC)
+            begun = await kept.begin(key, digest, now, until=_until(now))
         except GaelpError as error:
             await answer(error)(scope, receive, send)
             return
-        if before is not None:
-            await _again(before, digest, scope, receive, send)
+        if isinstance(begun, Begun):
+            await _again(begun, digest, scope, receive, send)
             return
-        await self._once(_Once(kept, key, send), body, scope, receive)
+        seen, body = (_look(scope, begun.made), b"") if begun.made else (scope, body)
+        await self._once(_Once(kept, begun, send), body, seen, receive)
 
     async def _once(self, once: "_Once", body: bytes, scope: Scope, receive: Receive) -> None:
         sent = False
@@ -78,30 +86,47 @@ class Replays:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
+        renewing = asyncio.create_task(once.keep_turn())
         try:
-            await self._app(scope, replay, once.send)
+            with once.doing():
+                await self._app(scope, replay, once.send)
         except Exception:
             await once.fail()
             raise
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
 
 
 class _Once:
     """Holds an answer back until it is kept, if it is to be."""
 
-    def __init__(self, kept: IdempotentRequests, key: str, send: Send) -> None:
+    def __init__(self, kept: IdempotentRequests, turn: Turn, send: Send) -> None:
         self._kept = kept
-        self._key = key
+        self._turn = turn
         self._send = send
         self._start: Message = {}
         self._body = bytearray()
         self._held = True  #: nothing was sent yet
+
+    def doing(self) -> AbstractContextManager[None]:
+        """While the route is at work."""
+        return self._kept.doing(self._turn)
+
+    async def keep_turn(self) -> None:
+        """Renew the turn until it is over; one that cannot be renewed ends, and another request may begin."""
+        going_on = True
+        while going_on:
+            await asyncio.sleep(RENEW_S)
+            with suppress(GaelpError):
+                going_on = await self._kept.renew(self._turn, _until(datetime.now(UTC)))
 
     async def send(self, message: Message) -> None:
         """As ASGI calls it."""
         if not self._held:
             await self._send(message)
         elif message["type"] == "http.response.start":
-            self._start = message
+            self._start = self._made(message) if self._turn.made else message
             if not self._may_be_kept():
                 await self._keep(None)
                 await self._let_go()
@@ -116,9 +141,16 @@ class _Once:
 
     async def fail(self) -> None:
         """The route has raised: what it has done is not known, so it is not done again."""
-        if self._held:
+        if self._held and not self._turn.made:
             body = json.dumps({"detail": OWN_FAULT}).encode()
             await self._end(500, [["content-type", "application/json"]], body)
+
+    def _made(self, message: Message) -> Message:
+        """What one before has made is shown, in place of the answer that it was."""
+        if message["status"] != SHOWN:
+            return message
+        headers = [*message["headers"], (b"idempotency-replayed", b"true")]
+        return {**message, "status": CREATED, "headers": headers}
 
     def _may_be_kept(self) -> bool:
         headers = dict(self._start["headers"])
@@ -131,9 +163,11 @@ class _Once:
 
     async def _keep(self, body: bytes | None) -> None:
         status: int = self._start["status"]
+        if self._turn.made and status != CREATED:  # it could not be shown; it was made nevertheless
+            return
         if status in NOTHING_DONE:
             try:
-                await self._kept.drop(self._key)
+                await self._kept.drop(self._turn)
             except GaelpError as error:
                 logger.warning("An Idempotency-Key stays taken: %s", error)
             return
@@ -144,8 +178,8 @@ class _Once:
 
     async def _end(self, status: int, headers: list[list[str]], body: bytes | None) -> None:
         try:
-            await self._kept.end(self._key, status, headers, body)
-        except GaelpError as error:  # it was done; who asks again under the key is told that it is open
+            await self._kept.end(self._turn, status, headers, body)
+        except GaelpError as error:  # it was done; who asks again under the key is told so, or shown it
             logger.warning("The answer under an Idempotency-Key is not kept: %s", error)
 
 
@@ -181,11 +215,22 @@ def _digest(scope: Scope, body: bytes) -> str:
     return made.hexdigest()
 
 
+def _until(now: datetime) -> datetime:
+    return now + timedelta(seconds=TURN_S)
+
+
+def _look(scope: Scope, made: str) -> Scope:
+    """The request that shows what another one has made, by the same caller."""
+    path = f"/api/v1/{made}"
+    headers = [(name, value) for name, value in scope["headers"] if not name.startswith(b"content-")]
+    return {**scope, "method": "GET", "path": path, "raw_path": quote(path).encode(), "headers": headers}
+
+
 async def _again(before: Begun, digest: str, scope: Scope, receive: Receive, send: Send) -> None:
     if before.digest != digest:
         await answer(Conflict(OTHER))(scope, receive, send)
     elif before.status is None:
-        await answer(Conflict(OPEN))(scope, receive, send)
+        await answer(Conflict(LOST if before.is_left(datetime.now(UTC)) else OPEN))(scope, receive, send)
     elif before.body is None:
         await answer(Conflict(GIVEN))(scope, receive, send)
     else:

@@ -1,8 +1,9 @@
 """The only door to the database: connections, transactions, migrations, and its errors in our words."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import Executable, Row, event, exc, text
@@ -14,9 +15,14 @@ from gaelp_tasks.db import address, migrations, sqlite
 from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
 from gaelp_tasks.settings import masked
 
-__all__ = ["Database", "Session"]
+__all__ = ["Database", "Session", "before_commit"]
 
 Session = AsyncSession  #: what services hand on, who do not know SQLAlchemy
+
+#: what each transaction of a request does at its end, so that it is known whether the request was done
+before_commit: ContextVar[Callable[[AsyncSession], Awaitable[None]] | None] = ContextVar(
+    "gaelp_before_commit", default=None
+)
 
 ANSWER_S = 30.0  #: a lock, a connection or an answer that takes longer is an error
 MIGRATING = 0x6761656C70  #: PostgreSQL's advisory lock while tables are changed: "gaelp" as a number
@@ -77,13 +83,17 @@ class Database:
             return list(connection.execute(statement, given))
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncSession]:
+    async def writing(self, *, aside: bool = False) -> AsyncIterator[AsyncSession]:
         """A session of one transaction: committed at its end, rolled back by an exception.
 
-        Raises DatabaseUnavailable; sqlalchemy.exc.IntegrityError where a constraint forbids it.
+        `aside`: it is no part of what a request does, so `before_commit` is not called. Raises
+        DatabaseUnavailable; sqlalchemy.exc.IntegrityError where a constraint forbids it.
         """
         async with self._turn(), self._session(self._writers()) as session:
             yield session
+            last = None if aside else before_commit.get()
+            if last is not None:
+                await last(session)
             await session.commit()
 
     @asynccontextmanager

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from gaelp_tasks.db.base import Base, JsonText, UtcTime
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.db.idempotency import note_made
 from gaelp_tasks.due import Drop, Fire, Hold, Standing, next_due
 from gaelp_tasks.models.batch import LONGEST_TENANT
 from gaelp_tasks.models.schedule import InvalidSchedule, Schedule
@@ -132,6 +133,7 @@ class Schedules:
         try:
             async with self._db.writing() as session:
                 session.add(row)
+                note_made(session, f"schedules/{schedule.name}")
         except IntegrityError:
             raise InvalidSchedule(
                 f"There is a schedule {schedule.name!r} already: edit it, or take another name."

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from gaelp_tasks.db.base import Base, UtcTime
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.db.idempotency import note_made
 from gaelp_tasks.errors import Conflict, NotFound
 from gaelp_tasks.models.batch import LONGEST_TENANT
 from gaelp_tasks.models.caller import LONGEST_USER, Role
@@ -100,6 +101,8 @@ class Users:
                 else:
                     row.created_at = row.tokens_from = now
                 row.tenant, row.role, row.disabled, row.removed_at = new.tenant, new.role, False, None
+                await session.flush()
+                note_made(session, f"users/{row.id}")
         except IntegrityError:
             raise Conflict(_taken(new.name)) from None
         return _user(row)

@@ -9,6 +9,7 @@ from gaelp_tasks.db.agents import Agents, Which, shown
 from gaelp_tasks.db.database import Session
 from gaelp_tasks.db.decisions import Decisions
 from gaelp_tasks.db.deployments import Deployments
+from gaelp_tasks.db.idempotency import note_made
 from gaelp_tasks.errors import InvalidInvocation, NotFound
 from gaelp_tasks.models.agent import (
     TERMINAL,
@@ -109,6 +110,7 @@ class AgentService:
             )
             await _give_budget(session, row, new.spec, caller)
             await session.flush()
+            note_made(session, f"agents/{row.id}")
             [agent] = await agents.told([row])
         return agent
 

@@ -107,7 +107,7 @@ async def trail(db: Database) -> AsyncIterator[Session]:
             yield session
     except GaelpError:
         if kept:
-            async with db.writing() as own:
+            async with db.writing(aside=True) as own:
                 await Decisions(own, None).add(kept)
         raise
 

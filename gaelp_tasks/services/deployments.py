@@ -6,6 +6,7 @@ from gaelp_tasks.db.agent_rows import AgentRow, DeploymentRow
 from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.database import Session
 from gaelp_tasks.db.deployments import Deployments, deployment_of
+from gaelp_tasks.db.idempotency import note_made
 from gaelp_tasks.errors import NotFound
 from gaelp_tasks.models.agent import USABLE, AgentState, AgentType
 from gaelp_tasks.models.caller import Caller
@@ -57,6 +58,7 @@ class DeploymentService:
             row = await Deployments(session, agent.tenant).add(
                 agent, version.version, where, new.replicas, by=self._caller.name, now=datetime.now(UTC)
             )
+            note_made(session, f"agents/{agent.id}/deployments/{row.id}")
             return deployment_of(row)
 
     async def listed(

@@ -10,6 +10,7 @@ from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.db.database import Database, Session
+from gaelp_tasks.db.idempotency import note_made
 from gaelp_tasks.db.job_rows import JobRow, job_of
 from gaelp_tasks.db.jobs import AnyJobs, Jobs
 from gaelp_tasks.errors import NotFound, QueueFull, QuotaExceeded
@@ -94,6 +95,7 @@ async def submit(at: Desk, caller: Caller, asked: NewJob) -> TrainingJob:
         if row.admitted_at is None:
             await _check_quota(session, row, at.settings)
         await job_line.hold(session, row, at.settings, spends=agent.spends, now=now)
+        note_made(session, f"jobs/{row.id}")
         made = job_of(row)
     await job_line.publish(at.app, at.db, calls)
     return made
