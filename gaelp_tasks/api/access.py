@@ -17,7 +17,7 @@ from gaelp_tasks.api.state import State
 from gaelp_tasks.errors import GaelpError, NotAllowed, NotSignedIn, QueueFull
 from gaelp_tasks.models.caller import Caller, Role
 
-__all__ = ["PUBLIC", "Needs", "SignIn", "needs", "policies"]
+__all__ = ["PUBLIC", "Needs", "SignIn", "address_of", "needs", "policies", "recognised"]
 
 PUBLIC = frozenset({"/health", "/openapi.json", "/docs"})  #: nobody need be known there
 WHO = "Send `Authorization: Bearer TOKEN`; `gaelp token create` prints one."
@@ -87,13 +87,20 @@ class SignIn:
 
 
 async def _caller(at: State, scope: Scope) -> Caller:
+    return await recognised(at, _token(scope), address_of(scope))
+
+
+def address_of(scope: Scope) -> str:
+    """From where it comes; '' where nobody knows."""
+    return scope["client"][0] if scope.get("client") else ""
+
+
+async def recognised(at: State, token: str, address: str) -> Caller:
     """Who asks. Raises NotSignedIn, or QueueFull where the address has failed too often.
 
     Then a token is still checked, which costs nothing, so that nobody is shut out by who shares his address;
     a key that is not known already is not looked up.
     """
-    token = _token(scope)
-    address = scope["client"][0] if scope.get("client") else ""
     wait_s = at.failures.wait_s(address)
     if wait_s and not at.identity.is_cheap(token):
         raise QueueFull(TOO_MANY, retry_after_s=wait_s)

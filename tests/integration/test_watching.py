@@ -231,6 +231,20 @@ async def test_a_user_has_so_many_places_and_gets_them_back(broker, api_sql):
             await asyncio.sleep(0.005)
 
 
+async def test_an_address_that_keeps_failing_guesses_no_more_keys_and_good_tokens_still_come_in(
+    broker, api_sql
+):
+    async with api_client(api_sql, api_failures_per_minute=4) as small, served(small) as url:
+        key = f"gaelp_{'0' * 12}_{'0' * 64}"
+        for bad in ({"token": key}, {"ticket": "guessed"}, {"token": "guessed"}, {"token": key}):
+            async with watcher(f"{url}/ws/1", **bad) as client:
+                assert (await closed(client))[0] == 4401
+        async with watcher(f"{url}/ws/1", token=key) as client:
+            assert await closed(client) == (4429, "Too many sign-ins from this address have failed.")
+        async with watcher(f"{url}/ws/1", token=small.token(tenant="acme")) as client:
+            await heard(client)
+
+
 async def test_a_client_that_talks_is_sent_away(api, place, monkeypatch):
     monkeypatch.setattr(sockets, "CHATTER", 3)
     async with watcher(f"{place}/ws/1", token=api.token(tenant="acme")) as client:

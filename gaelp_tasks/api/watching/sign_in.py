@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from gaelp_tasks.api.access import address_of, recognised
 from gaelp_tasks.api.state import State
 from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import NotSignedIn
@@ -37,16 +38,20 @@ def chosen(socket: WebSocket) -> str | None:
 
 
 async def sign_in(socket: WebSocket, at: State) -> SignedIn:
-    """Who that is; waits for its first message where nothing else says so. Raises NotSignedIn."""
+    """Who that is; waits for its first message where nothing else says so.
+
+    Raises NotSignedIn, QueueFull where its address has failed too often.
+    """
+    address = address_of(socket.scope)
     query = dict(socket.query_params)
     ticket = query.pop("ticket", "")
     if query:
         raise NotSignedIn(IN_ADDRESS)
     if ticket:
-        return await _by(at, "ticket", ticket)
+        return await _by(at, address, "ticket", ticket)
     if found := _in_headers(socket):
-        return await _by(at, *found)
-    return await _by(at, *await _first_message(socket))
+        return await _by(at, address, *found)
+    return await _by(at, address, *await _first_message(socket))
 
 
 def _in_headers(socket: WebSocket) -> tuple[str, str] | None:
@@ -79,12 +84,16 @@ async def _first_message(socket: WebSocket) -> tuple[str, str]:
     return kind, secret
 
 
-async def _by(at: State, kind: str, secret: str) -> SignedIn:
+async def _by(at: State, address: str, kind: str, secret: str) -> SignedIn:
     if kind == "token":
-        caller = await at.identity.caller(secret)
+        caller = await recognised(at, secret, address)
         return SignedIn(caller, lambda: at.identity.caller(secret))
-    with worded(at.settings):
-        admission = await tickets.redeem(at.redis, Keys(at.settings.namespace), secret)
+    try:
+        with worded(at.settings):
+            admission = await tickets.redeem(at.redis, Keys(at.settings.namespace), secret)
+    except NotSignedIn:
+        at.failures.note(address)
+        raise
 
     async def again() -> Caller:
         if time() > admission.until:
