@@ -22,7 +22,8 @@ from gaelp_tasks.cancellation import request_cancel
 from gaelp_tasks.connections import Forbidden, worded
 from gaelp_tasks.errors import StreamUnavailable
 from gaelp_tasks.line import open_line
-from gaelp_tasks.streams import FIRST, Event, Reading, abefore_text, afollow, before_text, follow
+from gaelp_tasks.readers import FIRST, Reading, abefore_text, afollow, before_text, follow
+from gaelp_tasks.streams import Event
 
 if TYPE_CHECKING:
     from gaelp_tasks.celery_app import GaelpApp

@@ -11,7 +11,8 @@ from gaelp_tasks.connections import worded
 from gaelp_tasks.errors import InvalidInvocation
 from gaelp_tasks.line import open_line
 from gaelp_tasks.models.acceptance import Acceptance, Standing
-from gaelp_tasks.streams import FIRST, End, Event, Piece, Start, abefore_text, afollow, claim_of
+from gaelp_tasks.readers import FIRST, abefore_text, afollow
+from gaelp_tasks.streams import End, Event, Piece, Start, claim_of
 
 __all__ = ["Told", "read", "resume_from"]
 

@@ -14,7 +14,7 @@ import requests
 from celery.exceptions import TimeoutError as CeleryTimeout
 from typer.testing import CliRunner
 
-from gaelp_tasks import app, embed, invoke_agent, results, streams
+from gaelp_tasks import app, embed, invoke_agent, readers, results
 from gaelp_tasks.cli.app import cli
 from gaelp_tasks.errors import InvocationCut, ModelMissing, RequestRefused, StreamUnavailable
 from gaelp_tasks.lifecycle import State
@@ -102,7 +102,7 @@ def test_two_hundred_readers_that_break_off_and_come_back_miss_and_repeat_nothin
 
 
 def test_attach_as_json_ends_where_no_run_ever_began(monkeypatch):
-    monkeypatch.setattr(streams, "BLOCK_S", 0.1)
+    monkeypatch.setattr(readers, "BLOCK_S", 0.1)
     handles = {
         "TaskRevokedError": invoke_agent.apply_async(["Hi"], countdown=1, expires=0.5),
         "InvalidInvocation": app.send_task("gaelp.invoke_agent", ["Hi"], {"agent": "nobody"}, queue="batch"),

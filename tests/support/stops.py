@@ -3,8 +3,9 @@
 import asyncio
 
 from gaelp_tasks.cancellation import Reason
+from gaelp_tasks.readers import Reading
 from gaelp_tasks.retries import Snooze
-from gaelp_tasks.streams import Reading, Start
+from gaelp_tasks.streams import Start
 from support.fakes import FakeBroker, Workbench
 from support.talker import Talker
 

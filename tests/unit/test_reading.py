@@ -2,28 +2,17 @@
 
 import pytest
 
-from gaelp_tasks import streams
+from gaelp_tasks import readers
 from gaelp_tasks.errors import StreamRestarted
 from gaelp_tasks.line import PlainLine
-from gaelp_tasks.streams import (
-    FIRST,
-    LAST_NUMBER,
-    End,
-    Pause,
-    Piece,
-    Reading,
-    Start,
-    abefore_text,
-    afollow,
-    before_text,
-    follow,
-)
+from gaelp_tasks.readers import FIRST, Reading, abefore_text, afollow, before_text, follow
+from gaelp_tasks.streams import LAST_NUMBER, End, Pause, Piece, Start
 from support.fakes import stream_place
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
 async def place(request, monkeypatch):
-    monkeypatch.setattr(streams, "BLOCK_S", 0.01)
+    monkeypatch.setattr(readers, "BLOCK_S", 0.01)
     url = request.getfixturevalue("broker").url if request.param == "real" else None
     async with stream_place(url) as made:
         yield made
@@ -73,7 +62,7 @@ async def test_a_reader_that_waits_gets_what_is_written_later(place):
 
 
 async def test_more_entries_than_one_read_takes_arrive_once_each(place, monkeypatch):
-    monkeypatch.setattr(streams, "BATCH", 3)
+    monkeypatch.setattr(readers, "BATCH", 3)
     await written(place, *map(str, range(10)))
     assert read(place) == place.entries()
     assert len(read(place)) == 11

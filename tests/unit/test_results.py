@@ -9,7 +9,7 @@ from celery.backends.cache import CacheBackend
 from celery.exceptions import TimeLimitExceeded
 from celery.exceptions import TimeoutError as CeleryTimeout
 
-from gaelp_tasks import results, streams
+from gaelp_tasks import readers, results
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.errors import BrokerUnavailable, NodeUnreachable, StreamRestarted, StreamUnavailable
 from gaelp_tasks.line import PlainLine
@@ -23,7 +23,7 @@ KEY = "gaelp:stream:i"
 def broker(monkeypatch):
     """A Redis in memory behind the app of this process."""
     fake = FakeBroker()
-    monkeypatch.setattr(streams, "BLOCK_S", 0.01)
+    monkeypatch.setattr(readers, "BLOCK_S", 0.01)
     monkeypatch.setitem(app.__dict__, "redis", fake.sync)
     monkeypatch.setattr(results, "open_line", lambda _: PlainLine(fake.client()))
     return fake

@@ -8,8 +8,9 @@ from gaelp_tasks import errors, streams
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.clients.scripted import ScriptedClient
 from gaelp_tasks.errors import ModelMissing, NodeUnreachable
+from gaelp_tasks.readers import Reading
 from gaelp_tasks.retries import Cut, Done, Failed, Retry
-from gaelp_tasks.streams import End, Reading, StreamFenced
+from gaelp_tasks.streams import End, StreamFenced
 from gaelp_tasks.tasks.settlement import facts_of
 from support.fakes import FakeBroker, Workbench
 

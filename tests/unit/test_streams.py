@@ -11,7 +11,8 @@ from gaelp_tasks import streams
 from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.keys import Keys
 from gaelp_tasks.line import PlainLine
-from gaelp_tasks.streams import End, Pause, Piece, Reading, Start, StreamFenced, StreamWriter
+from gaelp_tasks.readers import Reading
+from gaelp_tasks.streams import End, Pause, Piece, Start, StreamFenced, StreamWriter
 from support.fakes import FakeBroker, LosesReplies, stream_place, turns
 
 TTL_S = 100.0  #: of the streams of `stream_place`

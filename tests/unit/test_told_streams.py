@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gaelp_tasks import streams
+from gaelp_tasks import readers
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.line import PlainLine
 from gaelp_tasks.models.acceptance import Acceptance, Standing
@@ -31,7 +31,7 @@ DONE = ACCEPTED._replace(standing=Standing.DONE, stop_reason="stop")
 @pytest.fixture
 def broker(monkeypatch):
     fake = FakeBroker()
-    monkeypatch.setattr(streams, "BLOCK_S", 0.01)
+    monkeypatch.setattr(readers, "BLOCK_S", 0.01)
     monkeypatch.setattr(reading, "open_line", lambda _: PlainLine(fake.client()))
     return fake
 

@@ -8,7 +8,7 @@ from celery.backends.cache import CacheBackend
 from celery.exceptions import NotRegistered, TaskRevokedError
 from typer.testing import CliRunner
 
-from gaelp_tasks import streams
+from gaelp_tasks import readers
 from gaelp_tasks.celery_app import GaelpApp, app
 from gaelp_tasks.cli.app import cli
 from gaelp_tasks.errors import DeadLettered
@@ -94,7 +94,7 @@ def test_attach_tells_events_as_json_up_to_the_end(redis):
 def test_attach_as_json_ends_where_no_stream_says_so_with_what_the_result_tells(
     redis, monkeypatch, state, result, facts
 ):
-    monkeypatch.setattr(streams, "BLOCK_S", 0.01)
+    monkeypatch.setattr(readers, "BLOCK_S", 0.01)
     app.backend.store_result("x", result, state)
     assert ends(["x"], whole=False) == facts
 
@@ -108,7 +108,7 @@ def test_attach_as_json_ends_where_no_stream_says_so_with_what_the_result_tells(
     ],
 )
 def test_attach_says_in_a_sentence_what_others_have_failed_with(redis, monkeypatch, state, error, told):
-    monkeypatch.setattr(streams, "BLOCK_S", 0.01)
+    monkeypatch.setattr(readers, "BLOCK_S", 0.01)
     app.backend.store_result("x", error, state)
     done = gaelp("attach", "x")
     assert (done.exit_code, done.stdout) == (1, "")

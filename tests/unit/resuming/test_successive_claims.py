@@ -5,8 +5,9 @@ import json
 import pytest
 
 from gaelp_tasks.cancellation import request_cancel
+from gaelp_tasks.readers import Reading
 from gaelp_tasks.retries import Cut, Done, Snooze
-from gaelp_tasks.streams import End, Piece, Reading, Start
+from gaelp_tasks.streams import End, Piece, Start
 from gaelp_tasks.tasks import walk as walking
 from gaelp_tasks.tasks.generation import Generation
 from gaelp_tasks.tasks.resuming import CannotResume, look_back, take_up
