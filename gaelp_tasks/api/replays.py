@@ -18,6 +18,7 @@ from gaelp_tasks.api.requests import CALLER
 from gaelp_tasks.api.state import State
 from gaelp_tasks.db.idempotency import LONGEST_KEY, Begun, IdempotentRequests, Turn, forget
 from gaelp_tasks.errors import Conflict, GaelpError, InvalidInvocation
+from gaelp_tasks.failpoints import reach
 
 __all__ = ["Replays", "forget_old"]
 
@@ -78,6 +79,7 @@ class Replays:
 
     async def _once(self, once: "_Once", body: bytes, scope: Scope, receive: Receive) -> None:
         sent = False
+        reach("replay:begun")
 
         async def replay() -> Message:
             nonlocal sent
@@ -177,8 +179,10 @@ class _Once:
         await self._end(status, headers, body)
 
     async def _end(self, status: int, headers: list[list[str]], body: bytes | None) -> None:
+        reach("replay:done")
         try:
             await self._kept.end(self._turn, status, headers, body)
+            reach("replay:kept")
         except GaelpError as error:  # it was done; who asks again under the key is told so, or shown it
             logger.warning("The answer under an Idempotency-Key is not kept: %s", error)
 

@@ -27,6 +27,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from gaelp_tasks.db.base import Base, JsonText, UtcTime
 from gaelp_tasks.db.database import Database, Session, before_commit
 from gaelp_tasks.errors import Conflict
+from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.batch import LONGEST_TENANT
 from gaelp_tasks.models.caller import LONGEST_USER, Caller
 
@@ -151,6 +152,7 @@ class IdempotentRequests:
             noted: Any = await session.execute(update(IdempotentRow).where(self._ours(turn)).values(given))
             if not noted.rowcount:
                 raise Conflict(OVERTAKEN)
+            reach("replay:noted")
 
         before = before_commit.set(note)
         try:

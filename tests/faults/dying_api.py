@@ -9,10 +9,12 @@ import sys
 from datetime import timedelta
 
 from gaelp_tasks import failpoints
+from gaelp_tasks.api import replays
 from gaelp_tasks.cli.__main__ import main
 from gaelp_tasks.services import accepting
 
 accepting.LEASE = timedelta(seconds=1)
+replays.TURN_S, replays.RENEW_S = 1.0, 0.3
 
 
 def die_at(place: str, times: int) -> None:
