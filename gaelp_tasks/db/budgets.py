@@ -86,8 +86,8 @@ class Holding:
         self._tenant = tenant
         self._now = now
 
-    async def set(self, owner: Owner, limit_micro: int, period: Period, by: str) -> Budget:
-        """Make the budget or change it: what was spent and is held stays so."""
+    async def set(self, owner: Owner, limit_micro: int, period: Period | None, by: str) -> Budget:
+        """Make the budget or change it: what was spent and is held stays so; None: its period too."""
         await self._session.execute(
             _insert(self._session, BUDGETS)
             .values(
@@ -97,8 +97,8 @@ class Holding:
                 available_micro=0,
                 held_micro=0,
                 spent_micro=0,
-                period=period.value,
-                period_start=period.start(self._now),
+                period=(period or Period.NONE).value,
+                period_start=None if period is None else period.start(self._now),
                 updated_at=self._now,
             )
             .on_conflict_do_nothing()
@@ -107,7 +107,7 @@ class Holding:
         more = limit_micro - (row.available_micro + row.held_micro + row.spent_micro)
         if more:
             await self.move([row.id], Move.GRANT if more > 0 else Move.WITHDRAW, abs(more), by=by)
-        if row.period != period.value:
+        if period is not None and row.period != period.value:
             values = {"period": period.value, "period_start": period.start(self._now)}
             await self._session.execute(update(BUDGETS).where(BUDGETS.c.id == row.id).values(values))
         [row] = (await self._session.execute(select(BUDGETS).where(BUDGETS.c.id == row.id))).all()

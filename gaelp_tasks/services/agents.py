@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from gaelp_tasks.db.agent_rows import AgentRow
 from gaelp_tasks.db.agents import Agents, Which, shown
+from gaelp_tasks.db.budgets import Holding
 from gaelp_tasks.db.database import Session
 from gaelp_tasks.db.decisions import Decisions
 from gaelp_tasks.db.deployments import Deployments
 from gaelp_tasks.db.idempotency import note_made
+from gaelp_tasks.db.money_rows import budget_of
 from gaelp_tasks.errors import InvalidInvocation, NotFound
 from gaelp_tasks.models.agent import (
     TERMINAL,
@@ -221,8 +223,15 @@ class AgentService:
 async def _raises_approved_budget(
     session: Session, row: AgentRow, before: AgentSpec, after: AgentSpec
 ) -> bool:
-    """Whether more may be spent than somebody has approved; what has stopped may be started again."""
-    if not POLICIES[after.type].needs_approval or not may_spend_more(after, before):
+    """Whether more may be spent than somebody has approved; what has stopped may be started again.
+
+    An admin may have set the budget itself lower than the agent says: more than that counts, too.
+    """
+    if not POLICIES[after.type].needs_approval or after.budget_micro == before.budget_micro:
+        return False
+    now = datetime.now(UTC)
+    own = [budget_of(one, now) for one in await Holding(session, row.tenant, now).budgets([_owner(row)])]
+    if _most_micro(after) <= min([_most_micro(before), *(one.limit_micro for one in own)]):
         return False
     return await Deployments(session, row.tenant).was_approved(row.id)
 
@@ -233,7 +242,8 @@ async def _give_budget(
     """Set the budget of an agent that may spend; one without a limit any more has one that nobody reaches."""
     if not POLICIES[spec.type].spends or (spec.budget_micro is None and instead is None):
         return
-    await set_budget(session, _owner(row), _most_micro(spec), tenant=row.tenant, by=caller.name)
+    most_micro = _most_micro(spec)
+    await set_budget(session, _owner(row), most_micro, tenant=row.tenant, by=caller.name, period=None)
 
 
 UNREACHED = 9 * 10**15  #: the most that a budget can be

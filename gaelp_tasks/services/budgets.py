@@ -175,12 +175,13 @@ async def set_budget(
     *,
     tenant: str,
     by: str,
-    period: Period = Period.NONE,
+    period: Period | None = Period.NONE,
     now: datetime | None = None,
 ) -> Budget:
     """Make the budget of this owner, or change it; 0: nothing may be spent from now on.
 
-    A limit below what is held and spent ends nothing that runs: nothing more is held until it fits.
+    `period` None: as it was, for good where there was none. A limit below what is held and spent ends nothing
+    that runs: nothing more is held until it fits.
     """
     return await Holding(session, tenant, now or datetime.now(UTC)).set(owner, limit_micro, period, by)
 

@@ -210,6 +210,19 @@ async def test_an_approved_budget_is_not_raised_by_its_owner(api, stopped):
     assert budget.limit_micro == 60_000_000
 
 
+async def test_what_an_admin_has_lowered_is_not_raised_again_by_its_owner_and_counts_in_its_period(api):
+    people = People(api)
+    agent = await people.deployed()
+    path, place = f"/api/v1/agents/{agent}", f"/api/v1/budgets/agent/{agent}"
+    lower = {"limit_micro": 10_000_000, "period": "month"}
+    assert (await api.as_(Role.ADMIN).put(place, json=lower)).is_success
+    assert (await people.ann.patch(path, json={"budget_limit": 49})).status_code == 403
+    assert (await people.ann.patch(path, json={"description": "as before"})).is_success
+    assert (await people.ann.patch(path, json={"budget_limit": 9})).is_success
+    told = (await people.ann.get(place)).json()
+    assert (told["limit_micro"], told["period"]) == (9_000_000, "month")
+
+
 @pytest.mark.parametrize("amount", [60, None])
 async def test_nobody_approves_a_budget_that_has_grown_since(api, amount):
     people = People(api)
