@@ -1,4 +1,4 @@
-"""A replica dies while it answers under an Idempotency-Key: whoever asks again has its answer, and it was done once.
+"""A replica dies while it answers under an Idempotency-Key: who asks again has its answer; it was done once.
 
 The short form dies on SQLite between the commit and the answer, and just before that commit; `--long` at each
 place, on both databases.
