@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from gaelp_tasks.db.agent_rows import AgentRow
@@ -21,6 +21,7 @@ from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.models.audit import COLUMNS, SYSTEM, AuditEntry, Kept, Span
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.policy import Act, Asked, Decision, decide
+from gaelp_tasks.services.ageing import throw_away
 
 __all__ = ["as_csv", "as_jsonl", "entries", "happened", "judge", "keep_refusals", "listed", "prune", "trail"]
 
@@ -215,12 +216,8 @@ def _cell(value: Any) -> Any:
 
 async def prune(db: Database, keep_s: float, *, now: datetime | None = None) -> int:
     """Throw away decisions that are older; how many. 0: none ever. Raises DatabaseUnavailable."""
-    if not keep_s:
-        return 0
-    before, thrown = (now or datetime.now(UTC)) - timedelta(seconds=keep_s), 0
-    while True:
-        async with db.writing() as session:
-            some = await Decisions(session, None).prune(before, AT_ONCE)
-        thrown += some
-        if some < AT_ONCE:
-            return thrown
+
+    async def some(session: Session, before: datetime) -> int:
+        return await Decisions(session, None).prune(before, AT_ONCE)
+
+    return await throw_away(db, keep_s, some, now=now)

@@ -5,7 +5,7 @@ both are there or neither. Quotas are held before budgets wherever both are.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from gaelp_tasks.db.budgets import Budgets, Holding
 from gaelp_tasks.db.database import Database, Session
@@ -15,6 +15,7 @@ from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.ledger import NewBudget
 from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, OwnerKind, Period, closing, units
+from gaelp_tasks.services.ageing import throw_away
 
 __all__ = [
     "hold",
@@ -144,15 +145,7 @@ async def prune(db: Database, keep_s: float, *, now: datetime | None = None) -> 
 
     What a budget has paid stays: its balances are the sum of its entries.
     """
-    if not keep_s:
-        return 0
-    before, count = (now or datetime.now(UTC)) - timedelta(seconds=keep_s), 0
-    while True:
-        async with db.writing() as session:
-            gone = await prune_unpaid(session, before)
-        count += gone
-        if not gone:
-            return count
+    return await throw_away(db, keep_s, prune_unpaid, now=now)
 
 
 async def void(session: Session, key: str, *, tenant: str, now: datetime | None = None) -> bool:

@@ -2,16 +2,17 @@
 
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from gaelp_tasks.db.agents import Agents
-from gaelp_tasks.db.database import Database
+from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.measurements import Measurements
 from gaelp_tasks.errors import NotFound
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.event import AgentEvent, EventKind
 from gaelp_tasks.models.measurement import AgentMetrics, NewMetrics
 from gaelp_tasks.models.policy import Act, decide
+from gaelp_tasks.services.ageing import throw_away
 from gaelp_tasks.services.agents import asked_of, found, spec_of
 from gaelp_tasks.services.place import At
 from gaelp_tasks.services.telling import tell
@@ -76,12 +77,8 @@ async def listed(
 
 async def prune(db: Database, keep_s: float, *, now: datetime | None = None) -> int:
     """Throw away what is older; how many. 0: nothing ever is. Raises DatabaseUnavailable."""
-    if not keep_s:
-        return 0
-    before, thrown = (now or datetime.now(UTC)) - timedelta(seconds=keep_s), 0
-    while True:
-        async with db.writing() as session:
-            some = await Measurements(session, None).prune(before, AT_ONCE)
-        thrown += some
-        if some < AT_ONCE:
-            return thrown
+
+    async def some(session: Session, before: datetime) -> int:
+        return await Measurements(session, None).prune(before, AT_ONCE)
+
+    return await throw_away(db, keep_s, some, now=now)
