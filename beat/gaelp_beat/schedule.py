@@ -5,46 +5,21 @@ from typing import Any
 
 __all__ = ["STATIC"]
 
-#: Entries as Celery's beat_schedule has them.
+HOUR_S = 3600.0
+
+
+def _every(seconds: float, task: str) -> dict[str, Any]:
+    """An entry as Celery's beat_schedule has them; one that was missed is not made up for."""
+    return {"task": task, "schedule": timedelta(seconds=seconds), "options": {"expires": seconds}}
+
+
 STATIC: dict[str, dict[str, Any]] = {
-    "expire abandoned streams": {
-        "task": "gaelp.maintenance.expire_abandoned_streams",
-        "schedule": timedelta(hours=1),
-        "options": {"expires": 3600.0},  # a missed one is not made up for
-    },
-    "expire lost attachments": {
-        "task": "gaelp.maintenance.expire_lost_attachments",
-        "schedule": timedelta(hours=1),
-        "options": {"expires": 3600.0},
-    },
-    "record history": {
-        "task": "gaelp.maintenance.record_history",
-        "schedule": timedelta(seconds=10),
-        "options": {"expires": 10.0},
-    },
-    "prune history": {
-        "task": "gaelp.maintenance.prune_history",
-        "schedule": timedelta(hours=1),
-        "options": {"expires": 3600.0},
-    },
-    "prune batches": {
-        "task": "gaelp.maintenance.prune_batches",
-        "schedule": timedelta(hours=1),
-        "options": {"expires": 3600.0},
-    },
-    "resume training jobs": {
-        "task": "gaelp.maintenance.resume_jobs",
-        "schedule": timedelta(seconds=15),
-        "options": {"expires": 15.0},
-    },
-    "prune training jobs": {
-        "task": "gaelp.maintenance.prune_jobs",
-        "schedule": timedelta(hours=1),
-        "options": {"expires": 3600.0},
-    },
-    "resume batches": {
-        "task": "gaelp.maintenance.resume_batches",
-        "schedule": timedelta(seconds=15),
-        "options": {"expires": 15.0},
-    },
+    "expire abandoned streams": _every(HOUR_S, "gaelp.maintenance.expire_abandoned_streams"),
+    "expire lost attachments": _every(HOUR_S, "gaelp.maintenance.expire_lost_attachments"),
+    "record history": _every(10.0, "gaelp.maintenance.record_history"),
+    "prune history": _every(HOUR_S, "gaelp.maintenance.prune_history"),
+    "prune batches": _every(HOUR_S, "gaelp.maintenance.prune_batches"),
+    "resume training jobs": _every(15.0, "gaelp.maintenance.resume_jobs"),
+    "prune training jobs": _every(HOUR_S, "gaelp.maintenance.prune_jobs"),
+    "resume batches": _every(15.0, "gaelp.maintenance.resume_batches"),
 }
