@@ -24,6 +24,7 @@ class Act(StrEnum):
     ROLL_BACK = "roll back"
     SET_SECRET = "set secret"  # noqa: S105  an act, no secret
     REMOVE_SECRET = "remove secret"  # noqa: S105  as above
+    SET_BUDGET = "set budget"  #: itself, beside what its versions say
     MOVE = "move"
     TERMINATE = "terminate"
     DEPLOY = "deploy"
@@ -147,7 +148,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "raised budget",
-        frozenset({Act.CHANGE, Act.ROLL_BACK}),
+        frozenset({Act.CHANGE, Act.ROLL_BACK, Act.SET_BUDGET}),
         lambda one: not one.raises_budget or (one.is_operator and one.caller != one.owner),
         "What was approved with a smaller budget gets a larger one by an operator who is not its owner.",
     ),

@@ -48,6 +48,7 @@ __all__ = [
     "found",
     "invocable",
     "may_spend_more",
+    "raises_approved_budget",
     "spec_of",
     "trainable",
 ]
@@ -160,7 +161,8 @@ class AgentService:
         """The next version, and the budget with it; the agent is locked."""
         caller, agents = self._caller, Agents(session, row.tenant)
         asked = asked_of(caller, row, after, self._at.settings)._replace(
-            raises_budget=await _raises_approved_budget(session, row, before, after)
+            raises_budget=after.budget_micro != before.budget_micro
+            and await raises_approved_budget(session, row, before, _most_micro(after))
         )
         await judge(session, caller, act, asked, agent=row, subject=f"version {row.version + 1}")
         if after != before:
@@ -220,18 +222,20 @@ class AgentService:
             await tell(self._at.redis, self._at.app.keys, event)
 
 
-async def _raises_approved_budget(
-    session: Session, row: AgentRow, before: AgentSpec, after: AgentSpec
+async def raises_approved_budget(
+    session: Session, row: AgentRow, before: AgentSpec, to_micro: int, *, keeps: bool = False
 ) -> bool:
     """Whether more may be spent than somebody has approved; what has stopped may be started again.
 
-    An admin may have set the budget itself lower than the agent says: more than that counts, too.
+    An admin may have set the budget itself, to less than its newest version says or to more: a new version is
+    measured by the lower of both, a budget that `keeps` the version by the higher one.
     """
-    if not POLICIES[after.type].needs_approval or after.budget_micro == before.budget_micro:
+    if not POLICIES[before.type].needs_approval:
         return False
     now = datetime.now(UTC)
     own = [budget_of(one, now) for one in await Holding(session, row.tenant, now).budgets([_owner(row)])]
-    if _most_micro(after) <= min([_most_micro(before), *(one.limit_micro for one in own)]):
+    among = [_most_micro(before), *(one.limit_micro for one in own)]
+    if to_micro <= (max(among) if keeps else min(among)):
         return False
     return await Deployments(session, row.tenant).was_approved(row.id)
 

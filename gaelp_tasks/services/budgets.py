@@ -13,7 +13,6 @@ from gaelp_tasks.db.ledger import Unpaid, prune_unpaid, write_costs, write_unpai
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound, PolicyViolated
 from gaelp_tasks.failpoints import reach
 from gaelp_tasks.models.caller import Caller
-from gaelp_tasks.models.ledger import NewBudget
 from gaelp_tasks.models.money import Budget, Charge, HoldState, Move, Owner, OwnerKind, Period, closing, units
 from gaelp_tasks.services.ageing import throw_away
 
@@ -24,7 +23,6 @@ __all__ = [
     "record",
     "refuse_unpaid",
     "set_budget",
-    "set_by",
     "settle",
     "show",
     "void",
@@ -177,15 +175,6 @@ async def set_budget(
     that runs: nothing more is held until it fits.
     """
     return await Holding(session, tenant, now or datetime.now(UTC)).set(owner, limit_micro, period, by)
-
-
-async def set_by(db: Database, caller: Caller, owner: Owner, new: NewBudget, tenant: str | None) -> Budget:
-    """The same for somebody who asks for it. Raises NotAllowed."""
-    whose = caller.acting_for(tenant)
-    async with db.writing() as session:
-        return await set_budget(
-            session, owner, new.limit_micro, tenant=whose, by=caller.name, period=new.period
-        )
 
 
 async def refuse_unpaid(db: Database, caller: Caller, tenant: str, what: str) -> None:

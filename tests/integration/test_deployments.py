@@ -223,6 +223,27 @@ async def test_what_an_admin_has_lowered_is_not_raised_again_by_its_owner_and_co
     assert (told["limit_micro"], told["period"]) == (9_000_000, "month")
 
 
+async def test_an_admin_who_owns_an_approved_agent_has_another_one_raise_its_budget(api):
+    people, root, eve = People(api), api.as_(Role.ADMIN, name="root"), api.as_(Role.ADMIN, name="eve")
+    people.ann = root
+    agent = await people.deployed()
+    place = f"/api/v1/budgets/agent/{agent}"
+    lower, back, more = ({"limit_micro": units * 1_000_000} for units in (10, 50, 60))
+    for body in (lower, back):
+        assert (await root.put(place, json=body)).is_success
+    assert (await root.put(place, json=more)).status_code == 403
+    assert (await eve.put(place, json=more)).is_success
+    assert (await root.put(place, json=more)).is_success, "it is no more than it was"
+    acts = [one for one in await told(api, agent_id=agent) if one["act"] == "set budget"]
+    assert [(one["actor"], one["rule"], one["subject"]) for one in acts] == [
+        ("root", "", "10.00"),
+        ("root", "", "50.00"),
+        ("root", "raised budget", "60.00"),
+        ("eve", "", "60.00"),
+        ("root", "", "60.00"),
+    ]
+
+
 @pytest.mark.parametrize("amount", [60, None])
 async def test_nobody_approves_a_budget_that_has_grown_since(api, amount):
     people = People(api)

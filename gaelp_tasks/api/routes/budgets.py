@@ -14,6 +14,7 @@ from gaelp_tasks.models.caller import Caller, Role, TenantName, UserName
 from gaelp_tasks.models.ledger import CostLine, CostSum, Entry, Group, Moment, NewBudget, Which
 from gaelp_tasks.models.money import Budget, CostKind, Owner, OwnerKind
 from gaelp_tasks.services import budgets
+from gaelp_tasks.services.limiting import set_by
 
 __all__ = ["costs", "router"]
 
@@ -50,7 +51,7 @@ async def change(
     tenant: Tenant = None,
 ) -> Budget:
     """Make a budget, or change its limit; what is held and spent stays so."""
-    return await budgets.set_by(at.db, caller, Owner(kind, owner_id), new, tenant)
+    return await set_by(at, caller, Owner(kind, owner_id), new, tenant)
 
 
 @router.get("/{kind}/{owner_id}/entries")

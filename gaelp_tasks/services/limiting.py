@@ -1,0 +1,45 @@
+"""Budgets that admins set: those of agents are decided about, and stand in the audit."""
+
+from gaelp_tasks.db.agents import Agents
+from gaelp_tasks.db.database import Session
+from gaelp_tasks.models.caller import Caller
+from gaelp_tasks.models.ledger import NewBudget
+from gaelp_tasks.models.money import Budget, Owner, OwnerKind, units
+from gaelp_tasks.models.policy import Act
+from gaelp_tasks.services.agents import asked_of, raises_approved_budget, spec_of
+from gaelp_tasks.services.audit import judge, trail
+from gaelp_tasks.services.budgets import set_budget
+from gaelp_tasks.services.place import At
+
+__all__ = ["set_by"]
+
+LONGEST_ID = 18  #: digits that fit into a column
+
+
+async def set_by(at: At, caller: Caller, owner: Owner, new: NewBudget, tenant: str | None) -> Budget:
+    """Make a budget, or change it, for somebody who asks.
+
+    Raises NotAllowed; for that of an agent PolicyViolated, and Conflict where it is terminated.
+    """
+    whose = caller.acting_for(tenant)
+    async with trail(at.db) as session:
+        if owner.kind is OwnerKind.AGENT:
+            await _judge(session, at, caller, owner, new, whose)
+        return await set_budget(
+            session, owner, new.limit_micro, tenant=whose, by=caller.name, period=new.period
+        )
+
+
+async def _judge(session: Session, at: At, caller: Caller, owner: Owner, new: NewBudget, tenant: str) -> None:
+    """An id that no agent has so far has a budget, and nobody who decides about it."""
+    if not (owner.id.isascii() and owner.id.isdigit()) or len(owner.id) > LONGEST_ID:
+        return
+    row = await Agents(session, tenant).row(int(owner.id), lock=True)
+    if row is None:
+        return
+    spec = (await spec_of(session, row)).spec
+    raises = await raises_approved_budget(session, row, spec, new.limit_micro, keeps=True)
+    asked = asked_of(caller, row, spec, at.settings)._replace(raises_budget=raises)
+    often = "" if new.period.value == "none" else f" each {new.period}"
+    subject = f"{units(new.limit_micro)}{often}"
+    await judge(session, caller, Act.SET_BUDGET, asked, agent=row, subject=subject)
