@@ -10,7 +10,8 @@ import requests
 import typer
 
 from gaelp_tasks.clients import ModelInfo, wire
-from gaelp_tasks.clients.wire import canonical, keep_alive_value
+from gaelp_tasks.clients.requests import keep_alive_value
+from gaelp_tasks.clients.wire import canonical
 from gaelp_tasks.errors import ModelMissing, NodeError, NodeFailed, NodeUnreachable, RequestRefused
 from gaelp_tasks.footprints import ModelShape
 from gaelp_tasks.settings import Settings

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 
-from gaelp_tasks.clients import wire
+from gaelp_tasks.clients import requests, wire
 from gaelp_tasks.clients.base import PROBE, BaseOllamaClient, ChatResponse, Embeddings, ModelInfo
 from gaelp_tasks.clients.limits import Limits
 from gaelp_tasks.clients.transport import Transport
@@ -104,11 +104,11 @@ class LocalOllamaClient(BaseOllamaClient):
         """Stream the answer; see BaseOllamaClient. Raises InvalidInvocation for what is no model option."""
         conversation = as_messages(messages)
         name = await self.resolve(model)
-        payload = wire.body(
-            wire.chat_request(
+        payload = requests.body(
+            requests.chat_request(
                 conversation,
                 model=name,
-                keep_alive=wire.keep_alive_value(self.keep_alive),
+                keep_alive=requests.keep_alive_value(self.keep_alive),
                 num_ctx=self.num_ctx,
                 format=format,
                 tools=tools,
@@ -308,17 +308,17 @@ class LocalOllamaClient(BaseOllamaClient):
 
     async def _post(self, path: str, request: Mapping[str, Any], model: str, limit_s: float) -> bytes:
         """A call that needs the model in memory. Raises TimeoutError after `limit_s`."""
-        whole = {"model": model, "keep_alive": wire.keep_alive_value(self.keep_alive), **request}
+        whole = {"model": model, "keep_alive": requests.keep_alive_value(self.keep_alive), **request}
         if self.num_ctx > 0:
             whole["options"] = {"num_ctx": self.num_ctx}
         until = asyncio.get_running_loop().time() + limit_s
-        return await self._transport.ask(path, wire.body(whole), until=until, model=model)
+        return await self._transport.ask(path, requests.body(whole), until=until, model=model)
 
     async def _ask(self, path: str, request: Mapping[str, Any] | None = None, model: str = "") -> bytes:
         """A small question, which a node answers at once."""
         limit_s = self.limits.answer_s
         until = asyncio.get_running_loop().time() + limit_s
-        payload = None if request is None else wire.body(request)
+        payload = None if request is None else requests.body(request)
         try:
             return await self._transport.ask(path, payload, until=until, model=model)
         except TimeoutError:

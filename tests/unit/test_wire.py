@@ -1,4 +1,4 @@
-"""Ollama's protocol: what we ask, and what we make of what comes back."""
+"""What nodes say, as data: chunks, documents, refusals, whatever they are made of."""
 
 import json
 import math
@@ -10,19 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gaelp_tasks.clients import ChatResponse, Limits, ModelInfo, wire
+from gaelp_tasks.clients import ChatResponse, ModelInfo, wire
 from gaelp_tasks.clients.refusals import refusal, retry_after_s
-from gaelp_tasks.errors import (
-    GaelpError,
-    InvalidInvocation,
-    NodeError,
-    NodeFailed,
-    SettingsError,
-    StreamTruncated,
-    Verdict,
-)
-from gaelp_tasks.models import FunctionCall, Message, ToolCall, Usage, as_messages
-from gaelp_tasks.settings import Settings
+from gaelp_tasks.errors import GaelpError, NodeError, NodeFailed, StreamTruncated, Verdict
+from gaelp_tasks.models import FunctionCall, ToolCall, Usage
 
 NODE = "http://node:11434"
 unhurried = settings(deadline=None)  # a busy machine is no failure
@@ -221,75 +212,6 @@ def test_a_long_error_of_a_node_is_cut_to_one_short_line():
     assert len(str(caught.value)) < 400
 
 
-# --- requests ---------------------------------------------------------------------------------------
-
-
-def chat(messages="Hi", *, context=0, format=None, tools=None, think=None, **options):  # noqa: A002  Ollama's name
-    return wire.chat_request(
-        as_messages(messages),
-        model="m",
-        keep_alive=300,
-        num_ctx=context,
-        format=format,
-        tools=tools,
-        think=think,
-        options=options,
-    )
-
-
-def test_a_plain_chat_sends_no_field_that_was_not_asked_for():
-    assert chat() == {
-        "model": "m",
-        "messages": [{"role": "user", "content": "Hi"}],
-        "stream": True,
-        "keep_alive": 300,
-    }
-
-
-def test_everything_asked_for_is_sent():
-    tool = {"type": "function", "function": {"name": "f"}}
-    request = chat(context=4096, format="json", tools=(tool,), think=False, temperature=0, seed=None)
-    assert request["options"] == {"temperature": 0, "num_ctx": 4096}
-    assert (request["format"], request["tools"], request["think"]) == ("json", [tool], False)
-
-
-def test_an_argument_that_is_null_survives_the_way_to_the_node():
-    call = ToolCall(function=FunctionCall(name="f", arguments={"x": None}))
-    [message] = chat([Message(role="assistant", tool_calls=(call,))])["messages"]
-    assert message["tool_calls"] == [{"function": {"name": "f", "arguments": {"x": None}}}]
-
-
-@pytest.mark.parametrize("name", ["num_ctx", "keep_alive", "options", "stream"])
-def test_a_keyword_that_a_node_would_ignore_is_refused(name):
-    with pytest.raises(InvalidInvocation, match=f"^{name} is no model option: "):
-        chat(**{name: 1})
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, object()])
-def test_what_json_cannot_say_is_refused_before_it_is_sent(value):
-    with pytest.raises(InvalidInvocation, match="cannot be written as JSON"):
-        wire.body({"temperature": value})
-
-
-@pytest.mark.parametrize(
-    ("given_", "sent"),
-    [
-        (300, 300),
-        (300.0, 300),
-        (0, 0),
-        (0.5, "0.500s"),
-        (-1, -1),
-        (-0.5, -1),
-        (math.inf, -1),
-        ("300", 300),
-        ("-1", -1),
-        ("5m", "5m"),
-    ],
-)
-def test_keep_alive_is_written_as_ollama_takes_it(given_, sent):
-    assert wire.keep_alive_value(given_) == sent
-
-
 @pytest.mark.parametrize(
     ("name", "listed"),
     [
@@ -376,22 +298,6 @@ def test_every_status_is_an_error_with_a_verdict(status, answer):
     error = refusal(status, answer, node=NODE, path="/api/chat", model="m", wait_s=None)
     assert isinstance(error.verdict, Verdict)
     assert str(error).startswith(NODE)
-
-
-# --- limits -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"connect_s": 0}, {"stall_s": -1}, {"load_s": math.inf}, {"total_s": math.nan}]
-)
-def test_a_limit_that_is_none_is_said(wrong):
-    with pytest.raises(SettingsError, match=next(iter(wrong))):
-        Limits(**wrong)
-
-
-def test_limits_come_from_the_settings():
-    settings = Settings(connect_timeout_s=1, load_timeout_s=2, first_token_timeout_s=3, stall_timeout_s=0)
-    assert Limits.from_settings(settings) == Limits(connect_s=1, load_s=2, first_token_s=3, stall_s=0)
 
 
 def test_the_errors_we_raise_can_be_rebuilt_from_their_sentence():
