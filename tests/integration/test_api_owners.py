@@ -84,6 +84,8 @@ async def ask(api: Api, who: str, method: str, place: str, body: object):
 async def test_a_colleague_changes_nothing_and_everybody_above_does(api, noun):
     own = [change for _, *change in filter(lambda row: row[0] == noun, CHANGES)]
     for (method, rest, body, status), (who, (_, _, may)) in product(own, ASKERS.items()):
+        if who == "admin" and (method, rest) != (own[0][0], own[0][1]):
+            continue  # one of each noun will do: what operators may, admins may
         await ask(api, "ann", "DELETE", "/api/v1/schedules/nightly", None)  # its name is free again
         place = await made(api, noun)
         answer = await ask(api, who, method, place + rest, body)

@@ -182,8 +182,8 @@ async def test_who_has_taken_a_secret_away_does_not_approve_that(sealing):
     await does(people.eve, "approve")
 
 
-async def test_who_has_made_an_earlier_version_that_nobody_else_looked_at_does_not_approve(both):
-    people = People(both)
+async def test_who_has_made_an_earlier_version_that_nobody_else_looked_at_does_not_approve(sealing):
+    people = People(sealing)
     await people.deployed("approve")  # version 1, by op
     await people.eve.patch(PATH, json={"config": {"system_prompt": "Be reckless."}})
     await people.ann.patch(PATH, json={"description": "a word"})
