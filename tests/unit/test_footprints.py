@@ -13,50 +13,16 @@ from gaelp_tasks.footprints import (
     ModelShape,
     NaiveMemoryModel,
     Room,
-    in_words,
     is_cut,
     memory_model,
     needed_bytes,
-    plan_node,
     read_shape,
     slots,
     unusual,
 )
+from support.shapes import GIB, LLAMA_1B, LLAMA_8B, MIB, MINILM, QWEN_7B, SMOLLM2, factors, kv, shape
 
-MIB, GIB = 1024**2, 1024**3
 MANY = 10**9
-
-#: as /api/show tells them: llama.block_count and so on
-SMOLLM2 = {
-    "block_count": 30, "context_length": 8192, "embedding_length": 576, "feed_forward_length": 1536,
-    "attention.head_count": 9, "attention.head_count_kv": 3,
-}  # fmt: skip
-LLAMA_8B = {
-    "block_count": 32, "context_length": 131072, "embedding_length": 4096, "feed_forward_length": 14336,
-    "attention.head_count": 32, "attention.head_count_kv": 8,
-}  # fmt: skip
-LLAMA_1B = {
-    "block_count": 16, "context_length": 131072, "embedding_length": 2048, "feed_forward_length": 8192,
-    "attention.head_count": 32, "attention.head_count_kv": 8, "attention.key_length": 64,
-    "attention.value_length": 64,
-}  # fmt: skip
-QWEN_7B = {
-    "block_count": 28, "context_length": 131072, "embedding_length": 3584, "feed_forward_length": 18944,
-    "attention.head_count": 28, "attention.head_count_kv": 4,
-}  # fmt: skip
-MINILM = {
-    "block_count": 6, "context_length": 512, "embedding_length": 384, "feed_forward_length": 1536,
-    "attention.head_count": 12, "attention.causal": False, "pooling_type": 1,
-}  # fmt: skip
-
-
-def shape(sizes, architecture="llama", *, weights_bytes=GIB, name="m", **more):
-    info = {f"{architecture}.{size}": value for size, value in sizes.items()}
-    return read_shape(name, weights_bytes, {"general.architecture": architecture, **info}, **more)
-
-
-def kv(sizes, num_ctx, kv_cache_type="f16", **more):
-    return KvMemoryModel(shape=shape(sizes, **more), num_ctx=num_ctx, kv_cache_type=kv_cache_type)
 
 
 class Fixed:
@@ -148,9 +114,9 @@ def test_every_expert_that_a_token_uses_has_buffers_of_its_own():
 
 # --- arithmetic, for every input ------------------------------------------------------------------
 
+
 sizes_of_memory = st.integers(0, 2**50)
 takes = st.integers(1, 2**45)
-factors = st.floats(1, 8)
 
 
 def rooms(free=sizes_of_memory, reserve=sizes_of_memory):
@@ -355,111 +321,3 @@ def test_the_context_is_what_is_asked_for_else_the_modelfiles_else_the_servers()
     assert found.default_tokens == 2048
     assert [found.context(0, 4096), found.context(1024, 4096), found.context(10**6)] == [2048, 1024, 8192]
     assert shape(SMOLLM2).context(0, 4096) == 4096
-
-
-# --- what a node should have ----------------------------------------------------------------------
-
-
-def room(gib, factor=1.5):
-    return Room(free_bytes=int(gib * GIB), reserve_bytes=2 * GIB, safety_factor=factor)
-
-
-BIG = shape(LLAMA_8B, weights_bytes=int(4.6 * GIB), name="big")
-SMALL = shape(LLAMA_1B, weights_bytes=int(1.2 * GIB), name="small")
-EMBED = shape(MINILM, "bert", weights_bytes=44 * MIB, name="embed", embeds=True)
-
-
-def test_slots_are_shared_out_so_that_all_models_stay_in_memory():
-    found = plan_node([BIG, SMALL, EMBED], room(24), num_ctx=8192)
-    assert (found.num_ctx, found.together) == (8192, True)
-    assert sum(one.needed_bytes for one in found.models) <= 22 * GIB
-    assert found.num_parallel == 6
-    assert [one.num_parallel for one in found.models] == [6, 6, 1]
-    assert "as asked for" in found.why[0]
-    assert "all 3 models may stay in memory together" in found.why[1]
-    assert found.models[0].kv_slots > found.models[0].num_parallel
-    assert found.models[0].naive_slots == 3
-
-
-def test_models_that_do_not_fit_together_take_turns():
-    found = plan_node([BIG, SMALL], room(11), num_ctx=8192)
-    assert (found.num_parallel, found.together) == (1, False)
-    assert "take turns" in found.why[1]
-    assert "big has no room for more" in found.why[1]
-
-
-def test_a_context_is_halved_until_each_model_that_can_fit_has_a_slot():
-    found = plan_node([BIG], room(24), num_ctx=131072)
-    assert found.num_ctx == 65536
-    assert found.models[0].kv_slots >= 1
-    assert "with 131072 some model has no slot" in found.why[0]
-    assert plan_node([BIG, SMALL], room(11), num_ctx=131072).num_ctx == 8192
-    assert "no model here was trained for" in plan_node([BIG], room(90), num_ctx=500_000).why[0]
-
-
-def test_what_fits_nowhere_is_told_and_keeps_nobody_from_the_rest():
-    found = plan_node([BIG, SMALL], room(5), num_ctx=4096)
-    assert [one.num_parallel > 0 for one in found.models] == [False, True]
-    assert found.num_ctx == 4096
-    assert any(sentence.startswith("big does not fit") for sentence in found.why)
-    nothing = plan_node([BIG], room(1))
-    assert (nothing.num_parallel, nothing.together) == (0, False)
-    assert "no model fits" in nothing.why[1]
-
-
-def test_never_more_than_eight_slots_are_advised():
-    found = plan_node([SMALL], room(400))
-    assert found.num_parallel == 8
-    assert "more than 8" in found.why[-1]
-    assert found.num_ctx == 4096, "Ollama's own"
-
-
-def test_the_naive_model_decides_where_it_is_chosen():
-    by_naive = plan_node([BIG], room(24), kind="naive")
-    assert by_naive.num_parallel == by_naive.models[0].naive_slots == 3
-    assert by_naive.models[0].kv_slots > 3
-
-
-def test_models_of_one_run_at_a_time_and_of_unknown_shape_are_told():
-    alone = shape(LLAMA_1B, "qwen3vl", name="eyes")
-    untold = read_shape("untold", GIB, {})
-    found = plan_node([alone, untold], room(24))
-    assert [one.num_parallel for one in found.models] == [1, found.num_parallel]
-    assert found.models[1].kv_slot_bytes is None
-    words = " ".join(found.why)
-    assert "Ollama runs qwen3vl one at a time" in words
-    assert "untold: the server tells no shape of it" in words
-    assert plan_node([alone, EMBED], room(24)).num_parallel == 1
-
-
-def test_nothing_to_plan_for_is_a_plan_too():
-    assert plan_node([], room(24)).num_parallel == 0
-
-
-some = st.lists(st.sampled_from([BIG, SMALL, EMBED]), unique=True, min_size=1)
-
-
-@given(some, st.integers(0, 80), st.sampled_from([0, 1000, 4096, 50_000, 131072]), factors)
-def test_what_is_advised_fits(shapes, gib, num_ctx, factor):
-    asked = Room(free_bytes=gib * GIB, reserve_bytes=2 * GIB, safety_factor=factor)
-    found = plan_node(shapes, asked, num_ctx=num_ctx)
-    for one in found.models:
-        assert (one.num_parallel > 0) == (one.needed_bytes <= asked.usable_bytes)
-        assert one.num_parallel <= one.kv_slots
-    needed = sum(one.needed_bytes for one in found.models if one.num_parallel)
-    assert found.together == (0 < needed <= asked.usable_bytes)
-    assert all(sentence.endswith(".") and "\n" not in sentence for sentence in found.why)
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (90 * MIB, "90.0 MiB"),
-        (int(4.6 * GIB), "4.60 GiB"),
-        (512 * GIB, "512 GiB"),
-    ],
-)
-def test_sizes_in_words(size, words):
-    assert in_words(size) == words
