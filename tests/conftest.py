@@ -1,6 +1,7 @@
 """Every test starts from a scrubbed environment; fixtures of real servers live in tests/support."""
 
 import os
+import signal
 import socket
 from tempfile import TemporaryDirectory
 
@@ -11,6 +12,10 @@ for _name in tuple(os.environ):
     ours = _name.startswith(("GAELP_", "OLLAMA_", "CELERY_", "FLOWER_", "OTEL_"))
     if ours and not _name.startswith("GAELP_TEST_"):
         del os.environ[_name]
+
+# what a shell starts in the background ignores Ctrl-C, and so would every program that a test starts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: what programs keep for their user stays out of the home of whoever runs the tests
 _state = TemporaryDirectory(prefix="gaelp-state-")

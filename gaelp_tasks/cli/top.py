@@ -2,14 +2,13 @@
 
 import os
 import select
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, strftime, time
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -21,6 +20,7 @@ from rich.text import Text
 from gaelp_tasks import app
 from gaelp_tasks.cli.nodes import NARROW, models_table, nodes_table, reasons, troubles
 from gaelp_tasks.cli.output import Json, out, print_json
+from gaelp_tasks.cli.signals import INTERRUPTED, Noted, noted_signals
 from gaelp_tasks.errors import GaelpError
 from gaelp_tasks.models.capacity import NodeSnapshot
 from gaelp_tasks.overview import Runner, busy_slots, live_nodes, of_tiers, runners, waiting_in
@@ -34,7 +34,6 @@ TITLE = 3  #: lines of a table beside its rows: title, head, and how many more t
 TITLES = 2 * TITLE + 1  #: of two with a line between
 RUNS_AT_LEAST = 4  #: rows of runs that keep their place however many models there are
 SHORT_ID = 8  #: characters; enough to tell two apart; `gaelp show`, `attach` and `cancel` take them
-TERMINATED = 143
 #: of the runs: name -> columns that a terminal must have for it
 COLUMNS = {
     "id": 0, "agent": 60, "tier": 0, "model": 60, "age": 0, "tokens": 0,
@@ -191,26 +190,29 @@ def _watch() -> None:
     threading.Thread(target=looker.run, name="gaelp-look", daemon=True).start()
     console = Console(highlight=False)
     try:
-        with _leaving_on_terminate(), _single_keys():
+        with noted_signals() as noted, _single_keys():
             looker.looked.wait(EVERY_S)
             with Live(console=console, screen=True, auto_refresh=False) as live:
                 live.update(looker.frame(console), refresh=True)
-                while not _wants_to_leave(EVERY_S):
+                while not _wants_to_leave(EVERY_S, noted):
                     live.update(looker.frame(console), refresh=True)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        if noted.code:
+            raise typer.Exit(noted.code)
+    except KeyboardInterrupt:  # before or after they were noted
+        raise typer.Exit(INTERRUPTED) from None
     finally:
         looker.ended.set()
 
 
-def _wants_to_leave(within_s: float) -> bool:
-    """Whether q was pressed, or the terminal has gone, within this time."""
-    if not sys.stdin.isatty():
-        threading.Event().wait(within_s)
-        return False
+def _wants_to_leave(within_s: float, noted: Noted) -> bool:
+    """Whether a signal came, q was pressed, or the terminal has gone, within this time."""
+    keys_from = [sys.stdin] if sys.stdin.isatty() else []
     until = monotonic() + within_s
     while (left_s := until - monotonic()) > 0:
-        if select.select([sys.stdin], [], [], left_s)[0]:
+        ready, _, _ = select.select([noted.woken, *keys_from], [], [], left_s)
+        if noted.woken in ready:
+            return True
+        if ready:
             keys = os.read(sys.stdin.fileno(), 1024)
             if not keys or b"q" in keys.lower():
                 return True
@@ -232,17 +234,3 @@ def _single_keys() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-@contextmanager
-def _leaving_on_terminate() -> Iterator[None]:
-    """SIGTERM leaves by the ordinary way out, which restores the terminal."""
-
-    def leave(*_: Any) -> NoReturn:
-        raise typer.Exit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
