@@ -164,7 +164,8 @@ class AgentService:
             raises_budget=after.budget_micro != before.budget_micro
             and await raises_approved_budget(session, row, before, _most_micro(after))
         )
-        await judge(session, caller, act, asked, agent=row, subject=f"version {row.version + 1}")
+        subject = f"version {row.version + (after != before)}"
+        await judge(session, caller, act, asked, agent=row, subject=subject)
         if after != before:
             agents.add_version(row, after, author=caller.name, now=datetime.now(UTC), again=again)
             if after.budget_micro != before.budget_micro:

@@ -223,6 +223,15 @@ async def test_what_an_admin_has_lowered_is_not_raised_again_by_its_owner_and_co
     assert (told["limit_micro"], told["period"]) == (9_000_000, "month")
 
 
+async def test_the_audit_names_no_version_that_was_not_made(api):
+    people = People(api)
+    agent = await people.register()
+    for changed in ({"description": "x"}, {"description": "x"}, {}):
+        assert (await people.ann.patch(f"/api/v1/agents/{agent}", json=changed)).json()["version"] == 2
+    acts = [one["subject"] for one in await told(api, agent_id=agent) if one["act"] == "change"]
+    assert acts == ["version 2"] * 3
+
+
 async def test_an_admin_who_owns_an_approved_agent_has_another_one_raise_its_budget(api):
     people, root, eve = People(api), api.as_(Role.ADMIN, name="root"), api.as_(Role.ADMIN, name="eve")
     people.ann = root
