@@ -34,7 +34,8 @@ def main() -> None:
         sys.stdout = None
         sys.exit(0)
     except OSError as error:
-        print(f"gaelp: {error.strerror or error}.", file=sys.stderr)
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        print(f"gaelp: {where}{error.strerror or error}.", file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,9 +1,7 @@
 """`gaelp agents`: agents, their versions and secrets, what they are measured by; asked of the API."""
 
-import json
 import sys
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gaelp_tasks.cli.agent_words import facts_of, table_of
-from gaelp_tasks.cli.api_client import api
+from gaelp_tasks.cli.api_client import api, read_json
 from gaelp_tasks.cli.output import Json, note, out, print_json
 from gaelp_tasks.models.agent import AgentState, AgentType
 
@@ -66,7 +64,7 @@ def register(file: File, *, as_json: Json = False) -> None:
 
     Example: gaelp agents register examples/agent-config.json
     """
-    _tell(api().post("agents", _read(file)), as_json)
+    _tell(api().post("agents", read_json(file)), as_json)
 
 
 @agents_app.command()
@@ -75,7 +73,7 @@ def edit(agent: AgentId, file: File, *, as_json: Json = False) -> None:
 
     Example: echo '{"budget_limit": 6000}' | gaelp agents edit 1 -
     """
-    _tell(api().patch(f"agents/{agent}", _read(file)), as_json)
+    _tell(api().patch(f"agents/{agent}", read_json(file)), as_json)
 
 
 @agents_app.command()
@@ -225,16 +223,6 @@ def _names(found: list[str], as_json: bool) -> None:
         out.print(escape("\n".join(found)))
     else:
         note("it has no secrets.")
-
-
-def _read(file: str) -> Any:
-    """The JSON of a file. Raises BadParameter."""
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-        return json.loads(text)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no JSON"
-        raise typer.BadParameter(f"{file} cannot be read: {why}.") from None
 
 
 def _tell(agent: dict[str, Any], as_json: bool) -> None:

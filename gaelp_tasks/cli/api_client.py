@@ -1,11 +1,15 @@
 """How the verbs of the control plane ask `gaelp api`: over HTTP, signed in by GAELP_API_TOKEN."""
 
+import json
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import requests
+import typer
 
 from gaelp_tasks.errors import (
     BudgetExceeded,
@@ -19,7 +23,7 @@ from gaelp_tasks.errors import (
 )
 from gaelp_tasks.settings import Settings, load_settings, masked
 
-__all__ = ["Api", "api"]
+__all__ = ["Api", "api", "read_json"]
 
 ANSWER_S = 30.0  #: an API that says nothing for longer does not answer
 PIECE_BYTES = 64 * 1024  #: of a long answer at once
@@ -197,3 +201,13 @@ def _cause(error: requests.RequestException) -> str:
     if isinstance(error, requests.exceptions.SSLError):
         return "its certificate does not hold"
     return "no connection" if isinstance(error, requests.ConnectionError) else type(error).__name__
+
+
+def read_json(file: str) -> Any:
+    """The JSON of a file; '-': of standard input. Raises BadParameter."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        return json.loads(text)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise typer.BadParameter(f"{file} cannot be read: {why}.") from None

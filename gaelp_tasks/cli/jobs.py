@@ -1,10 +1,8 @@
 """`gaelp jobs`: training jobs, asked of the API."""
 
 import json
-import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gaelp_tasks.cli.api_client import api
+from gaelp_tasks.cli.api_client import api, read_json
 from gaelp_tasks.cli.output import Json, out, print_json
-from gaelp_tasks.errors import InvalidInvocation
 from gaelp_tasks.models.training import ENDED, JobState
 
 __all__ = ["jobs_app"]
@@ -93,7 +90,7 @@ def show(job_id: JobId, *, as_json: Json = False) -> None:
 
 @jobs_app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The job as JSON; - reads standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The job as JSON; - reads standard input.")],
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it has ended, with its progress.")] = False,
     as_json: Json = False,
@@ -102,7 +99,7 @@ def submit(
 
     Example: gaelp jobs submit examples/job-config.json --wait
     """
-    job = api().post("jobs", _read(file))
+    job = api().post("jobs", read_json(file))
     if wait:
         job = _wait(job, quiet=as_json)
     if as_json:
@@ -172,14 +169,6 @@ def _ask(job_id: int, verb: str, *, as_json: bool) -> None:
         return
     stops = job["status"] == JobState.RUNNING
     out.print(f"job {job_id}: {_state(job)}{', and told to stop' if stops else ''}")
-
-
-def _read(file: Path) -> Any:
-    """Raises InvalidInvocation where it is no JSON."""
-    try:
-        return json.loads(sys.stdin.read() if str(file) == "-" else file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInvocation(f"{file} cannot be read as JSON: {error}.") from None
 
 
 def _wait(job: dict[str, Any], *, quiet: bool) -> dict[str, Any]:

@@ -59,4 +59,4 @@ def test_a_job_is_submitted_shown_listed_paused_resumed_and_cancelled(gaelp, tmp
     assert gaelp("logs", number, "--follow") == ""
     assert json.loads(gaelp("cancel", str(int(number) + 1), "--json"))["status"] == "cancelled"
     assert "no training job" in gaelp("show", "999999", code=1)
-    assert "cannot be read as JSON" in gaelp("submit", str(tmp_path / "none.json"), code=1)
+    assert "no such file" in " ".join(gaelp("submit", str(tmp_path / "none.json"), code=2).lower().split())

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from gaelp_tasks.cli.__main__ import main
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,15 @@ def test_a_worker_that_cannot_run_says_why_and_exits_with_one(variables, words):
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_had_is_named(monkeypatch, capsys):
+    def verb(**_):
+        Path("/nowhere/results.jsonl").open("w")
+
+    monkeypatch.setattr("gaelp_tasks.cli.app.cli", verb)
+    monkeypatch.setenv("GAELP_BROKER_URL", "redis://127.0.0.1:1/0")
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "gaelp: /nowhere/results.jsonl: No such file or directory.\n"
