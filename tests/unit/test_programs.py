@@ -35,7 +35,7 @@ def test_a_worker_that_cannot_run_says_why_and_exits_with_one(variables, words):
 
 def test_a_file_that_cannot_be_had_is_named(monkeypatch, capsys):
     def verb(**_):
-        Path("/nowhere/results.jsonl").open("w")
+        Path("/nowhere/results.jsonl").write_text("")
 
     monkeypatch.setattr("gaelp_tasks.cli.app.cli", verb)
     monkeypatch.setenv("GAELP_BROKER_URL", "redis://127.0.0.1:1/0")
