@@ -6,7 +6,7 @@ from gaelp_tasks.api import exporter
 from gaelp_tasks.api.replays import forget_old
 from gaelp_tasks.api.state import State
 from gaelp_tasks.api.watching import watchers
-from gaelp_tasks.services import forsaken, job_line, upkeep
+from gaelp_tasks.services import batch_bills, forsaken, job_line, upkeep
 from gaelp_tasks.services.relay import Relay
 
 __all__ = ["BACKGROUND", "LISTENING"]
@@ -39,6 +39,7 @@ BACKGROUND: list[Callable[[State], Awaitable[None]]] = [
     _accept,
     _relay,
     _stop_agents,
+    batch_bills.watch,
     forsaken.watch,
     upkeep.prune,
     _jobs,

@@ -299,7 +299,12 @@ def remove(
         batch = _find(ask, batch_id)
         if sys.stdin.isatty() and not yes:
             typer.confirm(f"Delete {batch.id} and its {batch.counts.total:,} lines for good?", abort=True)
-        if not ask(lambda batches: batches.remove(batch.id)):
+        try:
+            is_gone = ask(lambda batches: batches.remove(batch.id))
+        except Conflict as error:
+            note(str(error))
+            raise typer.Exit(1) from None
+        if not is_gone:
             note(f"It is {batch.state}: cancel it first.")
             raise typer.Exit(1)
     print(f"{batch.id} is gone.")

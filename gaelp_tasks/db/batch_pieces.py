@@ -7,12 +7,23 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gaelp_tasks.db.batch_rows import BATCHES, LINES, storable
+from gaelp_tasks.db.batch_rows import BATCHES, BILLS, BOUNDS, LINES, storable
+from gaelp_tasks.errors import Conflict
 from gaelp_tasks.models.batch import LineOutcome
 from gaelp_tasks.models.batch_work import Ended
 
-__all__ = ["close_some", "fail_some", "portions", "remove_some", "write_outcomes"]
+__all__ = [
+    "close_some",
+    "fail_some",
+    "is_billed",
+    "known_ids",
+    "open_numbers",
+    "portions",
+    "remove_some",
+    "write_outcomes",
+]
 
+PIECE = 500  #: lines of one question; databases bound what one may name
 PIECE_BYTES = 8 * 1024**2  #: of texts in memory at once; a longer one comes alone
 AT_ONCE = 5000  #: lines of one transaction, so that no writer keeps the others out for long
 NOT_RUN = "The batch failed before this line could be run."
@@ -48,15 +59,43 @@ async def fail_some(session: AsyncSession, row: Any, *, now: datetime) -> int:
 async def remove_some(session: AsyncSession, row: Any) -> bool:
     """Delete a piece of a batch's lines, or itself where none is left; whether it is gone.
 
-    `row` is that of the batch, locked.
+    `row` is that of the batch, locked. Raises Conflict where what it has cost is not settled yet.
     """
+    if await is_billed(session, row.key):
+        raise Conflict("What it has cost is not settled yet: `gaelp api` does that within seconds.")
     first = select(LINES.c.number).where(LINES.c.batch == row.key).order_by(LINES.c.number)
     numbers = (await session.scalars(first.limit(AT_ONCE))).all()
     if numbers:
-        await session.execute(delete(LINES).where(LINES.c.batch == row.key, LINES.c.number <= numbers[-1]))
+        for table in (BOUNDS, LINES):
+            those = (table.c.batch == row.key, table.c.number <= numbers[-1])
+            await session.execute(delete(table).where(*those))
         return False
     await session.execute(delete(BATCHES).where(BATCHES.c.key == row.key))
     return True
+
+
+async def known_ids(session: AsyncSession, key: int, ids: Sequence[str]) -> set[str]:
+    """Those of these custom_ids that the batch with this key has."""
+    known: set[str] = set()
+    for at in range(0, len(ids), PIECE):
+        asked = select(LINES.c.custom_id).where(
+            LINES.c.batch == key, LINES.c.custom_id.in_(ids[at : at + PIECE])
+        )
+        known.update(await session.scalars(asked))
+    return known
+
+
+async def open_numbers(session: AsyncSession, key: int, numbers: Sequence[int]) -> set[int]:
+    """Those of these lines of the batch with this key that have no outcome."""
+    found: set[int] = set()
+    for at in range(0, len(numbers), PIECE):
+        asked = select(LINES.c.number).where(
+            LINES.c.batch == key,
+            LINES.c.number.in_(numbers[at : at + PIECE]),
+            LINES.c.outcome.is_(None),
+        )
+        found.update(await session.scalars(asked))
+    return found
 
 
 async def write_outcomes(session: AsyncSession, key: int, ended: Sequence[Ended], now: datetime) -> None:
@@ -87,14 +126,24 @@ async def write_outcomes(session: AsyncSession, key: int, ended: Sequence[Ended]
     ]
     connection = await session.connection()
     await connection.execute(each, given)
+    for one in ended:
+        if one.wasted_tokens:  # few
+            those = (BOUNDS.c.batch == key, BOUNDS.c.number == one.number)
+            await session.execute(update(BOUNDS).where(*those).values(wasted_tokens=one.wasted_tokens))
 
 
-def portions(sizes: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
-    """Numbers of lines, as many at once as PIECE_BYTES allow."""
+async def is_billed(session: AsyncSession, key: int) -> bool:
+    """Whether a budget pays for the batch with this key, and what it costs is not settled yet."""
+    return await session.scalar(select(BILLS.c.batch).where(BILLS.c.batch == key)) is not None
+
+
+def portions(sizes: Iterable[tuple[int, int]], *, most_bytes: int | None = None) -> Iterator[list[int]]:
+    """Numbers of lines, as many at once as `most_bytes` (PIECE_BYTES) allow; a longer one comes alone."""
+    most_bytes = PIECE_BYTES if most_bytes is None else most_bytes
     some: list[int] = []
     total = 0
     for number, size_bytes in sizes:
-        if some and total + size_bytes > PIECE_BYTES:
+        if some and total + size_bytes > most_bytes:
             yield some
             some, total = [], 0
         some.append(number)

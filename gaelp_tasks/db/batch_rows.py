@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from gaelp_tasks.db.base import Base, UtcTime
+from gaelp_tasks.db.base import Base, JsonText, UtcTime
 from gaelp_tasks.models.batch import (
     LONGEST_TENANT,
     TERMINAL,
@@ -35,8 +35,12 @@ from gaelp_tasks.models.schedule import Hours
 
 __all__ = [
     "BATCHES",
+    "BILLS",
+    "BOUNDS",
     "LINES",
     "OVER",
+    "BatchBillRow",
+    "BatchBoundRow",
     "BatchLineRow",
     "BatchRow",
     "batch_of",
@@ -112,8 +116,37 @@ class BatchLineRow(Base):
     result: Mapped[str] = mapped_column(Text)
 
 
+class BatchBillRow(Base):
+    """The bill of a batch that a budget pays for, from its hold until it is settled; then it is gone."""
+
+    __tablename__ = "batch_bills"
+
+    batch: Mapped[int] = mapped_column(
+        ForeignKey("batches.key", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    tenant: Mapped[str] = mapped_column(String(LONGEST_TENANT))
+    hold: Mapped[str] = mapped_column(String(255))  #: the key of its hold
+    counted_to: Mapped[int] = mapped_column(Integer)  #: lines up to this one are in `charges`
+    charges: Mapped[Any] = mapped_column(JsonText)  #: [[kind, quantity, micro-units], ...]
+
+
+class BatchBoundRow(Base):
+    """What a line that is paid for may cost at most; apart from the lines, most of which nobody pays for."""
+
+    __tablename__ = "batch_bounds"
+
+    batch: Mapped[int] = mapped_column(ForeignKey("batches.key", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    model: Mapped[str] = mapped_column(Text)  #: that was asked for, '' for none: its prices count
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)  #: that a node can report
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)  #: that may be told
+    wasted_tokens: Mapped[int] = mapped_column(BigInteger)  #: told by runs that were lost and started over
+
+
 BATCHES = cast(Table, BatchRow.__table__)
 LINES = cast(Table, BatchLineRow.__table__)
+BILLS = cast(Table, BatchBillRow.__table__)
+BOUNDS = cast(Table, BatchBoundRow.__table__)
 
 
 def columns_of(batch_id: str, line: Line | BadLine, now: datetime, *, again: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, select, update
 
 from gaelp_tasks.db.batch_pieces import fail_some, remove_some
-from gaelp_tasks.db.batch_rows import BATCHES, LINES, OVER
+from gaelp_tasks.db.batch_rows import BATCHES, BILLS, LINES, OVER
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.models.batch import BatchState, Counts
 from gaelp_tasks.models.batch_work import Call, LineOf
@@ -63,8 +63,12 @@ async def give_up(db: Database, *, before: datetime, now: datetime) -> None:
 
 
 async def prune(db: Database, before: datetime) -> int:
-    """Throw away what was over before, with its texts; how many these were. Raises DatabaseUnavailable."""
-    old = BATCHES.c.state.in_(OVER) & (BATCHES.c.ended_at < before)
+    """Throw away what was over before, with its texts; how many these were. Raises DatabaseUnavailable.
+
+    What is still to be settled of a batch is read from its lines: it stays until then.
+    """
+    billed = select(BILLS.c.batch).where(BILLS.c.batch == BATCHES.c.key).exists()
+    old = BATCHES.c.state.in_(OVER) & (BATCHES.c.ended_at < before) & ~billed
     key = thrown = 0
     while True:
         async with db.writing() as session:

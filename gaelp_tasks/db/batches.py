@@ -4,7 +4,7 @@ One program at a time works on a batch: it takes it over under a name of its own
 is refused from then on. A line gets its outcome once.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,16 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gaelp_tasks.db.batch_pieces import close_some, fail_some, portions, remove_some, write_outcomes
+from gaelp_tasks.db.batch_pieces import (
+    close_some,
+    fail_some,
+    is_billed,
+    known_ids,
+    open_numbers,
+    portions,
+    remove_some,
+    write_outcomes,
+)
 from gaelp_tasks.db.batch_rows import BATCHES, LINES, OVER, batch_of, columns_of, ended_line_of, storable
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import Conflict
@@ -22,8 +31,9 @@ from gaelp_tasks.models.batch_work import Asked, Ended, Held, Published, Reach, 
 from gaelp_tasks.models.invocation import Tier
 from gaelp_tasks.models.schedule import Hours
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "Beside"]
 
+Beside = Callable[[AsyncSession, Batch], Awaitable[None]]  #: what else belongs to a move
 PIECE = 500  #: lines of one question; databases bound what one may name
 
 
@@ -86,11 +96,19 @@ class Batches:
             return [batch_of(row) for row in await session.execute(asked.offset(skip).limit(most))]
 
     async def move(
-        self, batch_id: str, to: BatchState, *, now: datetime, conductor: str | None = None, **also: Any
+        self,
+        batch_id: str,
+        to: BatchState,
+        *,
+        now: datetime,
+        conductor: str | None = None,
+        beside: Beside | None = None,
+        **also: Any,
     ) -> Batch | None:
         """Move it as MOVES allows, with other columns; None where it may not move so.
 
-        Raises TakenOver where there is none, or it is not the conductor's any more.
+        `beside` is done in the same transaction: the batch does not move where that raises. Raises TakenOver
+        where there is none, or it is not the conductor's any more.
         """
         async with self._db.writing() as session:
             row = await self._row(session, batch_id, lock=True)
@@ -102,7 +120,10 @@ class Batches:
             if to in TERMINAL:
                 given |= {"ended_at": now, "conductor": None}
             await session.execute(update(BATCHES).where(self._is(batch_id)).values(given))
-            return batch_of(await self._row(session, batch_id))
+            batch = batch_of(await self._row(session, batch_id))
+            if beside is not None:
+                await beside(session, batch)
+            return batch
 
     async def abandon(self, batch_id: str, why: str, *, now: datetime) -> None:
         """Fail one of which nothing will run; its lines become errors. Nothing where it is over already.
@@ -118,7 +139,7 @@ class Batches:
                 closed = 0 if row is None else await fail_some(session, row, now=now)
 
     async def remove(self, batch_id: str) -> bool:
-        """Delete it with its texts, a piece of its lines at a time; False where it is not over."""
+        """Delete it with its texts, in pieces; False where it is not over. Raises Conflict as remove_some."""
         is_gone = False
         while not is_gone:
             async with self._db.writing() as session:
@@ -139,7 +160,7 @@ class Batches:
             row = await self._row(session, batch_id, lock=True)
             if row is None or BatchState(row.state) is not BatchState.VALIDATING:
                 raise TakenOver
-            known = await self._known(session, row.key, [line.custom_id for line in lines if line.custom_id])
+            known = await known_ids(session, row.key, [line.custom_id for line in lines if line.custom_id])
             given, bad = [], 0
             for line in lines:
                 again = line.custom_id in known
@@ -152,15 +173,6 @@ class Batches:
             counted = {"total": row.total + len(lines), "invalid": row.invalid + bad, "seen_at": now}
             await session.execute(update(BATCHES).where(self._is(batch_id)).values(counted))
             return bad
-
-    async def _known(self, session: AsyncSession, key: int, ids: list[str]) -> set[str]:
-        known: set[str] = set()
-        for at in range(0, len(ids), PIECE):
-            asked = select(LINES.c.custom_id).where(
-                LINES.c.batch == key, LINES.c.custom_id.in_(ids[at : at + PIECE])
-            )
-            known.update(await session.scalars(asked))
-        return known
 
     # --- for who works on it ---
 
@@ -191,7 +203,8 @@ class Batches:
                 reach = reach._replace(disturbed_to=reach.published_to)
             given = {"conductor": conductor, "seen_at": now, "deaths": row.deaths + died, "waits_until": None}
             await session.execute(update(BATCHES).where(self._is(batch_id)).values(given | reach._asdict()))
-            return Held(batch_of(row), reach, row.deaths + died, in_order)
+            is_paid = await is_billed(session, row.key)
+            return Held(batch_of(row), reach, row.deaths + died, in_order, is_paid)
 
     async def waits(self, batch_id: str, *, ticket: int, now: datetime) -> bool:
         """Note that somebody waits to work on it; False where that call is void."""
@@ -244,26 +257,19 @@ class Batches:
 
     async def next_lines(self, batch_id: str, *, after: int, most: int) -> list[Published]:
         """The next lines without an outcome behind this number."""
-        key = await self._key(batch_id)
-        asked = (
-            select(LINES.c.number, LINES.c.task_id)
-            .where(LINES.c.batch == key, LINES.c.tenant == self._tenant)
-            .where(LINES.c.number > after, LINES.c.outcome.is_(None))
-            .order_by(LINES.c.number)
-            .limit(most)
-        )
-        async with self._db.reading() as session:
-            rows = (await session.execute(asked)).all()
-        return [Published(row.number, row.task_id, is_open=True) for row in rows]
+        return await self._without_outcome(batch_id, LINES.c.number > after, most)
 
     async def open_lines(self, batch_id: str, *, to: int) -> list[Published]:
         """Those without an outcome up to this number: no more than were out at a time."""
-        key = await self._key(batch_id)
+        return await self._without_outcome(batch_id, LINES.c.number <= to)
+
+    async def _without_outcome(self, batch_id: str, which: Any, most: int | None = None) -> list[Published]:
         asked = (
             select(LINES.c.number, LINES.c.task_id)
-            .where(LINES.c.batch == key, LINES.c.tenant == self._tenant)
-            .where(LINES.c.number <= to, LINES.c.outcome.is_(None))
+            .where(LINES.c.batch == await self._key(batch_id), LINES.c.tenant == self._tenant)
+            .where(which, LINES.c.outcome.is_(None))
             .order_by(LINES.c.number)
+            .limit(most)
         )
         async with self._db.reading() as session:
             rows = (await session.execute(asked)).all()
@@ -302,7 +308,7 @@ class Batches:
         """
         async with self._db.writing() as session:
             row = await self._held(session, batch_id, conductor)
-            open_ones = await self._open(session, row.key, [one.number for one in ended])
+            open_ones = await open_numbers(session, row.key, [one.number for one in ended])
             fresh = [one for one in ended if one.number in open_ones]
             given: dict[str, Any] = {"seen_at": now} | reach._asdict()
             if fresh:
@@ -383,17 +389,6 @@ class Batches:
         if row is None or row.conductor != conductor:
             raise TakenOver
         return row
-
-    async def _open(self, session: AsyncSession, key: int, numbers: list[int]) -> set[int]:
-        found: set[int] = set()
-        for at in range(0, len(numbers), PIECE):
-            asked = select(LINES.c.number).where(
-                LINES.c.batch == key,
-                LINES.c.number.in_(numbers[at : at + PIECE]),
-                LINES.c.outcome.is_(None),
-            )
-            found.update(await session.scalars(asked))
-        return found
 
     async def _key(self, batch_id: str) -> int:
         async with self._db.reading() as session:

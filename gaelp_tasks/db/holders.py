@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 
 from gaelp_tasks.db.accepted import ROWS, STILL_OPEN
+from gaelp_tasks.db.batch_rows import BATCHES, BILLS
 from gaelp_tasks.db.database import Session
 from gaelp_tasks.db.job_rows import JobRow
 from gaelp_tasks.db.money_rows import HOLDS
@@ -84,6 +85,13 @@ async def _invocations(session: Session, ids: Collection[str]) -> set[str]:
     return {name for name, found in named.items() if found in there}
 
 
+async def _batches(session: Session, ids: Collection[str]) -> set[str]:
+    named = {name: name.partition("@")[0] for name in ids}  # behind it is when it was made
+    asked = select(BATCHES.c.id).join(BILLS, BILLS.c.batch == BATCHES.c.key)
+    there = set(await session.scalars(asked.where(BATCHES.c.id.in_(named.values()))))
+    return {name for name, found in named.items() if found in there}
+
+
 #: by what stands before the colon of a key; a hold of a kind that is not here is left alone
-BUDGET_HOLDERS: Mapping[str, Holder] = {"job": _jobs, "invocation": _invocations}
+BUDGET_HOLDERS: Mapping[str, Holder] = {"job": _jobs, "invocation": _invocations, "batch": _batches}
 QUOTA_HOLDERS: Mapping[str, Holder] = {"job": _admitted_jobs}

@@ -26,6 +26,7 @@ class Held(NamedTuple):
     reach: Reach
     deaths: int  #: of conductors, one after another, without any progress
     in_order: bool  #: the one before has left in good order: what it noted as published was published
+    is_paid: bool = False  #: a budget pays for it
 
 
 class Call(NamedTuple):
@@ -61,6 +62,7 @@ class Ended(NamedTuple):
     code: str = ""
     why: str = ""
     result: str = ""  #: the result mapping as JSON
+    wasted_tokens: int = 0  #: told by runs that were lost and started over; counted where it is paid for
 
 
 class LineOf(NamedTuple):

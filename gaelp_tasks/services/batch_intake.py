@@ -8,17 +8,16 @@ from datetime import UTC, datetime
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
-from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.db.batches import Batches
-from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import BrokerUnavailable, Conflict, DatabaseUnavailable, NotFound
 from gaelp_tasks.models.batch import Batch, BatchState, id_under
 from gaelp_tasks.models.batch_file import Defaults, record
 from gaelp_tasks.models.batch_work import TakenOver
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.schedule import Hours
+from gaelp_tasks.services.batch_bills import Payer, settle
 from gaelp_tasks.services.batches import as_json, begin, cancel, pieces
-from gaelp_tasks.services.budgets import refuse_unpaid
+from gaelp_tasks.services.place import At
 from gaelp_tasks.tasks.batch import call_for
 
 __all__ = ["BatchDesk"]
@@ -37,11 +36,11 @@ def _now() -> datetime:
 class BatchDesk:
     """The batches of a tenant. Methods raise DatabaseUnavailable, and NotFound for ids of others."""
 
-    def __init__(self, app: GaelpApp, db: Database, caller: Caller, tenant: str) -> None:
-        self._app = app
+    def __init__(self, at: At, caller: Caller, tenant: str) -> None:
+        self._at = at
         self._caller = caller
-        self._db, self._tenant = db, tenant
-        self._rows = Batches(db, tenant)
+        self._tenant = tenant
+        self._rows = Batches(at.db, tenant)
 
     async def submit(
         self,
@@ -55,13 +54,14 @@ class BatchDesk:
     ) -> dict[str, Any]:
         """Take a file in and have it worked off; nothing of one that breaks off is run.
 
-        Under an idempotency `key` there is one, whatever its file is; one that failed makes way. Raises
-        Conflict where it is just being made or somebody else's, PolicyViolated where the caller has a budget.
+        Who has a budget pays from it. Under an idempotency `key` there is one, whatever its file is; one that
+        failed makes way. Raises Conflict where it is just being made or somebody else's, BudgetExceeded.
         """
         batch_id = None if key is None else id_under(key, self._tenant)
         if batch_id is not None and (there := await self._under(batch_id)) is not None:
             return there.facts(_now())
-        await refuse_unpaid(self._db, self._caller, self._tenant, "Batches")
+        payer = Payer(self._at.db, self._at.settings, self._caller.name)
+        await payer.look(self._tenant)
         with TemporaryFile("w+b") as file:
             await _fill(file, chunks)
             batch = await self._rows.create(
@@ -73,7 +73,7 @@ class BatchDesk:
                 owner=self._caller.name,
             )
             try:
-                batch = await self._take_in(batch, file, defaults, within_s)
+                batch = await self._take_in(batch, file, defaults, payer, within_s)
             except BaseException as error:
                 why = str(error) if isinstance(error, Exception) else INTERRUPTED
                 with suppress(DatabaseUnavailable, TakenOver):  # then beat gives it up, within the hour
@@ -90,19 +90,21 @@ class BatchDesk:
                 raise Conflict(f"This Idempotency-Key stands for a batch of {batch.owner}: take another key.")
             if batch.state is not BatchState.FAILED:
                 return batch
-            await self._rows.remove(batch_id)
+            await self._remove(batch_id)
         return None
 
     async def _take_in(
-        self, batch: Batch, file: BinaryIO, defaults: Defaults, within_s: float | None
+        self, batch: Batch, file: BinaryIO, defaults: Defaults, payer: Payer, within_s: float | None
     ) -> Batch:
-        found = pieces(file, defaults, self._app.settings)
+        found = pieces(file, defaults, self._at.app.settings)
         try:
             while (piece := await asyncio.to_thread(next, found, None)) is not None:
-                await self._rows.add(batch.id, piece, now=_now())
+                lines, bounds = await asyncio.to_thread(payer.shaped, piece)
+                await self._rows.add(batch.id, lines, now=_now())
+                await payer.keep(batch.id, bounds)
         except TakenOver:  # it was cancelled meanwhile
             return await self._find(batch.id)
-        return await begin(self._rows, batch.id, within_s=within_s)
+        return await begin(self._rows, batch.id, within_s=within_s, beside=payer.hold)
 
     async def _call(self, batch: Batch, ticket: int) -> None:
         """Have a worker begin; where Redis has gone, beat will."""
@@ -130,8 +132,13 @@ class BatchDesk:
     async def remove(self, batch_id: str) -> None:
         """Delete one that is over, with its texts. Raises NotAllowed, Conflict."""
         batch = await self._own(batch_id)
-        if not await self._rows.remove(batch.id):
+        if not await self._remove(batch.id):
             raise Conflict(f"It is {batch.state}: cancel it first.")
+
+    async def _remove(self, batch_id: str) -> bool:
+        """False where it is not over; what it has cost is settled before."""
+        await settle(self._at.db, self._at.settings, batch_id)
+        return await self._rows.remove(batch_id)
 
     async def results(self, batch_id: str, *, errors: bool) -> AsyncIterator[bytes]:
         """Those so far as JSONL, in the order of the file; or its errors."""

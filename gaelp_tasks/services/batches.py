@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TextIO
 
 from gaelp_tasks.celery_app import GaelpApp
 from gaelp_tasks.db import batch_upkeep
-from gaelp_tasks.db.batches import Batches
+from gaelp_tasks.db.batches import Batches, Beside
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.errors import Conflict
 from gaelp_tasks.models.batch import Batch, BatchState
@@ -55,18 +55,24 @@ def pieces(
 
 
 async def begin(
-    batches: Batches, batch_id: str, *, within_s: float | None = None, now: datetime | None = None
+    batches: Batches,
+    batch_id: str,
+    *,
+    within_s: float | None = None,
+    beside: Beside | None = None,
+    now: datetime | None = None,
 ) -> Batch:
     """Its file was read: the batch is in progress now, or failed, or it was cancelled meanwhile.
 
-    Its window of `within_s` begins now. Raises DatabaseUnavailable.
+    Its window of `within_s` begins now; `beside` is done in the same transaction. Raises DatabaseUnavailable.
     """
     at = now or datetime.now(UTC)
     [batch] = await batches.find(batch_id)
     if batch.counts.to_run:
         expires_at = None if within_s is None else at + timedelta(seconds=within_s)
         to = BatchState.IN_PROGRESS
-        moved = await batches.move(batch_id, to, now=at, started_at=at, expires_at=expires_at)
+        more: dict[str, Any] = {"started_at": at, "expires_at": expires_at}
+        moved = await batches.move(batch_id, to, now=at, beside=beside, **more)
     else:
         trouble = NOTHING if batch.counts.total else EMPTY
         moved = await batches.move(batch_id, BatchState.FAILED, now=at, trouble=trouble)

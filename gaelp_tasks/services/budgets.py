@@ -182,7 +182,7 @@ async def refuse_unpaid(db: Database, caller: Caller, tenant: str, what: str) ->
     if await Budgets(db, tenant).find(Owner(OwnerKind.USER, caller.name), now=datetime.now(UTC)):
         raise PolicyViolated(
             f"{what} are not paid for, so who has a budget may not make them: {caller.name} has one. Send "
-            "invocations."
+            "invocations, or a batch."
         )
 
 

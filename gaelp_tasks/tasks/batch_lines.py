@@ -18,6 +18,7 @@ from gaelp_tasks.models.batch import LineOutcome
 from gaelp_tasks.models.batch_work import Asked, Ended
 from gaelp_tasks.tasks.embed import embed
 from gaelp_tasks.tasks.invoke import invoke_agent
+from gaelp_tasks.tasks.wasted import wasted
 
 __all__ = ["LineTasks", "Redis", "verdict"]
 
@@ -76,6 +77,10 @@ class LineTasks:
             if told.get("status") in READY_STATES and not is_void:
                 found[task_id] = told
         return found
+
+    def wasted(self, ids: Sequence[str]) -> dict[str, int]:
+        """Tokens that these, which have ended, have told for nothing."""
+        return wasted(self._app, ids)
 
     def clear(self, ids: Sequence[str]) -> None:
         """Forget all that Redis keeps of these; they were acknowledged long ago."""

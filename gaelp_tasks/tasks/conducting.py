@@ -52,6 +52,9 @@ class Invocations(Protocol):
     def ended(self, ids: Sequence[str]) -> Mapping[str, Any]:
         """Records of those that have ended, by id."""
 
+    def wasted(self, ids: Sequence[str]) -> Mapping[str, int]:
+        """Tokens that these have told for nothing, by id; those that have not are left out."""
+
     def clear(self, ids: Sequence[str]) -> None:
         """Forget them."""
 
@@ -123,7 +126,7 @@ class Conductor:
         self._reach = Reach()
         self._deaths = 0  # of conductors, one after another, without any progress
         self._fails = False  # for too many of them: a line that ends meanwhile is no progress
-        self._exhausted = False  # every line was published
+        self._exhausted = self._is_paid = False  # every line was published; a budget pays
         self._beat_at = self._asked_at = -inf  # `tick` of the last note in SQL, and of the last look at Redis
         self._life = ""  # of Redis
         self._quiet_since = self._tick()  # no line has ended
@@ -136,7 +139,7 @@ class Conductor:
         `died`: whoever worked on it before is known to have. Raises TakenOver, DatabaseUnavailable.
         """
         held = await self._batches.take_over(self.id, self.name, ticket=ticket, now=self._now(), died=died)
-        self._reach, self._deaths, batch = held.reach, held.deaths, held.batch
+        self._reach, self._deaths, self._is_paid, batch = held.reach, held.deaths, held.is_paid, held.batch
         ready = False
         wait_s = self._paces.soonest
         while True:
@@ -189,11 +192,14 @@ class Conductor:
 
     async def _look(self) -> list[Ended]:
         waiting = [task_id for task_id, number in self._out.items() if number not in self._due]
-        told = await self._blocking(self._lines.ended, waiting) if waiting else {}
         # in a thread: results may be megabytes of JSON, and other runs stream on this loop
-        return await self._blocking(
-            lambda: [self._verdict(self._out[task_id], record) for task_id, record in told.items()]
-        )
+        return await self._blocking(self._ended, waiting) if waiting else []
+
+    def _ended(self, waiting: Sequence[str]) -> list[Ended]:
+        told = self._lines.ended(waiting)
+        lost = self._lines.wasted(list(told)) if self._is_paid else {}
+        ended = [(name, self._verdict(self._out[name], record)) for name, record in told.items()]
+        return [one._replace(wasted_tokens=lost.get(name, 0)) for name, one in ended]
 
     async def _next(self, batch: Batch, ended: Sequence[Ended]) -> list[Published]:
         """What to publish besides, so that `window` lines are out."""
@@ -359,7 +365,7 @@ class Conductor:
             return
         await self._blocking(self._lines.void, list(self._out), all_of_them=True, for_s=TWO_S)
         await self._clear_all()
-        also = {}
+        also: dict[str, Any] = {}
         if to is BatchState.FAILED:
             also["trouble"] = (
                 f"{self._deaths} tries to work on it ended with the death of a worker or an error, one after "

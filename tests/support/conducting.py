@@ -78,6 +78,10 @@ class Node:
         self._there()
         return {one: self.records[one] for one in ids if self.records.get(one, {}).get("result")}
 
+    def wasted(self, ids):
+        self._there()
+        return {one: self.claims[one] - 1 for one in ids if self.claims[one] > 1}
+
     def clear(self, ids):
         self._there()
         for one in ids:

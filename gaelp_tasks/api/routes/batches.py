@@ -42,7 +42,7 @@ class Options(Frozen):
 
 
 def _of(at: State, caller: Caller, tenant: str | None) -> BatchDesk:
-    return BatchDesk(at.app, at.db, caller, caller.tenant_for(tenant))
+    return BatchDesk(at, caller, caller.tenant_for(tenant))
 
 
 @router.post("", status_code=201, openapi_extra=LINES)
