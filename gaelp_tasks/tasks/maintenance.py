@@ -3,10 +3,14 @@
 import logging
 import threading
 from functools import cache
+from typing import TYPE_CHECKING
 
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.connections import Refused
 from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
+
+if TYPE_CHECKING:
+    from gaelp_tasks.db.database import Database
 
 __all__ = [
     "expire_abandoned_streams",
@@ -20,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 ABANDONED_S = 86_400
 
-_recording = threading.Lock()
+_alone = threading.Lock()  #: who closes the connections of a duty must not close those of another
 
 
 @app.task(name="gaelp.maintenance.expire_abandoned_streams", ignore_result=True)
@@ -56,24 +60,26 @@ def record_history() -> int:
 
     A worker that has no database leaves them to another one.
     """
-    if not app.redis.exists(app.keys.history) or not _recording.acquire(blocking=False):
+    if not app.redis.exists(app.keys.history) or not _alone.acquire(blocking=False):
         return 0
     try:
         return _in_database("record history")
     finally:
-        _recording.release()
+        _alone.release()
 
 
 @app.task(name="gaelp.maintenance.prune_history", ignore_result=True)
 def prune_history() -> int:
     """Throw away what ended longer ago than GAELP_HISTORY_KEEP_S; returns how many."""
-    return _in_database("prune history")
+    with _alone:
+        return _in_database("prune history")
 
 
 @app.task(name="gaelp.maintenance.prune_batches", ignore_result=True)
 def prune_batches() -> int:
     """Throw away batches that were over longer ago than GAELP_BATCH_KEEP_S; returns how many."""
-    return _in_database("prune batches")
+    with _alone:
+        return _in_database("prune batches")
 
 
 def _in_database(duty: str) -> int:
@@ -85,15 +91,14 @@ def _in_database(duty: str) -> int:
         url = app.settings.sql_url
         if not is_here(url):
             return 0
-        from gaelp_tasks.db.database import Database  # noqa: PLC0415  SQLAlchemy is no small thing
-        from gaelp_tasks.services import batches, history  # noqa: PLC0415
+        from gaelp_tasks.services import batches, history  # noqa: PLC0415  SQLAlchemy is no small thing
 
         duties = {
             "record history": history.record,
             "prune history": history.prune,
             "prune batches": batches.prune,
         }
-        db, loop = Database(url), shared_runtime()
+        db, loop = _database_at(url), shared_runtime()
         try:
             loop.run(db.migrate())
             done = duties[duty](app, db, loop)
@@ -104,6 +109,14 @@ def _in_database(duty: str) -> int:
         return 0
     _warn.cache_clear()
     return done
+
+
+@cache
+def _database_at(url: str) -> "Database":
+    """One for all runs, between which it has no connection: making it costs more than what most of them do."""
+    from gaelp_tasks.db.database import Database  # noqa: PLC0415  see _in_database
+
+    return Database(url)
 
 
 @cache

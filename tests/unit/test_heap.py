@@ -1,6 +1,7 @@
 """What a worker has freed goes back to its node."""
 
 import asyncio
+import weakref
 
 import psutil
 import pytest
@@ -24,6 +25,16 @@ def test_what_lies_free_between_what_lives_is_given_back():
     assert heap.give_back()
     assert full - held_bytes() > 20 * MIB
     assert len(living) == 400
+
+
+def test_cycles_that_nobody_holds_are_freed():
+    class Cycle:
+        def __init__(self):
+            self.itself = self
+
+    gone = weakref.ref(Cycle())
+    heap.give_back()
+    assert gone() is None
 
 
 def test_where_the_c_library_cannot_do_it_nothing_happens(monkeypatch):
