@@ -113,7 +113,7 @@ def _in_database(duty: str) -> int:
 
 @cache
 def _database_at(url: str) -> "Database":
-    """One for all runs, between which it has no connection: making it costs more than what most of them do."""
+    """One for all runs, without a connection between them: making it costs more than most of them do."""
     from gaelp_tasks.db.database import Database  # noqa: PLC0415  see _in_database
 
     return Database(url)
