@@ -100,8 +100,11 @@ async def _running(at: State, works: list[Callable[[State], Awaitable[None]]]) -
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
+        going_on = set(tasks)
+        while going_on:  # wait_for of Python 3.11 can swallow it, in redis for one
+            for task in going_on:
+                task.cancel()
+            _, going_on = await asyncio.wait(going_on, timeout=AGAIN_S)
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -1,5 +1,6 @@
 """`gaelp api` as a program: it serves, and ends in good order."""
 
+import asyncio
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from gaelp_tasks.api.application import _running
 from gaelp_tasks.models.caller import Role
 from support.api_server import ApiServer
 from support.eventually import eventually
@@ -51,6 +53,22 @@ def test_it_answers_what_it_has_begun_and_ends(tmp_path, broker):
             broker.thaw()
         assert server.process.wait(timeout=20) == 0
         assert "Traceback" not in server.log()
+
+
+async def test_a_work_that_misses_its_cancellation_holds_up_no_end():
+    missed = asyncio.Event()
+
+    async def work(_):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            missed.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(30):
+        async with _running(None, [work]):
+            await asyncio.sleep(0)
+    assert missed.is_set()
 
 
 def connections_to(server):
