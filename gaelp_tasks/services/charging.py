@@ -4,6 +4,7 @@ A bound counts a token for every byte that is sent along, which no tokenizer exc
 and the agent's own words add. A node's figures are taken only up to these.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from gaelp_tasks.models.invocation import Embedding, EmbeddingResult, Invocation, InvocationResult
@@ -18,6 +19,7 @@ __all__ = [
     "clamped",
     "embedding_bound",
     "most_micro",
+    "predicted",
     "tokens_within",
 ]
 
@@ -37,13 +39,17 @@ class Bound(NamedTuple):
 
 def bound_of(tariff: Tariff, asked: Invocation, most_tokens: int) -> Bound:
     """What it costs with an answer of just so many tokens, or of `num_predict` where that is less."""
-    predict = (asked.options or {}).get("num_predict")
-    if isinstance(predict, int) and not isinstance(predict, bool) and 0 < predict < most_tokens:
-        most_tokens = predict
+    most_tokens = min(most_tokens, predicted(asked.options or {}) or most_tokens)
     prompt_tokens = asked.size_bytes + OWN_WORDS + PER_MESSAGE * len(asked.input)
     return Bound(
         prompt_tokens, most_tokens, most_micro(tariff, asked.model or "", prompt_tokens, most_tokens)
     )
+
+
+def predicted(options: Mapping[str, object]) -> int | None:
+    """How many tokens are asked for at most; None where that is not said, or without end."""
+    predict = options.get("num_predict")
+    return predict if isinstance(predict, int) and not isinstance(predict, bool) and predict > 0 else None
 
 
 def most_micro(tariff: Tariff, model: str, prompt_tokens: int, completion_tokens: int) -> int:

@@ -23,7 +23,7 @@ from gaelp_tasks.models.invocation import Invocation, InvocationResult
 from gaelp_tasks.models.money import Charge, Owner, OwnerKind
 from gaelp_tasks.services import audit, budgets
 from gaelp_tasks.services.agents import invocable
-from gaelp_tasks.services.charging import Bound, bill, bound_of, most_micro, tokens_within
+from gaelp_tasks.services.charging import Bound, bill, bound_of, most_micro, predicted, tokens_within
 from gaelp_tasks.services.deployments import spent
 from gaelp_tasks.services.place import At
 from gaelp_tasks.settings import Settings
@@ -75,6 +75,7 @@ class Purse:
         owners: tuple[Owner, ...] = (Owner(OwnerKind.USER, row.owner),)
         cap_micro = row.budget_micro
         spared: tuple[Owner, ...] = ()
+        options = given.get("options") or {}
         if row.agent_id is not None:
             caller = Caller(name=row.owner, tenant=row.tenant)
             agent = await invocable(
@@ -85,11 +86,13 @@ class Purse:
                 model=row.model or None,
                 subject=f"invocation {row.id}",
             )
-            given, owners = agent.shaped(given), agent.owners
+            given, owners, options = agent.shaped(given), agent.owners, {**options, **agent.options}
             spared = () if agent.spends else (_of_agent(row.agent_id),)
             caps = [cap for cap in (cap_micro, agent.limits.cost_per_run_micro) if cap is not None]
             cap_micro = min(caps, default=None)
-        given["most_tokens"] = await self._hold(session, row, given, owners, cap_micro, spared)
+        given["most_tokens"] = await self._hold(
+            session, row, given, owners, cap_micro, spared, named=predicted(options)
+        )
         checked = check(self._app, given)
         agent_name = str(given.get("agent", row.agent))
         return row._replace(asked=checked.asked, model=checked.model, tier=checked.tier, agent=agent_name)
@@ -102,11 +105,13 @@ class Purse:
         owners: Sequence[Owner],
         cap_micro: int | None,
         spared: Sequence[Owner],
+        *,
+        named: int | None,
     ) -> int:
-        """How many tokens it may tell."""
+        """How many tokens it may tell; `named` is its num_predict, but for what a limit alone says."""
         tariff, settings = self._settings.tariff, self._settings
         asked = Invocation.parse(given, max_prompt_bytes=settings.most_prompt_bytes)
-        wanted = bound_of(tariff, asked, asked.most_tokens or settings.paid_tokens)
+        wanted = bound_of(tariff, asked, asked.most_tokens or named or settings.paid_tokens)
         least, most = bound_of(tariff, asked, 1), wanted.amount_micro
         if cap_micro is not None:
             if cap_micro < least.amount_micro:
@@ -117,8 +122,8 @@ class Purse:
                 session, key_of(row), owners, least.amount_micro, most, tenant=row.tenant, spared=spared
             )
         except BudgetExceeded as error:
-            if row.agent_id is not None and error.owner == str(_of_agent(row.agent_id)):
-                self._used.put_nowait(Used(row.tenant, row.agent_id, str(error)))
+            if error.owner.startswith("agent ") and await _is_used_up(session, row, least.amount_micro):
+                self._used.put_nowait(Used(row.tenant, row.agent_id or 0, str(error)))
             raise
         tokens = tokens_within(tariff, asked, held, wanted.completion_tokens)
         at = Holding(session, row.tenant, row.created_at)
@@ -160,22 +165,10 @@ class Purse:
         lines = _bill(settings, row, bound, end, result)
         amount_micro = sum(line.amount_micro for line in lines)
         await budgets.settle(session, key, amount_micro, lines, tenant=row.tenant)
-        if end.stop_reason == "budget" and await self._is_used_up(session, row, bound.prompt_tokens):
+        again_micro = most_micro(settings.tariff, row.model, bound.prompt_tokens, 1)
+        if end.stop_reason == "budget" and await _is_used_up(session, row, again_micro):
             why = "An answer was cut: its budget was spent."
             self._used.put_nowait(Used(row.tenant, row.agent_id or 0, why))
-
-    async def _is_used_up(self, session: Session, row: Acceptance, prompt_tokens: int) -> bool:
-        """Whether the budget of its agent does not even pay for the same prompt again.
-
-        Where that budget has cut the answer it never does; else the user's budget has, or what the call or a
-        limit allowed.
-        """
-        if row.agent_id is None:
-            return False
-        again_micro = most_micro(self._settings.tariff, row.model, prompt_tokens, 1)
-        holding = Holding(session, row.tenant, datetime.now(UTC))
-        own = await holding.budgets([_of_agent(row.agent_id)])
-        return any(budget.available_micro < again_micro for budget in own)
 
     async def run(self, at: At) -> None:
         """Stop those that have reached their limit, until cancelled."""
@@ -195,6 +188,18 @@ def _bill(
 ) -> tuple[Charge, ...]:
     asked = row.model or None
     return bill(settings.tariff, bound, result, asked_model=asked, wasted_tokens=end.wasted_tokens)
+
+
+async def _is_used_up(session: Session, row: Acceptance, least_micro: int) -> bool:
+    """Whether the budget of its agent will not pay for this any more, whatever becomes of what is held.
+
+    After an answer that this budget has cut, the same prompt is more than is left; where the user's budget
+    has cut it, or what the call or a limit allowed, it is not.
+    """
+    if row.agent_id is None:
+        return False
+    own = await Holding(session, row.tenant, datetime.now(UTC)).budgets([_of_agent(row.agent_id)])
+    return any(budget.available_micro + budget.held_micro < least_micro for budget in own)
 
 
 def _of_agent(agent_id: int) -> Owner:

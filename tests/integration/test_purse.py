@@ -161,6 +161,33 @@ async def test_a_caller_whose_own_money_ends_stops_no_agent(api):
     assert await status_soon(api, agent) == "running", "the call has asked for no more"
 
 
+async def test_what_calls_hold_of_a_budget_is_not_spent_and_stops_no_agent(api):
+    agent = await deployed(api, budget_limit=1.0)
+    first = (await submit(api, agent_id=agent, most_tokens=10**9)).json()["id"]
+    assert (await standing(api, "agent", agent))[0] < 2000, "it holds nearly all"
+    assert (await submit(api, agent_id=agent)).status_code == 402
+    assert await status_soon(api, agent) == "running"
+    await ended(api, told(first, tokens=10))
+    assert (await submit(api, agent_id=agent)).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({}, 4096),
+        ({"options": {"num_predict": 9000}}, 9000),
+        ({"options": {"num_predict": 9000}, "most_tokens": 50}, 50),
+        ({"options": {"num_predict": 90_000}}, 32_768),
+        ({"options": {"num_predict": -1}}, 4096),
+    ],
+)
+async def test_an_answer_is_paid_for_as_long_as_it_asks_to_be(api, asked, most):
+    await budget(api, "user", "user", 1_000_000)
+    made = await api.as_().post("/api/v1/agents", json={"name": "a", "type": "evaluation"})
+    name = (await submit(api, agent_id=made.json()["id"], **asked)).json()["id"]
+    assert (await asked_of(api, name))["most_tokens"] == most
+
+
 async def test_what_one_run_may_cost_stops_no_agent(api):
     agent = await deployed(api, safety_policy={"cost_per_run": 0.0025})
     name = (await submit(api, agent_id=agent)).json()["id"]
