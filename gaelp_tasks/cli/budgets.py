@@ -18,7 +18,7 @@ __all__ = ["budgets_app"]
 budgets_app = typer.Typer(
     help="What agents, users and jobs may spend; asks the API (GAELP_API_URL, GAELP_API_TOKEN).",
     no_args_is_help=True,
-    epilog="Example: gaelp budgets set agent 5 100.00 --period month, then gaelp budgets costs --by kind",
+    epilog="Example: gaelp budgets set user ann 20.00 --period month, then gaelp budgets costs --by kind",
 )
 
 Kind = Annotated[OwnerKind, typer.Argument(metavar="KIND", help="agent, user or job.")]
@@ -42,7 +42,7 @@ def list_(
     elif found:
         _print(found)
     else:
-        out.print("There are no budgets: gaelp budgets set agent 5 100.00")
+        out.print("There are no budgets: gaelp budgets set user ann 20.00")
 
 
 @budgets_app.command()

@@ -2,6 +2,7 @@
 
 from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.database import Session
+from gaelp_tasks.errors import NotFound
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.ledger import NewBudget
 from gaelp_tasks.models.money import Budget, Owner, OwnerKind, units
@@ -19,7 +20,7 @@ LONGEST_ID = 18  #: digits that fit into a column
 async def set_by(at: At, caller: Caller, owner: Owner, new: NewBudget, tenant: str | None) -> Budget:
     """Make a budget, or change it, for somebody who asks.
 
-    Raises NotAllowed; for that of an agent PolicyViolated, and Conflict where it is terminated.
+    Raises NotAllowed; for that of an agent NotFound, PolicyViolated, and Conflict where it is terminated.
     """
     whose = caller.acting_for(tenant)
     async with trail(at.db) as session:
@@ -31,15 +32,20 @@ async def set_by(at: At, caller: Caller, owner: Owner, new: NewBudget, tenant: s
 
 
 async def _judge(session: Session, at: At, caller: Caller, owner: Owner, new: NewBudget, tenant: str) -> None:
-    """An id that no agent has so far has a budget, and nobody who decides about it."""
-    if not (owner.id.isascii() and owner.id.isdigit()) or len(owner.id) > LONGEST_ID:
-        return
-    row = await Agents(session, tenant).row(int(owner.id), lock=True)
+    """Raises NotFound for an id that no agent has: a later one of it would come by this budget."""
+    row = None
+    if _is_number(owner.id):
+        row = await Agents(session, tenant).row(int(owner.id), lock=True)
     if row is None:
-        return
+        raise NotFound(f"There is no agent {owner.id}.")
     spec = (await spec_of(session, row)).spec
     raises = await raises_approved_budget(session, row, spec, new.limit_micro, keeps=True)
     asked = asked_of(caller, row, spec, at.settings)._replace(raises_budget=raises)
     often = "" if new.period.value == "none" else f" each {new.period}"
     subject = f"{units(new.limit_micro)}{often}"
     await judge(session, caller, Act.SET_BUDGET, asked, agent=row, subject=subject)
+
+
+def _is_number(text: str) -> bool:
+    """As it is written in budgets: 05 would be another owner than agent 5."""
+    return text.isascii() and text.isdigit() and len(text) <= LONGEST_ID and not text.startswith("0")

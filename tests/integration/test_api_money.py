@@ -11,7 +11,7 @@ from gaelp_tasks.services import budgets, quotas
 
 pytestmark = [pytest.mark.redis]
 
-AGENT = Owner(OwnerKind.AGENT, "5")
+AGENT = Owner(OwnerKind.AGENT, "1")
 LIMITS = {
     "cpu_milli": 10_000,
     "memory_bytes": 20 * 1024**3,
@@ -71,13 +71,18 @@ async def test_quotas_of_another_tenant_are_not_seen_but_by_an_admin(api):
 
 async def test_a_budget_is_set_by_an_admin_and_told_with_its_entries(api):
     user, admin = api.as_(), api.as_(Role.ADMIN)
-    place = "/api/v1/budgets/agent/5"
+    place = "/api/v1/budgets/agent/1"
+    for nobody in ("1", "01", "zoe", "9" * 30):
+        refused = await admin.put(f"/api/v1/budgets/agent/{nobody}", json={"limit_micro": 5})
+        assert (refused.status_code, refused.json()["detail"]) == (404, f"There is no agent {nobody}.")
+    registered = await user.post("/api/v1/agents", json={"name": "one", "type": "research"})
+    assert registered.json()["id"] == 1
     assert (await user.get(place)).status_code == 404
     assert (await user.put(place, json={"limit_micro": 5})).status_code == 403
     for wrong in ({"limit_micro": -1}, {"limit_micro": 1.5}, {}, {"limit_micro": 1, "period": "year"}):
         assert (await admin.put(place, json=wrong)).status_code == 422
     made = (await admin.put(place, json={"limit_micro": 5000, "period": "month"})).json()
-    assert (made["owner"], made["limit_micro"], made["period"]) == (["agent", "5"], 5000, "month")
+    assert (made["owner"], made["limit_micro"], made["period"]) == (["agent", "1"], 5000, "month")
     await paid(api, "invocation:a", [Charge(CostKind.COMPLETION_TOKENS, 10, 300)])
     told = (await user.get(place)).json()
     assert (told["available_micro"], told["held_micro"], told["spent_micro"]) == (4700, 0, 300)
@@ -118,7 +123,7 @@ async def test_costs_sum_up_by_whatever_is_asked_for(api):
         {"day": "2026-11-20", "user": "ann", "amount_micro": 21},
         {"day": "2026-11-21", "user": "bob", "amount_micro": 10},
     ]
-    assert await sums(by=["month", "agent"]) == [{"month": "2026-11", "agent": "5", "amount_micro": 31}]
+    assert await sums(by=["month", "agent"]) == [{"month": "2026-11", "agent": "1", "amount_micro": 31}]
     assert await sums(since="2026-11-21T00:00:00Z") == [{"amount_micro": 10}]
     assert await sums(until="2026-11-21T01:00:00+01:00", kind="prompt_tokens") == [{"amount_micro": 1}]
     assert await sums(user="bob", by=["user"]) == [{"user": "bob", "amount_micro": 10}]

@@ -50,26 +50,29 @@ def test_a_quota_is_set_and_shown_as_people_write_quantities(gaelp):
 async def paid(api_server):
     db = Database(api_server.environment["GAELP_DATABASE_URL"])
     async with db.writing() as session:
-        owners = [Owner(OwnerKind.AGENT, "5"), Owner(OwnerKind.USER, "ann")]
+        owners = [Owner(OwnerKind.AGENT, "1"), Owner(OwnerKind.USER, "ann")]
         await budgets.hold(session, "invocation:a", owners, 2_000_000, tenant="")
         charges = [Charge(CostKind.PROMPT_TOKENS, 1000, 200_000), Charge(CostKind.CANCELLED, 50, 50_000)]
         await budgets.settle(session, "invocation:a", 250_000, charges, tenant="")
     await db.close()
 
 
-async def test_a_budget_is_set_spent_and_told_line_by_line(gaelp, api_server):
+async def test_a_budget_is_set_spent_and_told_line_by_line(gaelp, api_server, tmp_path):
     assert "There are no budgets" in gaelp("budgets", "list")
-    assert "agent 5 1,000.50 1,000.50 0.00 0.00 month" in gaelp(
-        "budgets", "set", "agent", "5", "1,000.50", "--period", "month"
+    (tmp_path / "agent.json").write_text('{"name": "one", "type": "research"}')
+    gaelp("agents", "register", str(tmp_path / "agent.json"))
+    assert "agent 1 1,000.50 1,000.50 0.00 0.00 month" in gaelp(
+        "budgets", "set", "agent", "1", "1,000.50", "--period", "month"
     )
     await paid(api_server)
-    assert "agent 5 1,000.50 1,000.25 0.00 0.25 month" in gaelp("budgets", "show", "agent", "5")
+    assert "agent 1 1,000.50 1,000.25 0.00 0.25 month" in gaelp("budgets", "show", "agent", "1")
     assert json.loads(gaelp("budgets", "list", "--json"))[0]["spent_micro"] == 250_000
-    assert "settle held spent 0.25 invocation:a" in gaelp("budgets", "entries", "agent", "5")
-    assert len(json.loads(gaelp("budgets", "entries", "agent", "5", "--limit", "2", "--json"))) == 2
+    assert "settle held spent 0.25 invocation:a" in gaelp("budgets", "entries", "agent", "1")
+    assert len(json.loads(gaelp("budgets", "entries", "agent", "1", "--limit", "2", "--json"))) == 2
     costs = gaelp("budgets", "costs")
     assert "cancelled 50 tokens 0.05 prompt_tokens 1,000 tokens 0.20 total 0.25" in costs
-    assert "5 ann 0.25 total 0.25" in gaelp("budgets", "costs", "--by", "agent", "--by", "user")
+    assert "1 ann 0.25 total 0.25" in gaelp("budgets", "costs", "--by", "agent", "--by", "user")
     assert json.loads(gaelp("budgets", "costs", "--user", "bob", "--json")) == []
-    assert "is no amount" in gaelp("budgets", "set", "agent", "5", "much", code=2)
+    assert "is no amount" in gaelp("budgets", "set", "agent", "1", "much", code=2)
     assert "There is no budget of agent 6" in gaelp("budgets", "show", "agent", "6", code=1)
+    assert "There is no agent 6." in gaelp("budgets", "set", "agent", "6", "1", code=1)
