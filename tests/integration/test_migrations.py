@@ -1,6 +1,7 @@
 """The tables come, go and come again, on both databases, whoever asks for them at the same time."""
 
 import asyncio
+import gc
 import importlib
 import pkgutil
 import sys
@@ -10,7 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import Table, inspect, text
 
 import gaelp_tasks.db
 from gaelp_tasks.db import migrations
@@ -52,6 +53,20 @@ async def asked(db, question):
 
 async def tables(db):
     return set(await asked(db, lambda connection: inspect(connection).get_table_names()))
+
+
+def tables_in_memory():
+    gc.collect()
+    return sum(isinstance(one, Table) for one in gc.get_objects())
+
+
+async def test_who_asks_for_the_revision_again_and_again_keeps_nothing(empty):
+    await empty.migrate()
+    await empty.migrate()
+    before = tables_in_memory()
+    for _ in range(20):
+        await empty.migrate()
+    assert tables_in_memory() == before
 
 
 async def test_up_gives_every_table_and_down_takes_every_one_away(empty):

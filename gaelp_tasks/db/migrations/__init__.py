@@ -38,7 +38,9 @@ def revisions() -> tuple[str, ...]:
 
 def current(connection: Connection) -> str | None:
     """The revision that the database is at; None where it has no tables of ours."""
-    return MigrationContext.configure(connection).get_current_revision()
+    # Alembic makes its table anew for each question, and the engine would keep 500 of them
+    uncached = connection.execution_options(compiled_cache=None)
+    return MigrationContext.configure(uncached).get_current_revision()
 
 
 def move(connection: Connection, revision: str) -> None:
