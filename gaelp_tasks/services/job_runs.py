@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.job_rows import JobRow, job_of
 from gaelp_tasks.db.jobs import AnyJobs, Grip
+from gaelp_tasks.models.agent import TERMINAL, USABLE, AgentState
 from gaelp_tasks.models.training import ENDED, Checkpoint, JobState, Stream, TrainingJob, Wish
 from gaelp_tasks.services import job_line
 from gaelp_tasks.settings import Settings
@@ -22,6 +24,7 @@ from gaelp_tasks.training.output import Line
 __all__ = ["Overtaken", "Report", "Taken", "begin", "end", "explain", "postpone", "prune", "tell"]
 
 LONGEST_GAP_S = 60.0  #: between two reports that counts as run: a laptop may have slept
+PAUSED_S = 5.0  #: between two looks whether an agent takes something new again
 PRUNE_EACH = 100  #: lines behind which the log is cut again
 
 
@@ -57,6 +60,9 @@ async def begin(db: Database, grip: Grip, settings: Settings, *, node: str, runn
             return Taken(None)
         if row.state == JobState.QUEUED and row.due_at is not None and row.due_at > now:
             return Taken(None, row.due_at)
+        if row.state == JobState.QUEUED and (state := await _paused(session, row)):
+            row.reason = f"It waits: its agent is {state}."
+            return Taken(None, now + timedelta(seconds=PAUSED_S))
         if row.wish:  # who ran it died before it could be done
             row.claim = grip.claim
             to = JobState.CANCELLED if row.wish == Wish.CANCEL else JobState.PAUSED
@@ -80,6 +86,14 @@ async def begin(db: Database, grip: Grip, settings: Settings, *, node: str, runn
         notes.append(f"Run {row.starts} begins on {node}.")
         await _write(session, row, Report(notes=notes), settings, now)
         return Taken(job_of(row))
+
+
+async def _paused(session: Session, row: JobRow) -> AgentState | None:
+    """The state of its agent where that takes nothing new for now; one that is gone fails at the start."""
+    agent = await Agents(session, row.tenant).row(row.agent_id)
+    if agent is None or (state := AgentState(agent.state)) in USABLE | TERMINAL:
+        return None
+    return state
 
 
 async def postpone(db: Database, grip: Grip, why: str, after_s: float) -> list[Call]:

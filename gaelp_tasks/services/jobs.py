@@ -14,7 +14,7 @@ from gaelp_tasks.db.idempotency import note_made
 from gaelp_tasks.db.job_rows import JobRow, job_of
 from gaelp_tasks.db.jobs import AnyJobs, Jobs
 from gaelp_tasks.errors import NotFound, QueueFull, QuotaExceeded
-from gaelp_tasks.models.agent import AgentType
+from gaelp_tasks.models.agent import USABLE, AgentType
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.policy import Act, Asked
 from gaelp_tasks.models.quota import Share
@@ -231,6 +231,8 @@ async def _row(at: Desk, session: Session, caller: Caller, job_id: int) -> JobRo
 async def _judge(session: Session, caller: Caller, act: Act, row: JobRow, no_move: str) -> None:
     """Decide as about its agent. Raises NotAllowed, Conflict."""
     agent = await found(session, caller, row.agent_id)
+    if act is Act.RESUME and not no_move and agent.state not in USABLE:
+        no_move = f"Agent {agent.id} is {agent.state}: its jobs go on once it is running again."
     asked = Asked(
         type=AgentType(agent.type),
         caller=caller.name,

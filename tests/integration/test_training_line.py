@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from gaelp_tasks import failpoints
 from gaelp_tasks.celery_app import app
+from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.budgets import Budgets
 from gaelp_tasks.db.jobs import Grip, Jobs
 from gaelp_tasks.errors import BudgetExceeded, Conflict, NotFound, QueueFull, QuotaExceeded
@@ -248,6 +249,31 @@ async def test_the_jobs_of_a_terminated_agent_end(school):
     assert (await school.find(waits)).state is JobState.CANCELLED
     assert (await job_runs.tell(school.db, grip, Report(), school.settings))[0] is Wish.CANCEL
     assert (await held(school)).runs == 1, "until it has ended"
+
+
+async def moved(school, state):
+    async with school.db.writing() as session:
+        (await Agents(session, "t").row(school.agent_id, lock=True)).state = state
+
+
+async def test_the_jobs_of_a_paused_agent_wait_until_it_runs_again(school):
+    job, set_aside = await school.submit(), await school.submit()
+    await jobs.pause(school.desk, CALLER, set_aside.id)
+    await moved(school, "paused")
+    grip, taken = await begun(school, job)
+    assert taken.job is None
+    later_s = (taken.wait_until - datetime.now(UTC)).total_seconds()
+    [call] = await job_runs.postpone(school.db, grip, "", later_s)
+    waits = await school.find(job)
+    assert (waits.state, waits.reason) == (JobState.QUEUED, "It waits: its agent is paused.")
+    assert waits.attempts == waits.starts == 0
+    with pytest.raises(Conflict, match="is paused: its jobs go on once it is running again"):
+        await jobs.resume(school.desk, CALLER, set_aside.id)
+    assert (await school.find(set_aside)).state is JobState.PAUSED
+    await moved(school, "running")
+    assert call.task_id == waits.task_id, "its message comes again by itself"
+    assert (await begun(school, waits))[1].job.reason == ""
+    assert (await jobs.resume(school.desk, CALLER, set_aside.id)).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize("place", ["jobs:committed", "jobs:published"])
