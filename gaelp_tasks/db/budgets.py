@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, insert, or_, select, update
+from sqlalchemy import Row, Select, and_, case, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gaelp_tasks.db.database import Database, Session
@@ -112,6 +112,16 @@ class Holding:
             await self._session.execute(update(BUDGETS).where(BUDGETS.c.id == row.id).values(values))
         [row] = (await self._session.execute(select(BUDGETS).where(BUDGETS.c.id == row.id))).all()
         return budget_of(row, self._now)
+
+    async def given_by_others(self, owner: Owner, name: str) -> int | None:
+        """The limit as somebody else than this one has last set it; None: nobody else has."""
+        of = select(BUDGETS.c.id).where(BUDGETS.c.tenant == self._tenant, _is(owner)).scalar_subquery()
+        signs = {Move.GRANT.value: ENTRIES.c.amount_micro, Move.WITHDRAW.value: -ENTRIES.c.amount_micro}
+        sets = (ENTRIES.c.budget == of, ENTRIES.c.move.in_(signs))
+        last = select(func.max(ENTRIES.c.id)).where(*sets, ENTRIES.c.made_by != name).scalar_subquery()
+        asked = select(func.sum(case(signs, value=ENTRIES.c.move))).where(*sets, ENTRIES.c.id <= last)
+        limit_micro = await self._session.scalar(asked)
+        return None if limit_micro is None else int(limit_micro)
 
     async def begin(self, key: str, owners: Iterable[Owner], bound_micro: int) -> int | None:
         """Write down a hold; its id, None where there is one of this key already."""

@@ -94,6 +94,7 @@ class Asked(NamedTuple):
     has_safety_policy: bool = False
     environment: Environment | None = None
     raises_budget: bool = False  #: above what somebody has approved, or is to approve
+    passes_by: bool = False  #: above what somebody else than its owner has set its budget to
     authors: frozenset[str] = frozenset()  #: of all that would be deployed, its secrets too
     approved: bool = False
     deployed: bool = False  #: one of its deployments runs
@@ -151,6 +152,12 @@ RULES: tuple[Rule, ...] = (
         frozenset({Act.CHANGE, Act.ROLL_BACK, Act.SET_BUDGET}),
         lambda one: not one.raises_budget or (one.is_operator and one.caller != one.owner),
         "What was approved with a smaller budget gets a larger one by an operator who is not its owner.",
+    ),
+    Rule(
+        "lowered budget",
+        frozenset({Act.CHANGE, Act.ROLL_BACK}),
+        lambda one: not one.passes_by or one.is_operator,
+        "Somebody else has set the agent's budget to less: an operator raises it again.",
     ),
     Rule(
         "image",

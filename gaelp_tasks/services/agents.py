@@ -160,10 +160,13 @@ class AgentService:
     ) -> Agent:
         """The next version, and the budget with it; the agent is locked."""
         caller, agents = self._caller, Agents(session, row.tenant)
-        asked = asked_of(caller, row, after, self._at.settings)._replace(
-            raises_budget=after.budget_micro != before.budget_micro
-            and await raises_approved_budget(session, row, before, _most_micro(after))
-        )
+        asked = asked_of(caller, row, after, self._at.settings)
+        if after.budget_micro != before.budget_micro:
+            to_micro = _most_micro(after)
+            asked = asked._replace(
+                raises_budget=await raises_approved_budget(session, row, before, to_micro),
+                passes_by=await _passes_by(session, row, to_micro),
+            )
         subject = f"version {row.version + (after != before)}"
         await judge(session, caller, act, asked, agent=row, subject=subject)
         if after != before:
@@ -239,6 +242,16 @@ async def raises_approved_budget(
     if to_micro <= (max(among) if keeps else min(among)):
         return False
     return await Deployments(session, row.tenant).was_approved(row.id)
+
+
+async def _passes_by(session: Session, row: AgentRow, to_micro: int) -> bool:
+    """Whether it is more than somebody else than the owner has last set the agent's budget to."""
+    if not POLICIES[AgentType(row.type)].spends:
+        return False  # no version of it sets a budget
+    given_micro = await Holding(session, row.tenant, datetime.now(UTC)).given_by_others(
+        _owner(row), row.owner
+    )
+    return given_micro is not None and to_micro > given_micro
 
 
 async def _give_budget(

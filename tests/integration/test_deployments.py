@@ -223,6 +223,25 @@ async def test_what_an_admin_has_lowered_is_not_raised_again_by_its_owner_and_co
     assert (told["limit_micro"], told["period"]) == (9_000_000, "month")
 
 
+@pytest.mark.parametrize("kind", ["evaluation", "research"])
+async def test_an_owner_does_not_pass_by_a_budget_that_somebody_else_has_lowered(both, kind):
+    people = People(both)
+    agent = await people.register(type=kind, safety_policy=None)
+    path, place = f"/api/v1/agents/{agent}", f"/api/v1/budgets/agent/{agent}"
+
+    async def sets(client, amount):
+        return (await client.patch(path, json={"budget_limit": amount})).status_code
+
+    assert [await sets(people.ann, amount) for amount in (60, 40, 50)] == [200] * 3, "her own to set"
+    assert (await both.as_(Role.ADMIN).put(place, json={"limit_micro": 10_000_000})).is_success
+    assert [await sets(people.ann, amount) for amount in (49, None, 9, 11, 10)] == [403, 403, 200, 403, 200]
+    back = await people.ann.post(f"{path}/versions/1/rollback")
+    assert (back.status_code, "an operator raises it" in back.json()["detail"]) == (403, True)
+    assert await sets(people.op, 20) == 200
+    assert [await sets(people.ann, amount) for amount in (5, 20, 21)] == [200, 200, 403]
+    assert (await people.ann.get(place)).json()["limit_micro"] == 20_000_000
+
+
 async def test_the_audit_names_no_version_that_was_not_made(api):
     people = People(api)
     agent = await people.register()

@@ -22,6 +22,7 @@ asked = st.builds(
     has_safety_policy=st.booleans(),
     environment=st.none() | st.sampled_from(Environment),
     raises_budget=st.booleans(),
+    passes_by=st.booleans(),
     authors=st.frozensets(names),
     approved=st.booleans(),
     deployed=st.booleans(),
@@ -96,6 +97,13 @@ def test_an_approved_budget_is_raised_by_another_operator(one):
     if decide(Act.CHANGE, one).allowed:
         assert one.is_operator
         assert one.caller != one.owner
+
+
+@given(st.sampled_from([Act.CHANGE, Act.ROLL_BACK]), asked)
+def test_what_somebody_else_has_lowered_is_raised_by_an_operator(act, one):
+    one = one._replace(passes_by=True)
+    if decide(act, one).allowed:
+        assert one.is_operator
 
 
 @given(st.sampled_from([Act.INVOKE, Act.TRAIN, Act.START]), asked)
