@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gaelp_tasks.errors import BrokerUnavailable, DatabaseUnavailable, NotFound, QueueFull
+from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.runtime import going_on
 from gaelp_tasks.services.reading import Told
 
@@ -20,26 +22,43 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10  #: seconds of silence
 SLOW_S = 30.0  #: a reader that takes nothing for so long is cut; what it has seen it need not read again
+SHARES = 4  #: one user has at most one of so many equal parts of the streams
+AGAIN_S = 5.0  #: who finds no stream free may ask again after this
 AGAIN_MS = 1000  #: a browser comes back after this
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class Readers:
-    """How many read from this process."""
+    """How many read from this process, one user at most a quarter of them."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self.now = 0
+        self._most, self._most_of_one = most, max(1, most // SHARES)
+        self._taken: Counter[tuple[str, str]] = Counter()  #: by tenant and user
 
-    def enter(self) -> None:
+    @property
+    def now(self) -> int:
+        """All of them."""
+        return self._taken.total()
+
+    def enter(self, caller: Caller) -> None:
         """One more; who enters leaves. Raises QueueFull."""
+        if self._taken[_who(caller)] >= self._most_of_one:
+            why = f"You read as many streams here as one user may ({self._most_of_one}): ask again later."
+            raise QueueFull(why, retry_after_s=AGAIN_S)
         if self.now >= self._most:
-            raise QueueFull("As many streams are read here as may be: ask again later.", retry_after_s=5)
-        self.now += 1
+            raise QueueFull(
+                "As many streams are read here as may be: ask again later.", retry_after_s=AGAIN_S
+            )
+        self._taken[_who(caller)] += 1
 
-    def leave(self) -> None:
+    def leave(self, caller: Caller) -> None:
         """One less."""
-        self.now -= 1
+        self._taken[_who(caller)] -= 1
+        self._taken += Counter()  # without those that read none
+
+
+def _who(caller: Caller) -> tuple[str, str]:
+    return caller.tenant, caller.name
 
 
 class EventStream(Response):
@@ -47,12 +66,14 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, told: AsyncGenerator[Told, None], readers: Readers, *, slow_s: float = SLOW_S) -> None:
-        readers.enter()
+    def __init__(
+        self, told: AsyncGenerator[Told, None], readers: Readers, caller: Caller, *, slow_s: float = SLOW_S
+    ) -> None:
+        readers.enter(caller)
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._told = told
-        self._readers = readers
+        self._readers, self._caller = readers, caller
         self._slow_s = slow_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
@@ -64,7 +85,7 @@ class EventStream(Response):
             for work in works:
                 work.cancel()
             await asyncio.gather(*works, return_exceptions=True)
-            self._readers.leave()
+            self._readers.leave(self._caller)
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -10,7 +10,7 @@ import uvicorn
 
 from gaelp_tasks.api import event_stream
 from gaelp_tasks.celery_app import app
-from gaelp_tasks.models.caller import Role
+from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.services.reading import Told
 from support.api import api_client
 
@@ -277,6 +277,25 @@ async def test_only_so_many_streams_are_read_at_once(broker, api_sql):
                 assert answer.status_code == 429
 
 
+async def test_one_user_reads_at_most_a_quarter_of_the_streams(broker, api_sql):
+    async with api_client(api_sql, api_max_streams=7) as small, served(small) as url:
+        name = await submitted(small.as_())
+        told(name, START)
+        async with reading(small, url, name) as events, httpx.AsyncClient() as client:
+            await events.next()
+            headers = {"Authorization": f"Bearer {small.token()}"}
+            answer = await client.get(f"{url}{PLACE}/{name}/stream", headers=headers)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
+            assert (
+                answer.json()["detail"]
+                == "You read as many streams here as one user may (1): ask again later."
+            )
+            other = {"Authorization": f"Bearer {small.token(name='bob')}"}
+            async with client.stream("GET", f"{url}{PLACE}/{name}/stream", headers=other) as answer:
+                assert answer.status_code == 200
+                assert small.state.readers.now == 2
+
+
 async def test_a_reader_that_takes_nothing_is_cut_and_nothing_is_kept_for_it():
     given = 0
 
@@ -298,7 +317,7 @@ async def test_a_reader_that_takes_nothing_is_cut_and_nothing_is_kept_for_it():
         await asyncio.Event().wait()
 
     readers = event_stream.Readers(1)
-    response = event_stream.EventStream(endless(), readers, slow_s=0.05)
+    response = event_stream.EventStream(endless(), readers, Caller(name="ann"), slow_s=0.05)
     await asyncio.wait_for(response({"type": "http"}, receive, send), 5)
     assert given <= 5
     assert readers.now == 0

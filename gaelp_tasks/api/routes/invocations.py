@@ -74,7 +74,7 @@ async def stream(
     """Its tokens as server-sent events: start, token, restart, end; `Last-Event-ID` goes on behind it."""
     after, mine = resume_from(last_event_id), _of(at, caller)
     await mine.row(invocation_id)
-    return EventStream(read(at.app, lambda: mine.row(invocation_id), after), at.readers)
+    return EventStream(read(at.app, lambda: mine.row(invocation_id), after), at.readers, caller)
 
 
 @router.post("/{invocation_id}/cancel", status_code=202)

@@ -69,7 +69,7 @@ async def logs(
         return JSONResponse([line.wire() for line in found])
     await jobs.find(at, caller, job_id)
     behind = int(last_event_id) if last_event_id else after
-    return EventStream(_events(at, caller, job_id, behind), at.readers)
+    return EventStream(_events(at, caller, job_id, behind), at.readers, caller)
 
 
 @router.get("/{job_id}/checkpoints")
