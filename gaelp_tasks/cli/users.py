@@ -14,6 +14,7 @@ from gaelp_tasks import app
 from gaelp_tasks.cli.asking import Tenant, opened, readable
 from gaelp_tasks.cli.output import Json, out, print_json
 from gaelp_tasks.errors import Conflict, SettingsError
+from gaelp_tasks.models.audit import COMMAND
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.user import LONGEST_S, Key, NewKey, NewUser, User, UserChanges, parsed
 
@@ -184,7 +185,9 @@ def create_key(
         from gaelp_tasks.services.users import make_key  # noqa: PLC0415  as above
 
         known = await _named(db, user)
-        return await make_key(db, Caller(name=known.name, tenant=known.tenant, role=known.role), new)
+        return await make_key(
+            db, Caller(name=known.name, tenant=known.tenant, role=known.role), new, by=COMMAND
+        )
 
     made = _ask(ask)
     if as_json:

@@ -1,7 +1,7 @@
 """Users of the API in SQL, and the keys by which they come in."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -22,8 +22,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from gaelp_tasks.db.base import Base, UtcTime
 from gaelp_tasks.db.database import Database
+from gaelp_tasks.db.decisions import Decisions
 from gaelp_tasks.db.idempotency import note_made
 from gaelp_tasks.errors import Conflict, NotFound
+from gaelp_tasks.models.audit import COMMAND, By, Deed, Kept
 from gaelp_tasks.models.batch import LONGEST_TENANT
 from gaelp_tasks.models.caller import LONGEST_USER, Role
 from gaelp_tasks.models.user import Key, NewUser, User, UserChanges
@@ -79,11 +81,12 @@ def _user(row: UserRow) -> User:
 
 
 class Users:
-    """The users of a tenant; None: of all of them."""
+    """The users of a tenant; None: of all of them. What is changed stands in the audit as done `by` one."""
 
-    def __init__(self, db: Database, tenant: str | None) -> None:
+    def __init__(self, db: Database, tenant: str | None, by: By = COMMAND) -> None:
         self._db = db
         self._tenant = tenant
+        self._by = by
 
     async def add(self, new: NewUser, now: datetime) -> User:
         """Know somebody from now on; tokens that a removed one of this name had do not hold again.
@@ -103,6 +106,8 @@ class Users:
                 row.tenant, row.role, row.disabled, row.removed_at = new.tenant, new.role, False, None
                 await session.flush()
                 note_made(session, f"users/{row.id}")
+                said = f"user {row.name}: role={row.role}"
+                await _note(session, self._by.did(Deed.ADD_USER, said, tenant=row.tenant, at=now))
         except IntegrityError:
             raise Conflict(_taken(new.name)) from None
         return _user(row)
@@ -144,7 +149,12 @@ class Users:
         """Raises NotFound."""
         async with self._db.writing() as session:
             row = await self._row(session, user_id)
+            given = changes.model_dump(exclude_none=True, exclude_defaults=True)
+            said = ", ".join(f"{name}={value}" for name, value in given.items())
+            subject = f"user {row.name}: {said or 'nothing'}"
+            tenants = [row.tenant]
             if changes.tenant is not None:
+                tenants.append(changes.tenant)
                 row.tenant = changes.tenant
             if changes.role is not None:
                 row.role = changes.role
@@ -152,6 +162,8 @@ class Users:
                 row.disabled = changes.disabled
             if changes.sign_out:
                 row.tokens_from = now
+            for tenant in dict.fromkeys(tenants):
+                await _note(session, self._by.did(Deed.CHANGE_USER, subject, tenant=tenant, at=now))
         return _user(row)
 
     async def remove(self, user_id: int, now: datetime) -> User:
@@ -160,6 +172,8 @@ class Users:
             row = await self._row(session, user_id)
             row.removed_at = now
             await session.execute(delete(KeyRow).where(KeyRow.user_id == row.id))
+            said = f"user {row.name}"
+            await _note(session, self._by.did(Deed.REMOVE_USER, said, tenant=row.tenant, at=now))
         return _user(row)
 
     def _mine(self) -> Select[tuple[UserRow]]:
@@ -181,6 +195,10 @@ class Users:
         ).one_or_none()
 
 
+async def _note(session: AsyncSession, kept: Kept) -> None:
+    await Decisions(session, kept.tenant).add([kept])
+
+
 def _taken(name: str) -> str:
     return f"There is a user {name!r} already."
 
@@ -195,11 +213,12 @@ class FoundKey(NamedTuple):
 
 
 class Keys:
-    """The keys of one user by name; None: of all of them."""
+    """The keys of one user by name; None: of all of them. What is changed stands in the audit."""
 
-    def __init__(self, db: Database, user: str | None) -> None:
+    def __init__(self, db: Database, user: str | None, by: By = COMMAND) -> None:
         self._db = db
         self._user = user
+        self._by = by
 
     async def add(self, key: Key, digest: str) -> Key:
         """Keep a key by its hash; it comes back with its id. Raises NotFound where nobody is called so."""
@@ -218,6 +237,9 @@ class Keys:
                 expires_at=key.expires_at,
             )
             session.add(row)
+            said = f"key {key.prefix} of {user.name}: role={row.role}"
+            kept = self._by.did(Deed.MAKE_KEY, said, tenant=user.tenant, at=key.created_at)
+            await _note(session, kept)
         return key.model_copy(update={"id": row.id})
 
     async def listed(self, skip: int = 0, limit: int | None = None) -> list[Key]:
@@ -246,8 +268,13 @@ class Keys:
                 found = (await session.execute(self._mine().where(KeyRow.id == key_id))).one_or_none()
             if found is None:
                 raise NotFound(f"There is no key {key_id}.")
-            await session.delete(found[0])
-            return str(found[0].prefix)
+            key, user = found
+            await session.delete(key)
+            said = f"key {key.prefix} of {user.name}"
+            await _note(
+                session, self._by.did(Deed.REMOVE_KEY, said, tenant=user.tenant, at=datetime.now(UTC))
+            )
+            return str(key.prefix)
 
     async def find(self, prefix: str) -> FoundKey | None:
         """The one that begins so."""

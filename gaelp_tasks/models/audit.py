@@ -1,12 +1,15 @@
 """What the audit tells: decisions, violations and spending, each as one flat record. Pure."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.frozen import Frozen
 
-__all__ = ["COLUMNS", "SYSTEM", "AuditEntry", "Kept", "Span"]
+__all__ = ["COLUMNS", "COMMAND", "SYSTEM", "AuditEntry", "By", "Deed", "Kept", "Span"]
 
+LONGEST_SUBJECT = 255  #: characters
 SYSTEM = "system"  #: the role of what happens by itself
 
 
@@ -30,6 +33,43 @@ class Kept(NamedTuple):
     rule: str
     why: str
     subject: str
+
+
+class Deed(StrEnum):
+    """What is written down beside decisions about agents."""
+
+    ADD_USER = "add user"
+    CHANGE_USER = "change user"
+    REMOVE_USER = "remove user"
+    MAKE_KEY = "make key"
+    REMOVE_KEY = "remove key"
+    SET_QUOTA = "set quota"
+    SET_BUDGET = "set budget"  #: of a user or a job
+
+
+class By(NamedTuple):
+    """Who did something."""
+
+    actor: str
+    role: str
+
+    @classmethod
+    def of(cls, caller: Caller) -> "By":
+        """Somebody who came in."""
+        return cls(caller.name, caller.role.value)
+
+    def did(self, deed: Deed, subject: str, *, tenant: str, at: datetime) -> Kept:
+        """As it is written down; the subject names no secret."""
+        return Kept(
+            *(tenant, at, None, self.actor, self.role, deed.value),
+            allowed=True,
+            rule="",
+            why="",
+            subject=subject[:LONGEST_SUBJECT],
+        )
+
+
+COMMAND = By("command line", SYSTEM)  #: who has the database has no need to come in
 
 
 class AuditEntry(Frozen):

@@ -1,5 +1,7 @@
 """Every decision about an agent is written down: an allowed one beside what it allows, a refused one alone.
 
+So is who changes users, keys, quotas and budgets.
+
 `trail(db)` is a transaction whose refusals are kept although it is rolled back. Who decides about many in one
 transaction rolls back to a savepoint, and calls `keep_refusals` before the commit.
 """
@@ -18,12 +20,23 @@ from gaelp_tasks.db.agent_rows import AgentRow
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.decisions import Decisions
 from gaelp_tasks.errors import GaelpError
-from gaelp_tasks.models.audit import COLUMNS, SYSTEM, AuditEntry, Kept, Span
+from gaelp_tasks.models.audit import COLUMNS, SYSTEM, AuditEntry, By, Deed, Kept, Span
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.policy import Act, Asked, Decision, decide
 from gaelp_tasks.services.ageing import throw_away
 
-__all__ = ["as_csv", "as_jsonl", "entries", "happened", "judge", "keep_refusals", "listed", "prune", "trail"]
+__all__ = [
+    "as_csv",
+    "as_jsonl",
+    "done",
+    "entries",
+    "happened",
+    "judge",
+    "keep_refusals",
+    "listed",
+    "prune",
+    "trail",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +95,12 @@ async def happened(
     )
     _log(kept)
     await Decisions(session, kept.tenant).add([kept])
+
+
+async def done(session: Session, caller: Caller, deed: Deed, subject: str, *, tenant: str) -> None:
+    """Write down what is about no agent, in the transaction that does it."""
+    kept = By.of(caller).did(deed, subject, tenant=tenant, at=datetime.now(UTC))
+    await Decisions(session, tenant).add([kept])
 
 
 def _log(kept: Kept) -> None:

@@ -1,14 +1,15 @@
-"""Budgets that admins set: those of agents are decided about, and stand in the audit."""
+"""Budgets that admins set: each stands in the audit, and those of agents are decided about."""
 
 from gaelp_tasks.db.agents import Agents
 from gaelp_tasks.db.database import Session
 from gaelp_tasks.errors import NotFound
+from gaelp_tasks.models.audit import Deed
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.ledger import NewBudget
 from gaelp_tasks.models.money import Budget, Owner, OwnerKind, units
 from gaelp_tasks.models.policy import Act
 from gaelp_tasks.services.agents import asked_of, raises_approved_budget, spec_of
-from gaelp_tasks.services.audit import judge, trail
+from gaelp_tasks.services.audit import done, judge, trail
 from gaelp_tasks.services.budgets import set_budget
 from gaelp_tasks.services.place import At
 
@@ -26,6 +27,9 @@ async def set_by(at: At, caller: Caller, owner: Owner, new: NewBudget, tenant: s
     async with trail(at.db) as session:
         if owner.kind is OwnerKind.AGENT:
             await _judge(session, at, caller, owner, new, whose)
+        else:
+            subject = f"{owner.kind} {owner.id}: {_told(new)}"
+            await done(session, caller, Deed.SET_BUDGET, subject, tenant=whose)
         return await set_budget(
             session, owner, new.limit_micro, tenant=whose, by=caller.name, period=new.period
         )
@@ -41,9 +45,12 @@ async def _judge(session: Session, at: At, caller: Caller, owner: Owner, new: Ne
     spec = (await spec_of(session, row)).spec
     raises = await raises_approved_budget(session, row, spec, new.limit_micro, keeps=True)
     asked = asked_of(caller, row, spec, at.settings)._replace(raises_budget=raises)
+    await judge(session, caller, Act.SET_BUDGET, asked, agent=row, subject=_told(new))
+
+
+def _told(new: NewBudget) -> str:
     often = "" if new.period.value == "none" else f" each {new.period}"
-    subject = f"{units(new.limit_micro)}{often}"
-    await judge(session, caller, Act.SET_BUDGET, asked, agent=row, subject=subject)
+    return f"{units(new.limit_micro)}{often}"
 
 
 def _is_number(text: str) -> bool:

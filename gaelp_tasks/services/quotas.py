@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from gaelp_tasks.db.database import Database, Session
 from gaelp_tasks.db.quotas import QuotaHolding, Quotas, limits_of
 from gaelp_tasks.errors import NotAllowed, QuotaExceeded
+from gaelp_tasks.models.audit import Deed
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.quota import Limits, NewLimits, QuotaShown, QuotaStanding, Share
 from gaelp_tasks.models.resources import Resources
+from gaelp_tasks.services.audit import done
 from gaelp_tasks.settings import Settings
 
 __all__ = ["default_limits", "hold", "listed", "release", "set_by", "set_limits", "show", "shown_to"]
@@ -112,6 +114,9 @@ async def set_by(
     whose = caller.acting_for(tenant)
     async with db.writing() as session:
         await set_limits(session, user, new.limits, tenant=whose)
+        own = new.limits.model_dump(exclude_none=True)
+        told = ", ".join(f"{name}={value}" for name, value in own.items()) or "the defaults"
+        await done(session, caller, Deed.SET_QUOTA, f"quota of {user}: {told}", tenant=whose)
     return shown(await show(db, whose, user, settings))
 
 

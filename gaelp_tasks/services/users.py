@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.users import FoundKey, Keys
 from gaelp_tasks.errors import NotAllowed
+from gaelp_tasks.models.audit import By
 from gaelp_tasks.models.caller import Caller
 from gaelp_tasks.models.user import Key, NewKey
 
@@ -19,9 +20,12 @@ SECRET_BYTES = 32  #: so many that no slow hash is needed
 LENGTH = len(KEY_PREFIX) + OWN_PART + 1 + 2 * SECRET_BYTES
 
 
-async def make_key(db: Database, caller: Caller, new: NewKey, *, now: datetime | None = None) -> Key:
+async def make_key(
+    db: Database, caller: Caller, new: NewKey, *, by: By | None = None, now: datetime | None = None
+) -> Key:
     """A key for who asks, itself included: it is kept as a hash, and nobody is told it again.
 
+    `by` whom in the audit; None: by the caller.
     Raises NotFound where SQL does not know the caller, NotAllowed where it would do more than the caller may.
     """
     role = new.role or caller.role
@@ -39,7 +43,7 @@ async def make_key(db: Database, caller: Caller, new: NewKey, *, now: datetime |
         created_at=at,
         expires_at=None if new.ttl_s is None else at + timedelta(seconds=new.ttl_s),
     )
-    kept = await Keys(db, caller.name).add(made, _digest(key))
+    kept = await Keys(db, caller.name, by or By.of(caller)).add(made, _digest(key))
     return kept.model_copy(update={"key": key})
 
 

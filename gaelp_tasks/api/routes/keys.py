@@ -8,6 +8,7 @@ from gaelp_tasks.api.access import needs
 from gaelp_tasks.api.paging import Paged
 from gaelp_tasks.api.state import State, here
 from gaelp_tasks.db.users import Keys
+from gaelp_tasks.models.audit import By
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.user import Key, NewKey
 from gaelp_tasks.services.users import make_key
@@ -38,6 +39,6 @@ async def add(at: At, caller: Someone, new: NewKey, response: Response) -> Key:
 @router.delete("/{key_id}", status_code=204)
 async def remove(at: At, caller: Someone, key_id: Annotated[int, Path(ge=1, le=2**63 - 1)]) -> Response:
     """Take one of the caller's own back."""
-    await Keys(at.db, caller.name).remove(key_id)
+    await Keys(at.db, caller.name, By.of(caller)).remove(key_id)
     at.identity.forget()
     return Response(status_code=204)

@@ -9,6 +9,7 @@ from gaelp_tasks.api.access import needs
 from gaelp_tasks.api.paging import Paged
 from gaelp_tasks.api.state import State, here
 from gaelp_tasks.db.users import Users
+from gaelp_tasks.models.audit import By
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.models.user import NewUser, User, UserChanges
 
@@ -36,7 +37,7 @@ async def listed(at: At, caller: Admin, page: Paged) -> list[User]:
 @router.post("", status_code=201)
 async def add(at: At, caller: Admin, new: NewUser) -> User:
     """Know somebody from now on."""
-    made = await Users(at.db, caller.scope).add(new, datetime.now(UTC))
+    made = await Users(at.db, caller.scope, By.of(caller)).add(new, datetime.now(UTC))
     at.identity.forget()
     return made
 
@@ -50,7 +51,7 @@ async def show(at: At, caller: Admin, user_id: UserId) -> User:
 @router.patch("/{user_id}")
 async def change(at: At, caller: Admin, user_id: UserId, changes: UserChanges) -> User:
     """Change what is given and leave the rest; counts within seconds on every replica."""
-    changed = await Users(at.db, caller.scope).change(user_id, changes, datetime.now(UTC))
+    changed = await Users(at.db, caller.scope, By.of(caller)).change(user_id, changes, datetime.now(UTC))
     at.identity.forget()
     return changed
 
@@ -58,6 +59,6 @@ async def change(at: At, caller: Admin, user_id: UserId, changes: UserChanges) -
 @router.delete("/{user_id}", status_code=204)
 async def remove(at: At, caller: Admin, user_id: UserId) -> Response:
     """Let nobody in by this name any more; its keys are gone."""
-    await Users(at.db, caller.scope).remove(user_id, datetime.now(UTC))
+    await Users(at.db, caller.scope, By.of(caller)).remove(user_id, datetime.now(UTC))
     at.identity.forget()
     return Response(status_code=204)
