@@ -76,6 +76,7 @@ class Relay:
         self._now = now
         self._life = ""
         self._audited_at = monotonic()
+        self._waits: dict[str, str] = {}  # work -> what it waits for
 
     async def run(self) -> None:
         """Do all of it; what is away is waited for."""
@@ -90,15 +91,28 @@ class Relay:
         while going_on():
             try:
                 await work()
+                self._is_well(work.__name__)
                 wait_s = pause_s
             except AWAY as error:
                 wait_s = min(self._paces.trouble, max(wait_s, 0.1) * 2)
-                logger.warning("The relay waits %.1f s: %s", wait_s, error)
+                self._is_away(work.__name__, error)
             except Exception:
                 wait_s = self._paces.trouble
                 logger.exception("The relay goes on after an error of its own.")
             if going_on():
                 await asyncio.sleep(wait_s)
+
+    def _is_away(self, work: str, error: Exception) -> None:
+        """Tell it once, however many works meet it, and however often."""
+        what = "the database" if isinstance(error, DatabaseUnavailable) else "Redis"
+        if what not in self._waits.values():
+            logger.warning("The relay waits for %s: %s", what, error)
+        self._waits[work] = what
+
+    def _is_well(self, work: str) -> None:
+        what = self._waits.pop(work, "")
+        if what and what not in self._waits.values():
+            logger.info("The relay has %s again.", what)
 
     # --- what is due ---
 
@@ -169,6 +183,7 @@ class Relay:
                 )
                 if isinstance(reply, Exception):
                     raise reply
+                self._is_well(self._hear.__name__)
                 if reply:
                     [(_, entries)] = reply
                     after = entries[-1][0]

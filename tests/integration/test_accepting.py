@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +15,7 @@ from gaelp_tasks.errors import BudgetExceeded, IdempotencyConflict, InvalidInvoc
 from gaelp_tasks.models.acceptance import Acceptance, Standing, Submission
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.queues import lists
+from gaelp_tasks.services import relay as relaying
 from gaelp_tasks.services.accepting import Accepting
 from gaelp_tasks.services.relay import Paces, Relay
 from gaelp_tasks.tasks import accepted as redis_side
@@ -154,6 +156,40 @@ async def test_an_emptied_redis_loses_nothing_and_nothing_is_there_twice(db):
     row = await Accepted(db, "a").find(rows[9].id)
     assert row.publications == 2
     assert int(app.redis.get(app.keys.claims(row.id))) == redis_side.CLAIMS_OF_EACH
+
+
+async def test_a_redis_that_is_away_is_told_of_once_and_once_when_it_is_back(db, monkeypatch, caplog):
+    away, asked = True, Counter()
+
+    def gated(name):
+        real = getattr(relaying, name)
+
+        def ask(*given):
+            asked[name] += 1
+            if away:
+                raise ConnectionRefusedError("nobody is there")
+            return real(*given)
+
+        return ask
+
+    for name in ("life_of", "open_line"):
+        monkeypatch.setattr(relaying, name, gated(name))
+    monkeypatch.setattr(relaying, "AWAY", (*relaying.AWAY, ConnectionRefusedError))
+    caplog.set_level("INFO", relaying.__name__)
+
+    def lines():
+        return [one.getMessage() for one in caplog.records if one.name == relaying.__name__]
+
+    async with working(relay(db)):
+        await until(lambda: _true(min(asked["life_of"], asked["open_line"]) > 3))
+        assert lines() == ["The relay waits for Redis: nobody is there"]
+        away = False
+        await until(lambda: _true(len(lines()) > 1))
+        assert lines()[1:] == ["The relay has Redis again."]
+
+
+async def _true(look):
+    return look
 
 
 async def test_one_message_that_is_gone_is_missed_and_what_runs_or_waits_is_not(db):
