@@ -7,7 +7,7 @@ pending ──> running <──> paused ──> completed
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -38,11 +38,17 @@ __all__ = [
     "Secrets",
     "may_move",
     "plain",
+    "refused_names",
 ]
 
 MOST_NAMES = 200  #: of variables, of secrets
 LONGEST_VALUE = 32 * 1024  #: characters of a variable or a secret
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+#: names of variables that would change which program runs, or how; and those that are ours
+REFUSED = re.compile(
+    r"(LD_|DYLD_|GCONV_|GLIBC_|OPENSSL_|GAELP_|HYPERPARAM_|PYTHON|BASH_|PERL|RUBY|NODE_|LUA_|JULIA_|GIT_).*"
+    r"|(_JAVA|JAVA_|JDK_).*|PATH|HOME|SHELL|SHELLOPTS|BASHOPTS|ENV|IFS|TMPDIR|USER|LOCPATH"
+)
 OURS = ("GAELP_", "HYPERPARAM_")  #: what we tell a program by
 
 
@@ -98,6 +104,17 @@ def _variable(value: str) -> str:
     return value
 
 
+def refused_names(declared: Iterable[str]) -> list[str]:
+    """Variables that no agent's programs get; agents of earlier releases may have some."""
+    return [name for name in declared if not VARIABLE.fullmatch(name) or REFUSED.fullmatch(name.upper())]
+
+
+def _harmless(value: str) -> str:
+    if refused_names([value]):
+        raise ValueError(f"{value} would change which program runs, or how: no agent sets it")
+    return value
+
+
 def _not_too_long(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not text or len(text) > LONGEST_VALUE or "\0" in text:
@@ -112,10 +129,13 @@ def _not_too_long(value: SecretStr) -> SecretStr:
 AgentName = Annotated[StoredText, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Variable = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_variable)]
 SecretName = Variable
+NewName = Annotated[Variable, AfterValidator(_harmless)]
 SecretValue = Annotated[SecretStr, AfterValidator(_not_too_long)]
 
 
-Secrets = Annotated[dict[SecretName, SecretValue], Field(max_length=MOST_NAMES)]
+Value = Annotated[StoredText, Field(max_length=LONGEST_VALUE)]
+NewVariables = Annotated[dict[NewName, Value], Field(max_length=MOST_NAMES)]
+Secrets = Annotated[dict[NewName, SecretValue], Field(max_length=MOST_NAMES)]
 
 
 def plain(secrets: Mapping[str, SecretStr]) -> dict[str, str]:
@@ -132,9 +152,7 @@ class AgentFields(Frozen):
     description: Annotated[StoredText, Field(max_length=10_000)] = ""
     #: free; invocations make use of model, system_prompt, agent and options
     config: StoredObject = Field(default_factory=dict)
-    environment: Annotated[
-        dict[Variable, Annotated[StoredText, Field(max_length=LONGEST_VALUE)]], Field(max_length=MOST_NAMES)
-    ] = Field(default_factory=dict)
+    environment: Annotated[dict[Variable, Value], Field(max_length=MOST_NAMES)] = Field(default_factory=dict)
     hyperparameters: StoredObject = Field(default_factory=dict)
     safety_policy: Limits | None = None  #: what a real_deployment agent must keep to
     limits: Limits | None = None  #: what an evaluation or research agent declares
@@ -171,6 +189,7 @@ class NewAgent(AgentFields):
 
     name: AgentName
     type: AgentType
+    environment: NewVariables = Field(default_factory=dict)
     secrets: Secrets = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -195,13 +214,7 @@ class AgentChange(Frozen):
     budget_limit: Units | None = None
     description: Annotated[StoredText, Field(max_length=10_000)] | None = None
     config: StoredObject | None = None
-    environment: (
-        Annotated[
-            dict[Variable, Annotated[StoredText, Field(max_length=LONGEST_VALUE)]],
-            Field(max_length=MOST_NAMES),
-        ]
-        | None
-    ) = None
+    environment: NewVariables | None = None
     hyperparameters: StoredObject | None = None
     safety_policy: Limits | None = None
     limits: Limits | None = None

@@ -1,21 +1,14 @@
 """Runners: what turns the declared fields of a job into a program to start. One protocol, one file each."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from gaelp_tasks.models.agent import refused_names
 from gaelp_tasks.models.resources import Resources
 from gaelp_tasks.models.training import variables
 
-__all__ = ["Launch", "Runner", "Spec", "environment", "refused_names"]
-
-#: names of variables that would change which program runs, or how; and those that are ours
-REFUSED = re.compile(
-    r"(LD_|DYLD_|GCONV_|GLIBC_|OPENSSL_|GAELP_|HYPERPARAM_|PYTHON|BASH_|PERL|RUBY|NODE_|LUA_|JULIA_|GIT_).*"
-    r"|(_JAVA|JAVA_|JDK_).*|PATH|HOME|SHELL|SHELLOPTS|BASHOPTS|ENV|IFS|TMPDIR|USER|LOCPATH"
-)
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+__all__ = ["Launch", "Runner", "Spec", "environment"]
 
 
 class Spec(NamedTuple):
@@ -56,11 +49,6 @@ class Runner(Protocol):
 
     def launch(self, spec: Spec) -> Launch:
         """What to start for it. Raises PolicyViolated where it may not run here."""
-
-
-def refused_names(declared: Mapping[str, str]) -> list[str]:
-    """Variables that an agent may not declare."""
-    return [name for name in declared if not NAME.fullmatch(name) or REFUSED.fullmatch(name.upper())]
 
 
 def environment(spec: Spec, folder: Path) -> dict[str, str]:

@@ -110,6 +110,20 @@ def test_what_no_agent_has_is_refused(wrong):
     assert "x" * 100 not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["PATH", "ld_preload", "PYTHONPATH", "HOME"])
+def test_a_variable_that_no_program_would_get_is_refused_by_its_name(name):
+    new, change = NewAgent.model_validate, AgentChange.model_validate
+    for refused in (
+        lambda: new(SEED | {"environment": {name: "/x"}}),
+        lambda: new(SEED | {"secrets": {name: "hush"}}),
+        lambda: change({"environment": {name: "/x"}}),
+    ):
+        with pytest.raises(ValidationError, match=f"{name} would change which program runs"):
+            refused()
+    earlier = AgentSpec.read(new(SEED).spec.kept() | {"environment": {name: "/x"}})
+    assert change({"description": "new"}).applied(earlier).environment == {name: "/x"}, "it can be read"
+
+
 def test_a_secret_is_not_in_what_is_printed():
     new = NewAgent.model_validate(SEED | {"secrets": {"API_KEY": "hush-hush"}})
     assert "hush-hush" not in f"{new!r} {new} {new.model_dump_json()} {new.spec!r}"

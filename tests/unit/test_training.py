@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from faults.history.probes import PATH
 from gaelp_tasks.cancellation import Reason
 from gaelp_tasks.errors import PolicyViolated, SettingsError
+from gaelp_tasks.models.agent import refused_names
 from gaelp_tasks.models.money import CostKind
 from gaelp_tasks.models.resources import Resources
 from gaelp_tasks.models.tariff import Tariff
@@ -37,7 +38,7 @@ from gaelp_tasks.training.local import LocalRunner
 from gaelp_tasks.training.output import LONGEST, MOST_LINES, Output, Splitter, metrics_of
 from gaelp_tasks.training.prices import bill, bound_micro
 from gaelp_tasks.training.processes import Process
-from gaelp_tasks.training.runner import Spec, environment, refused_names
+from gaelp_tasks.training.runner import Spec, environment
 from support.eventually import eventually
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
