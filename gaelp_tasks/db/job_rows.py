@@ -116,7 +116,7 @@ AS_THEY_ARE = (
     *("id", "agent_id", "agent_version", "name", "tenant", "owner", "priority", "state", "reason"),
     *("hyperparameters", "config", "preemptible", "retries", "timeout_s", "docker_image", "runner", "node"),
     *("task_id", "attempts", "starts", "preemptions", "exit_code", "progress", "step", "checkpoint"),
-    *("checkpoint_step", "created_at", "due_at", "started_at", "ended_at", "ran_s"),
+    *("checkpoint_step", "created_at", "due_at", "started_at", "ended_at"),
 )
 
 
@@ -124,6 +124,7 @@ def job_of(row: JobRow) -> TrainingJob:
     """A row as others see it."""
     return TrainingJob(
         **{name: getattr(row, name) for name in AS_THEY_ARE},
+        ran_s=round(row.ran_s, 3),
         status=JobState(row.state),
         resource_requirements=row.resources.quantities(),
     )

@@ -162,7 +162,7 @@ class TrainingJob(Frozen):
     due_at: datetime | None  #: of its next try
     started_at: datetime | None
     ended_at: datetime | None
-    ran_s: float  #: all runs together
+    ran_s: float  #: all runs together, to the millisecond
 
     def wire(self) -> dict[str, Any]:
         """As JSON."""

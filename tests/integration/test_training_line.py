@@ -251,6 +251,14 @@ async def test_the_jobs_of_a_terminated_agent_end(school):
     assert (await held(school)).runs == 1, "until it has ended"
 
 
+async def test_the_time_that_a_job_ran_is_told_to_the_millisecond(school):
+    job = await school.submit()
+    async with school.db.writing() as session:
+        row = await Jobs(school.db, "t").row(session, job.id)
+        row.ran_s = 10.419721000000001
+    assert (await school.find(job)).wire()["ran_s"] == 10.42
+
+
 async def moved(school, state):
     async with school.db.writing() as session:
         (await Agents(session, "t").row(school.agent_id, lock=True)).state = state
