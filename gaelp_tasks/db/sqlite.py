@@ -85,7 +85,7 @@ class Connection(sqlite3.Connection):
         self._job: Future[Any] | None = None  #: what is done beside the loop
         self.writing = False  #: what the transaction is for, the next one where there is none
         for pragma in PRAGMAS:
-            self._tell(f"PRAGMA {pragma}")
+            self._arrange(f"PRAGMA {pragma}")
         self.set_progress_handler(self._enough, STEPS)
 
     def cursor(self) -> "Cursor":  # type: ignore[override]  # SQLAlchemy names no factory
@@ -166,6 +166,18 @@ class Connection(sqlite3.Connection):
         finally:
             self._tell(f"PRAGMA busy_timeout = {self._desk.answer_s * 1000:.0f}")
         return True
+
+    def _arrange(self, pragma: str) -> None:
+        # SQLite itself does not wait where somebody writes to a file that is not in WAL yet, as when several
+        # bring a new one there
+        until = time.monotonic() + self._desk.answer_s
+        while True:
+            try:
+                return self._tell(pragma)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+            time.sleep(PAUSE_S)
 
     def _tell(self, sql: str) -> None:
         sqlite3.Cursor(self).execute(sql).fetchall()

@@ -5,10 +5,12 @@ import sqlite3
 import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from sqlalchemy import text
 
+from gaelp_tasks.db import sqlite
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.sqlite import Connection, Desk
 from gaelp_tasks.errors import DatabaseUnavailable
@@ -193,3 +195,14 @@ def test_a_connection_is_closed_only_when_no_thread_has_it_in_hand(tmp_path):
     assert begun.wait(20)
     connection.close()
     assert job.exception(timeout=0).sqlite_errorcode == sqlite3.SQLITE_INTERRUPT
+
+
+async def test_who_meets_a_writer_at_a_new_file_waits_for_his_end(tmp_path, monkeypatch):
+    """As where several bring it to WAL at once; SQLite itself does not wait there."""
+    with closing(sqlite3.connect(tmp_path / "gaelp.db", check_same_thread=False)) as other:
+        other.executescript("CREATE TABLE n (i INTEGER); INSERT INTO n VALUES (7); BEGIN IMMEDIATE")
+        monkeypatch.setattr(sqlite.time, "sleep", lambda _: other.execute("ROLLBACK"))
+        db = Database(f"sqlite:///{tmp_path}/gaelp.db", answer_s=5)
+        assert await read(db) == 7
+        assert not other.in_transaction
+        await db.close()
