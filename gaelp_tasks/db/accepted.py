@@ -264,17 +264,19 @@ class Outbox:
 
     async def in_redis(self, *, before: datetime, life: str) -> list[str]:
         """Those that were published before, or to a Redis of another life, and are not over."""
-        old = (ROWS.c.published_at < before) | (ROWS.c.life != life)
-        asked = select(ROWS.c.id).where(STILL_OPEN, ROWS.c.standing == Standing.PUBLISHED.value, old)
+        asked = select(ROWS.c.id).where(STILL_OPEN, _is_old(before, life))
         async with self._db.reading() as session:
             return list(await session.scalars(asked))
 
-    async def lost(self, ids: Collection[str], now: datetime) -> int:
-        """Redis has lost these: they are to be published again; how many."""
+    async def lost(self, ids: Collection[str], now: datetime, *, before: datetime, life: str) -> int:
+        """Redis has lost these of `in_redis`: they are to be published again; how many.
+
+        Those that another relay has published again since are left out.
+        """
         names, count = list(ids), 0
         for at in range(0, len(names), AT_ONCE):
             theirs = ROWS.c.id.in_(names[at : at + AT_ONCE])
-            there = theirs & (ROWS.c.standing == Standing.PUBLISHED.value)
+            there = theirs & _is_old(before, life)
             again = {"standing": Standing.ACCEPTED.value, "next_at": now}
             async with self._db.writing() as session:
                 done: Any = await session.execute(update(ROWS).where(there).values(again))
@@ -316,6 +318,11 @@ class Outbox:
                     return thrown
                 await session.execute(delete(ROWS).where(ROWS.c.key.in_(keys)))
                 thrown += len(keys)
+
+
+def _is_old(before: datetime, life: str) -> ColumnElement[bool]:
+    old = (ROWS.c.published_at < before) | (ROWS.c.life != life)
+    return old & (ROWS.c.standing == Standing.PUBLISHED.value)
 
 
 def _columns(row: Acceptance, next_at: datetime) -> dict[str, Any]:

@@ -225,7 +225,8 @@ class Relay:
         gone = await self._nowhere(gone)
         told = await self._remembered(gone)
         await self._settle(told)
-        if lost := await self._outbox.lost(gone - {end.id for end in told}, self._now()):
+        left = gone - {end.id for end in told}
+        if lost := await self._outbox.lost(left, self._now(), before=before, life=life):
             logger.warning("Redis has lost %d accepted invocations: they are published again.", lost)
 
     async def _nowhere(self, ids: Collection[str]) -> set[str]:

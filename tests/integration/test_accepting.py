@@ -158,6 +158,20 @@ async def test_an_emptied_redis_loses_nothing_and_nothing_is_there_twice(db):
     assert int(app.redis.get(app.keys.claims(row.id))) == redis_side.CLAIMS_OF_EACH
 
 
+async def test_what_another_relay_has_published_again_is_not_lost_a_second_time(db):
+    """Two have missed it at the same moment."""
+    work, now = accepting(db), datetime.now(UTC)
+    row, _ = work._row(asks(), ANNA, None)
+    missed = {"before": now, "life": "new"}
+    async with work.outbox.writing() as session:
+        await work.outbox.add(session, [row], now)
+        await work.outbox.published(session, [row.id], "old", now=now, next_at=now)
+    assert await work.outbox.lost([row.id], now, **missed) == 1
+    async with work.outbox.writing() as session:
+        await work.outbox.published(session, [row.id], "new", now=datetime.now(UTC), next_at=now)
+    assert await work.outbox.lost([row.id], now, **missed) == 0
+
+
 async def test_a_redis_that_is_away_is_told_of_once_and_once_when_it_is_back(db, monkeypatch, caplog):
     away, asked = True, Counter()
 
