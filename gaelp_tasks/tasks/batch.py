@@ -3,7 +3,6 @@
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -19,6 +18,7 @@ from gaelp_tasks.errors import BrokerUnavailable, DatabaseUnavailable, SettingsE
 from gaelp_tasks.models.batch import BatchState
 from gaelp_tasks.models.batch_work import Call, TakenOver
 from gaelp_tasks.settings import masked
+from gaelp_tasks.tasks.database import database_at
 from gaelp_tasks.tasks.rota import Rota
 
 if TYPE_CHECKING:
@@ -205,15 +205,6 @@ async def _forsaken() -> list[Call]:
 
 async def _database() -> "Database":
     """The database of this process with the newest tables. Raises DatabaseUnavailable, SettingsError."""
-    db = _database_at(app.settings.sql_url)
+    db = database_at(app.settings.sql_url, "batches")
     await db.migrate()
     return db
-
-
-@cache
-def _database_at(url: str) -> "Database":
-    try:
-        from gaelp_tasks.db.database import Database  # noqa: PLC0415  see run_batch
-    except ModuleNotFoundError as error:
-        raise SettingsError(f"{error.name} is not installed: pip install 'gaelp-tasks[worker]'.") from error
-    return Database(url)

@@ -3,14 +3,11 @@
 import logging
 import threading
 from functools import cache
-from typing import TYPE_CHECKING
 
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.connections import Refused
 from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
-
-if TYPE_CHECKING:
-    from gaelp_tasks.db.database import Database
+from gaelp_tasks.tasks.database import database_at
 
 __all__ = [
     "expire_abandoned_streams",
@@ -98,7 +95,7 @@ def _in_database(duty: str) -> int:
             "prune history": history.prune,
             "prune batches": batches.prune,
         }
-        db, loop = _database_at(url), shared_runtime()
+        db, loop = database_at(url, "maintenance"), shared_runtime()
         try:
             loop.run(db.migrate())
             done = duties[duty](app, db, loop)
@@ -109,14 +106,6 @@ def _in_database(duty: str) -> int:
         return 0
     _warn.cache_clear()
     return done
-
-
-@cache
-def _database_at(url: str) -> "Database":
-    """One for all runs, without a connection between them: making it costs more than most of them do."""
-    from gaelp_tasks.db.database import Database  # noqa: PLC0415  see _in_database
-
-    return Database(url)
 
 
 @cache

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -15,6 +14,7 @@ from gaelp_tasks.celery_app import app
 from gaelp_tasks.connections import unavailable
 from gaelp_tasks.errors import DatabaseUnavailable, SettingsError
 from gaelp_tasks.queues import TRAINING, lists, step_of
+from gaelp_tasks.tasks.database import database_at
 from gaelp_tasks.training.places import shared_places
 
 if TYPE_CHECKING:
@@ -185,17 +185,8 @@ def _forget_deaths(task_id: str) -> None:
 
 async def _database() -> "Database":
     """The database of this process with the newest tables. Raises DatabaseUnavailable, SettingsError."""
-    db = _database_at(app.settings.sql_url)
+    db = database_at(app.settings.sql_url, "training")
     if db not in _migrated:
         await db.migrate()
         _migrated.add(db)
     return db
-
-
-@cache
-def _database_at(url: str) -> "Database":
-    try:
-        from gaelp_tasks.db.database import Database  # noqa: PLC0415  see run_training_job
-    except ModuleNotFoundError as error:
-        raise SettingsError(f"{error.name} is not installed: pip install 'gaelp-tasks[worker]'.") from error
-    return Database(url)

@@ -1,7 +1,7 @@
 """Gives what this process needs no more back to its node, where models can use it.
 
 Python looks for cycles only when there are a quarter more objects than before, and glibc keeps what was freed
-on many threads: after 3,000 invocations that was 20 MiB (docs/reliability.md).
+on many threads (docs/reliability.md, Soak).
 """
 
 import asyncio
