@@ -17,6 +17,7 @@ from gaelp_tasks import app
 from gaelp_tasks.cli.asking import Asking
 from gaelp_tasks.cli.batch_progress import reading
 from gaelp_tasks.cli.output import note
+from gaelp_tasks.cli.signals import noted_signals
 from gaelp_tasks.errors import DatabaseUnavailable
 from gaelp_tasks.models.batch import Batch
 from gaelp_tasks.models.batch_file import Defaults
@@ -36,30 +37,41 @@ def take_in(
     ask: "Asking[Batches]", path: Path, defaults: Defaults, within_s: float | None, hours: Hours | None = None
 ) -> Batch:
     """Read the file; Ctrl-C, SIGTERM or a closed terminal gives the batch up, with exit code 130."""
+    batch: Batch | None = None
     with _as_ctrl_c():
-        batch = ask(
-            lambda batches: batches.create(
-                tier=defaults.tier,
-                name="" if str(path) == STDIN else path.name,
-                now=datetime.now(UTC),
-                hours=hours,
-            )
-        )
         try:
+            with noted_signals() as noted:  # broken off here, one could be there that nobody gives up
+                batch = ask(
+                    lambda batches: batches.create(
+                        tier=defaults.tier,
+                        name="" if str(path) == STDIN else path.name,
+                        now=datetime.now(UTC),
+                        hours=hours,
+                    )
+                )
+            if noted.code:
+                _interrupt()
             return _read_all(ask, batch, path, defaults, within_s)
-        except TakenOver:
-            note("It was cancelled while its file was read.")
-            [batch] = ask(lambda batches: batches.find(batch.id))
-            return batch
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            why = INTERRUPTED if interrupted else str(error)
-            with suppress(DatabaseUnavailable, TakenOver):  # then beat gives it up, within the hour
-                ask(lambda batches: batches.abandon(batch.id, why, now=datetime.now(UTC)))
-            if interrupted:
-                note(f"Interrupted: nothing of {batch.id} will run. Submit the file again.")
-                raise typer.Exit(130) from None
-            raise
+            if batch is None:
+                raise
+            return _give_up(ask, batch.id, error)
+
+
+def _give_up(ask: "Asking[Batches]", batch_id: str, error: BaseException) -> Batch:
+    """Nothing of it will run; raises what broke it off, but for the cancel of somebody else."""
+    if isinstance(error, TakenOver):
+        note("It was cancelled while its file was read.")
+        [batch] = ask(lambda batches: batches.find(batch_id))
+        return batch
+    interrupted = isinstance(error, KeyboardInterrupt)
+    why = INTERRUPTED if interrupted else str(error)
+    with suppress(DatabaseUnavailable, TakenOver):  # then beat gives it up, within the hour
+        ask(lambda batches: batches.abandon(batch_id, why, now=datetime.now(UTC)))
+    if interrupted:
+        note(f"Interrupted: nothing of {batch_id} will run. Submit the file again.")
+        raise typer.Exit(130) from None
+    raise error
 
 
 def _read_all(

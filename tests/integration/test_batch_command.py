@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from gaelp_tasks import app
 from gaelp_tasks.cli.app import cli
+from gaelp_tasks.db.batches import Batches
 from gaelp_tasks.models.batch import task_id
 from gaelp_tasks.queues import lists
 from gaelp_tasks.tasks.batch import call_for, resume_batches
@@ -244,6 +245,19 @@ def test_a_submission_that_is_interrupted_at_the_terminal_gives_its_batch_up(bro
         screen.press(CTRL_C)
         screen.expect("will run. Submit the file again.")
         assert screen.process.wait(timeout=20) == 130
+    assert json.loads(gaelp("list", "--json"))[0]["state"] == "failed"
+
+
+def test_one_that_is_interrupted_as_its_batch_is_made_gives_it_up_too(database, file, monkeypatch):
+    create = Batches.create
+
+    async def interrupted(*args, **how):
+        made = await create(*args, **how)
+        signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(Batches, "create", interrupted)
+    gaelp("submit", file("{}"), code=130)
     assert json.loads(gaelp("list", "--json"))[0]["state"] == "failed"
 
 
