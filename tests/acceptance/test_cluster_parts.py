@@ -23,10 +23,10 @@ from ruamel.yaml import YAML
 from websockets.sync.client import connect
 
 from cluster import judge
-from gaelp_tasks.demo.broker import free_port
 from support.eventually import eventually
 from support.exporter import scrape
 from support.needs import needs
+from support.ports import free_port
 from support.postgres_server import PostgresServer
 from support.prometheus import Alertmanager, Prometheus
 from support.redis_server import redis_7_binary

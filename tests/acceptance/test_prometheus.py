@@ -12,12 +12,12 @@ import pytest
 
 from gaelp_tasks import counts, embed, invoke_agent
 from gaelp_tasks.celery_app import app
-from gaelp_tasks.demo.broker import free_port
 from support.api_server import ApiServer
 from support.claims import publish
 from support.eventually import eventually
 from support.exporter import Exporter
 from support.needs import needs
+from support.ports import free_port
 from support.prometheus import Prometheus
 from support.scripted_server import ScriptedServer
 

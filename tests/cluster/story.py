@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 
 from cluster import judge, standins
 from cluster.engine import ROOT, Engine, Failed, last_words, objects
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.models.invocation import Tier
+from support.ports import free_port
 
 NODES = 3
 TOKENS = 150  #: of each answer: three seconds at the scripted server's pace

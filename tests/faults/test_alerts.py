@@ -12,13 +12,13 @@ import pytest
 
 from gaelp_tasks import app, cordons, counts, invoke_agent
 from gaelp_tasks.cordons import Wish
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.errors import NodeFailed
 from support.beat import BeatProcess
 from support.claims import message, publish
 from support.eventually import eventually
 from support.exporter import Exporter
 from support.needs import needs
+from support.ports import free_port
 from support.prometheus import ALERTS, API_ALERTS, Alertmanager, Prometheus, Receiver
 from support.proxy import Proxy
 from support.scripted_server import Reply, Request, ScriptedServer

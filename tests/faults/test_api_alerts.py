@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import pytest
 import requests
 
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.models.caller import Role
 from support.api_server import ApiServer
 from support.eventually import eventually
 from support.needs import needs
+from support.ports import free_port
 from support.postgres_server import PostgresServer
 from support.prometheus import API_ALERTS, Alertmanager, Prometheus, Receiver
 from support.redis_server import RedisServer

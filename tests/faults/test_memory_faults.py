@@ -20,12 +20,12 @@ from faults.memory.record import Moment, Record
 from faults.memory.trace import LIMIT_BYTES, NUM_PARALLEL, RESERVE_BYTES, Ask, trace
 from gaelp_tasks.celery_app import app
 from gaelp_tasks.cli import top
-from gaelp_tasks.demo.broker import free_port
 from support.cgroups import MemoryGroup
 from support.eventually import eventually
 from support.exporter import Exporter
 from support.needs import needs
 from support.paging_server import answer
+from support.ports import free_port
 from support.prometheus import Alertmanager, Prometheus, Receiver
 
 MIB = 1024**2

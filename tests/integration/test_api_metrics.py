@@ -8,7 +8,6 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from gaelp_tasks.api import exporter
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.errors import DatabaseUnavailable
 from gaelp_tasks.metrics import control_plane
 from gaelp_tasks.metrics.control_plane import BUCKETS_S, MOST_AGENTS, Durations, Plane
@@ -16,6 +15,7 @@ from gaelp_tasks.metrics.page import Collected, new_page, text
 from gaelp_tasks.metrics.series import CLUSTER, CONTROL_PLANE, HTTP
 from gaelp_tasks.models.caller import Role
 from support.api import api_client
+from support.ports import free_port
 
 pytestmark = pytest.mark.redis
 

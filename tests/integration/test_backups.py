@@ -14,10 +14,10 @@ from gaelp_tasks.db import address
 from gaelp_tasks.db.database import Database
 from gaelp_tasks.db.history import History
 from gaelp_tasks.db.identity import identity
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.models.ending import Ending
 from support.eventually import eventually
 from support.needs import lacking
+from support.ports import free_port
 from support.redis_server import RedisServer, redis_7_binary, redis_binary
 
 ROOT = Path(__file__).parents[2]

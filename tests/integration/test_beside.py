@@ -10,8 +10,8 @@ import pytest
 
 from gaelp_tasks import app
 from gaelp_tasks.cli import health
-from gaelp_tasks.demo.broker import free_port
 from support.eventually import eventually
+from support.ports import free_port
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 

@@ -9,11 +9,11 @@ import pytest
 
 from gaelp_tasks import app
 from gaelp_tasks.cli import health
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.overview import live_nodes
 from gaelp_workers.scripts import CLAIM
 from support.eventually import eventually
 from support.hole import Hole
+from support.ports import free_port
 from support.scripted_server import ScriptedServer
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]

@@ -12,7 +12,6 @@ from time import monotonic, time
 import pytest
 
 from gaelp_tasks import app, counts, embed, invoke_agent
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.errors import NodeFailed
 from gaelp_tasks.metrics.series import CLUSTER, WORKER
 from gaelp_tasks.survey import Survey
@@ -20,6 +19,7 @@ from support.claims import claim, holder, message, publish
 from support.elsewhere import elsewhere
 from support.eventually import eventually
 from support.exporter import SCRAPE_S, Exporter, at, scrape
+from support.ports import free_port
 from support.redis_server import RedisServer, redis_7_binary
 from support.scripted_server import Reply, Request, ScriptedServer
 

@@ -11,12 +11,12 @@ from typing import Self
 import requests
 
 from gaelp_tasks.celery_app import app
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.models.caller import Caller, Role
 from gaelp_tasks.services.tokens import Tokens
 from gaelp_tasks.settings import Settings
 from support.api import HOUR_S, SECRET
 from support.eventually import eventually
+from support.ports import free_port
 
 TESTS = str(Path(__file__).parents[1])  #: a program that dies on purpose lies there
 

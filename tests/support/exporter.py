@@ -11,8 +11,8 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gaelp_tasks.demo.broker import free_port
 from support.eventually import eventually
+from support.ports import free_port
 
 SCRAPE_S = 10.0  #: Prometheus' own patience
 

@@ -9,8 +9,8 @@ import asyncio
 import socket
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
+from support.ports import free_port
 from support.scripted_server import Handler, Reply, Request, ScriptedServer
 
 
@@ -50,7 +50,8 @@ class FaultyNode:
     """A scripted server whose condition a test changes; its address stays."""
 
     def __init__(self) -> None:
-        self.server = ScriptedServer()
+        self._port = free_port()  # of its own also while nobody listens there
+        self.server = ScriptedServer(port=self._port)
         self.handed: list[ScriptedServer] = []  #: servers of earlier lives
         self._hole: list[socket.socket] = []
 
@@ -106,7 +107,6 @@ class FaultyNode:
 
     async def __aenter__(self) -> Self:
         await self.server.__aenter__()
-        self._port = urlsplit(self.server.url).port or 0
         return self
 
     async def __aexit__(

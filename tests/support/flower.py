@@ -15,10 +15,10 @@ from celery import Celery
 from gaelp_tasks import embed, invoke_agent
 from gaelp_tasks.agents import BaseAgent
 from gaelp_tasks.clients import ChatResponse
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.demo.programs import answering
 from gaelp_tasks.models import Message
 from support.eventually import eventually
+from support.ports import free_port
 from support.worker import WorkerProcess
 
 LOGIN = ("gaelp", "pass:word, with odd {}")

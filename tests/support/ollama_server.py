@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ import requests
 
 from gaelp_tasks.demo.weights import fetch_minilm, fetch_smollm2
 from support.eventually import eventually
+from support.ports import free_port
 from support.real_ollama import Server
 
 CACHE = Path(__file__).parents[2] / ".cache" / "models"
@@ -23,8 +23,7 @@ class OllamaServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self._port = listener.getsockname()[1]
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

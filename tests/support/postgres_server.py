@@ -6,7 +6,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -20,6 +19,7 @@ import pytest
 
 from support.eventually import eventually
 from support.needs import lacking
+from support.ports import free_port
 
 NOBODY = ("postgres", "nobody")  #: PostgreSQL refuses to run as root
 
@@ -88,9 +88,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, on the same port as the time before, and wait until it answers."""
-        if not self.port:
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                self.port = int(listener.getsockname()[1])
+        self.port = self.port or free_port()
         folder = Path(self._folder.name)
         given = {
             "listen_addresses": "127.0.0.1",

@@ -14,8 +14,8 @@ from typing import Any, Self
 import requests
 from ruamel.yaml import YAML
 
-from gaelp_tasks.demo.broker import free_port
 from support.eventually import eventually
+from support.ports import free_port
 
 FOLDER = Path(__file__).parents[2] / "docker/prometheus"
 PROGRAM = shutil.which("prometheus")

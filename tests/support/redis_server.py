@@ -16,6 +16,7 @@ from gaelp_tasks.demo.broker import find_server, server_version, start_broker
 from gaelp_tasks.demo.parts import Child, PartFailed
 from support.eventually import eventually
 from support.needs import lacking
+from support.ports import free_port
 
 CACHE = Path(__file__).parents[2] / ".cache"
 
@@ -68,7 +69,7 @@ class RedisServer:
         """Start it, on the same port and with the same file as the time before; it has read that by then."""
         log = self.directory / "redis.log"
         self._child, self.port = start_broker(
-            self._binary, self.directory / "data", log=log, port=self.port or None
+            self._binary, self.directory / "data", log=log, port=self.port or free_port()
         )
         with self.client() as client:
             eventually(lambda: not client.info("persistence")["loading"])

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import redis
 
-from gaelp_tasks.demo.broker import free_port, is_ours
+from gaelp_tasks.demo.broker import is_ours
 from gaelp_tasks.demo.parts import Child, Part
 from support.eventually import eventually
+from support.ports import free_port
 from support.redis_server import RedisServer, redis_binary
 
 DOWN_MS = 500  #: a master that is silent for this long is down

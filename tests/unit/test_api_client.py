@@ -1,7 +1,6 @@
 """The command line's way to the API: signed in, page by page, and one clear sentence where it is refused."""
 
 import json
-import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
@@ -11,6 +10,7 @@ import pytest
 from gaelp_tasks.cli.api_client import PAGE, Api
 from gaelp_tasks.errors import BudgetExceeded, GaelpError, InvalidInvocation, NotFound, NotSignedIn
 from gaelp_tasks.settings import Settings
+from support.ports import free_port
 
 KNOWN = "a-token"
 
@@ -138,9 +138,7 @@ def test_another_server_is_told_from_our_api(api, served):
 
 
 def test_an_api_that_is_not_there_is_one_sentence_without_a_password():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    api = Api(Settings(api_url=f"http://me:SECRET@127.0.0.1:{port}"))
+    api = Api(Settings(api_url=f"http://me:SECRET@127.0.0.1:{free_port()}"))
     with api, pytest.raises(GaelpError, match=r"does not answer \(no connection\)") as caught:
         api.get("agents")
     assert "SECRET" not in str(caught.value)

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 from gaelp_tasks import app
 from gaelp_tasks.cli import cluster
 from gaelp_tasks.cli.app import cli
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.settings import Settings
 from support.beat import BeatProcess
 from support.claims import message
 from support.doctor import GOOD, health, said, wrong
 from support.elsewhere import elsewhere
 from support.eventually import eventually
+from support.ports import free_port
 
 pytestmark = [pytest.mark.redis]
 

@@ -15,10 +15,10 @@ import pytest
 import redis
 
 from faults.history.probes import PATH
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.demo.parts import Child, Part
 from gaelp_tasks.demo.programs import beat_part, ticking
 from support.eventually import eventually
+from support.ports import free_port
 from support.postgres_server import PostgresServer
 from support.proxy import Proxy
 from support.redis_server import RedisServer

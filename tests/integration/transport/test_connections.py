@@ -13,15 +13,14 @@ import pytest
 from gaelp_tasks.clients import Limits, LocalOllamaClient
 from gaelp_tasks.errors import NodeFailed, NodeUnreachable
 from support.answers import texts_of
+from support.ports import free_port
 from support.scripted_server import CHAT_MODEL, TOKENS
 
 # --- connections that cannot be made ----------------------------------------------------------------
 
 
 async def test_a_refused_connection_is_an_unreachable_node():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    async with LocalOllamaClient("m", f"http://127.0.0.1:{port}") as client:
+    async with LocalOllamaClient("m", f"http://127.0.0.1:{free_port()}") as client:
         with pytest.raises(NodeUnreachable, match=r"Connection refused.*is Ollama running there\?"):
             await client.version()
 

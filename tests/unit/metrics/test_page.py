@@ -8,11 +8,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from gaelp_tasks.demo.broker import free_port
 from gaelp_tasks.metrics import page
 from gaelp_tasks.metrics.page import Collected, new_page, serve
 from gaelp_tasks.metrics.series import CLUSTER, Sample
 from support.metric_pages import parsed
+from support.ports import free_port
 
 
 @pytest.fixture
