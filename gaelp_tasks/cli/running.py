@@ -10,7 +10,7 @@ import typer
 
 from gaelp_tasks import app, invoke_agent
 from gaelp_tasks import embed as embed_task
-from gaelp_tasks.cli.answer import pieces, warn_without_worker
+from gaelp_tasks.cli.answer import pieces, printable, warn_without_worker
 from gaelp_tasks.cli.output import Json, OneId, note, print_json
 from gaelp_tasks.errors import GaelpError, InvalidInvocation, StreamUnavailable
 from gaelp_tasks.lifecycle import State, state_of
@@ -59,17 +59,13 @@ def run(  # noqa: PLR0913  one option each
         print(handle.id)
         return
     with _cancelled_by_ctrl_c(handle):
-        streamed = not (no_stream or as_json)
-        if streamed:
-            try:
-                _print_stream(handle)
-            except StreamUnavailable:  # of an earlier call with its key; results are kept for longer
-                streamed = False
+        if not (no_stream or as_json):
+            _print_stream(handle)
         result = handle.get()
     if as_json:
         print_json(result)
-    elif not streamed:
-        print(result["text"])
+    elif no_stream:
+        print(printable(result["text"]))
     if result["stop_reason"] != "stop" and not as_json:
         note(f"It ended early: {result['stop_reason']}.")
 
@@ -154,9 +150,17 @@ def unknown(told: Description) -> bool:
 
 
 def _print_stream(handle: InvocationHandle) -> None:
-    for piece in pieces(handle):
-        print(piece, end="", flush=True)
-    print()
+    """The text as it comes, or its result, which is kept for longer."""
+    try:
+        for piece in pieces(handle):
+            print(piece, end="", flush=True)
+        print()
+    except StreamUnavailable:
+        result = handle.get()
+        if isinstance(result, dict) and "text" in result:
+            print(printable(result["text"]))
+        else:  # vectors, or another's task
+            print_json(result)
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -100,6 +100,22 @@ def test_attach_as_json_ends_where_no_stream_says_so_with_what_the_result_tells(
 
 
 @pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({"text": "Hi there", "stop_reason": "stop"}, "Hi there\n"),
+        ({"embeddings": [[1.0]]}, json.dumps({"embeddings": [[1.0]]}, indent=2) + "\n"),
+        (7, "7\n"),
+    ],
+    ids=["answer", "vectors", "another's task"],
+)
+def test_attach_shows_the_result_where_its_stream_is_kept_no_more(redis, monkeypatch, result, told):
+    monkeypatch.setattr(readers, "BLOCK_S", 0.01)
+    app.backend.store_result("x", result, "SUCCESS")
+    done = gaelp("attach", "x")
+    assert (done.exit_code, done.stdout) == (0, told)
+
+
+@pytest.mark.parametrize(
     ("state", "error", "told"),
     [
         ("FAILURE", NotRegistered("no.such"), "It ended without an answer: NotRegistered: "),
