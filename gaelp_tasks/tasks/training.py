@@ -37,7 +37,7 @@ def _stop(**_: Any) -> None:
     """Jobs save themselves within the time that runs are given to finish."""
     from gaelp_tasks.tasks.resources import shared_resources  # noqa: PLC0415  only a worker hears this
 
-    for task_id in shared_places()[0].ids:
+    for task_id in shared_places()[0].end():
         shared_resources().runs.stop(task_id, Reason.SHUTDOWN)
 
 

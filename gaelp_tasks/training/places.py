@@ -77,6 +77,7 @@ class Places:
         self._waiting: list[tuple[int, int, Standing]] = []
         self._numbers = counting()
         self._closed_until = 0.0
+        self._ended = False
         self._look: asyncio.Future[Resources | None] | None = None
         self._looked_at = 0.0
         self._lock = threading.Lock()
@@ -88,10 +89,10 @@ class Places:
             closed = self._waiting or monotonic() < self._closed_until
         return 0 if closed else self.count
 
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Task ids of those that are here."""
+    def end(self) -> tuple[str, ...]:
+        """The worker stops: nobody comes in any more. Task ids of those that are here."""
         with self._lock:
+            self._ended = True
             return (*self._standing, *(one.task_id for _, _, one in self._waiting))
 
     def close_for(self, seconds: float) -> None:
@@ -107,11 +108,13 @@ class Places:
     async def taken(
         self, task_id: str, needs: Resources, priority: int, stopper: "asyncio.Future[Any]"
     ) -> AsyncIterator[Standing]:
-        """A place, once there is room for it. Raises NeverFits; NoRoom, also once `stopper` is done."""
+        """A place, once there is room. Raises NeverFits; NoRoom, also after `end`, or by `stopper`."""
         self.check(needs)
         one = Standing(task_id, needs, priority)
         entry = (-priority, next(self._numbers), one)
         with self._lock:
+            if self._ended:  # it was claimed in the moment before
+                raise NoRoom("its worker stops")
             heapq.heappush(self._waiting, entry)
         try:
             while True:

@@ -55,13 +55,31 @@ async def test_a_job_that_does_not_fit_now_waits_and_nothing_less_urgent_passes_
     third = asyncio.create_task(run("c", CPU, 1))
     await asyncio.sleep(0.3)
     assert order == ["a"], "c would fit, and b comes before it"
-    assert set(places.ids) == {"a", "b", "c"}
     over["a"].set()
     await until(lambda: order == ["a", "b", "c"])
     for event in over.values():
         event.set()
     await asyncio.gather(first, second, third)
-    assert places.ids == ()
+    assert places.end() == ()
+
+
+async def test_who_comes_once_the_worker_stops_is_let_in_no_more_and_who_is_here_is_told():
+    places, stopper = Places(1, TOTAL), never()
+
+    async def waits():
+        with pytest.raises(NoRoom, match="stopped"):
+            async with places.taken("b", CPU, 5, stopper):
+                pass
+
+    async with places.taken("a", CPU, 5, never()):
+        waiting = asyncio.create_task(waits())
+        await until(lambda: places.open == 0)
+        assert places.end() == ("a", "b")
+        with pytest.raises(NoRoom, match="its worker stops"):
+            async with places.taken("c", CPU, 9, never()):
+                pass
+        stopper.set_result(None)
+        await waiting
 
 
 async def test_waiting_ends_when_it_is_stopped():
