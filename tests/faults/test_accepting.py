@@ -6,6 +6,7 @@ both databases: docs/accepted.md.
 
 import random
 import time
+from functools import partial
 
 import pytest
 
@@ -86,12 +87,19 @@ def test_who_is_killed_between_two_writes_loses_nothing_and_leaves_no_ghosts(clu
     print(f"\n{count} killed; of {rows} in SQL {told} were answered 202; 0 lost, 0 ghosts")  # noqa: T201  for -s
 
 
+def marked(cluster, names):
+    """Whether SQL knows that they were published: told 202 before that, they could be published once only."""
+    rows = cluster.rows()
+    return all(rows[name].publications or rows[name].is_over for name in names)
+
+
 def test_an_emptied_redis_loses_nothing_that_was_accepted(cluster, replica, long):
     redis, keys = cluster.place.app.redis, cluster.place.app.keys
     for _ in range(5 if long else 1):
         before, count = set(cluster.told), 200 if long else 24
         assert cluster.submit(replica, count, words=40)[202] == count
         eventually(lambda: redis.hlen(keys.unacked))
+        eventually(partial(marked, cluster, cluster.told.keys() - before))
         redis.flushall()
         began = time.monotonic()
         rows = cluster.drain(within_s=120)
