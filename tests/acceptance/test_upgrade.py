@@ -128,7 +128,7 @@ async def test_nothing_is_lost_run_twice_or_failed_by_workers_of_two_releases(
     twice = {prompt: count for prompt, count in asked.items() if count != 1 + prompt.startswith("fail")}
     assert not twice
     assert len([prompt for prompt in asked if not prompt.startswith("wait")]) == 4 * 8 * 4
-    assert app.redis.hlen(app.keys.unacked) == 0
+    await asyncio.to_thread(eventually, lambda: app.redis.hlen(app.keys.unacked) == 0)
     assert app.redis.zcard(app.keys.dead) == 0
     for worker in workers:
         assert "succeeded" in worker.log(), f"{worker.name} has taken its share"
